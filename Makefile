@@ -1,0 +1,68 @@
+# Everything a newcomer or CI runs. `make` alone sets up; a fresh machine needs Python 3.11+ (with venv), make and git.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+TASK ?= activity
+DEVICES ?= 8
+ROUNDS ?= 15
+SEED ?= 1
+export PYTHONDONTWRITEBYTECODE := 1
+
+LOCKS := requirements/edge.txt requirements/server.txt requirements/convert.txt requirements/dev.txt
+# tflite-runtime ends at Python 3.11; on newer Pythons every agent runs on LiteRT.
+HAS_TFLITE_RUNTIME := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info < (3, 12) else "")')
+DEVICE_VENVS := .venv-edge $(if $(HAS_TFLITE_RUNTIME),.venv-edge-tflite)
+
+.PHONY: all demo test check format bench lock clean
+all: .venv $(DEVICE_VENVS)
+
+.venv: .venv/.ready
+.venv-edge: .venv-edge/.ready
+.venv-edge-tflite: .venv-edge-tflite/.ready
+
+.venv/.ready: $(LOCKS) pyproject.toml
+	@echo "setting up .venv (TensorFlow included: about 700 MB, a few minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-compile --require-hashes $(addprefix -r ,$(LOCKS))
+	@rm -rf .venv/editable && mkdir .venv/editable
+	$(BIN)/python -c 'from hatchling.build import build_editable; build_editable(".venv/editable")' >/dev/null
+	$(BIN)/pip install --quiet --no-deps --force-reinstall .venv/editable/*.whl
+	@touch $@
+
+# The devices of the demo and of the tests: one light environment per runtime, without TensorFlow.
+.venv-%/.ready: requirements/%.txt .venv/.ready
+	@echo "setting up .venv-$* (what a device installs)"
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --no-compile --require-hashes -r $<
+	.venv-$*/bin/pip install --quiet --no-deps --force-reinstall .venv/editable/*.whl
+	@touch $@
+
+demo: all
+	$(BIN)/python -m tools.demo --task $(TASK) --devices $(DEVICES) --rounds $(ROUNDS) --seed $(SEED)
+
+test: all
+	$(BIN)/pytest -n 2 --dist loadgroup tests
+
+check: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/docs
+
+format: .venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: all
+	$(BIN)/fedloom bench all
+
+# One universal resolution; every extra's lock is cut from it, so that no two environments disagree.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml
+lock:
+	$(COMPILE) --all-extras -o requirements/all.txt
+	for extra in edge edge-tflite server convert scale dev; do \
+	  $(COMPILE) --extra $$extra -c requirements/all.txt -o requirements/$$extra.txt; done
+
+clean:
+	rm -rf .venv .venv-edge .venv-edge-tflite demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis
