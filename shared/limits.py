@@ -1,0 +1,34 @@
+"""Every maximum in one place, with its unit in its name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# Bodies
+MAX_JSON_BYTES: Final = 1 * MIB  # any control message
+MAX_JSON_DEPTH: Final = 32  # nesting of a control message
+MAX_VECTOR_BYTES: Final = 1024 * MIB  # one masked vector
+MAX_BLOB_BYTES: Final = 2048 * MIB  # one content-addressed file
+MAX_NAME_CHARACTERS: Final = 64  # names of tasks and devices
+READ_PIECE_BYTES: Final = 256 * KIB  # bodies are read and hashed in pieces of this size
+
+# Secure aggregation
+MAX_COMPLETE_GRAPH_MEMBERS: Final = 64  # above it a sparse graph is needed
+MASK_PIECE_BYTES: Final = 128 * KIB  # keystream piece that stays in the L2 cache; one big call is 7 times slower
+MAX_SHARE_SUBSETS: Final = 2000  # combinations tried when a share is wrong, before the cohort fails
+MAX_ROUNDING_TRIES: Final = 200  # conditional rounding; each try succeeds with probability above 0.39
+
+# Waiting
+MAX_POLL_HOLD_S: Final = 10.0  # how long the server may hold a request that has nothing to answer yet
+POLL_INTERVAL_S: Final = 0.01  # how often a held request looks again
+RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must wait
+
+# Numbers
+MAX_PARAMETERS: Final = 2**27  # coordinates of one model, a gigabyte of masked vector at 64 bits
+MAX_MEMBERS: Final = 100_000  # of one cohort
+MAX_EXAMPLE_LOSS: Final = 100.0  # the evaluation loss of one example is clipped here before it is summed
+LOSS_UNITS_PER_NAT: Final = 2**16  # fixed point of the summed evaluation loss
+MAX_EVALUATED_EXAMPLES: Final = 2**20  # per device and round

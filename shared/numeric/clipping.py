@@ -1,0 +1,95 @@
+"""Bound what one device can change, and check afterwards that the sum kept the bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import FedloomError, UnmaskingFailed, UsageError
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """Trained weights minus the weights that training started from.
+
+    Attributes:
+        values: f32[d].
+        examples: how many examples it was trained on.
+    """
+
+    values: npt.NDArray[np.float32]
+    examples: int
+
+
+@dataclass(frozen=True)
+class ClippedUpdate:
+    """An update of L2 norm at most ``max_l2_norm``, already scaled by its weight.
+
+    Attributes:
+        values: f64[d], ``clip(update) * weight / max_weight``.
+        weight: whole number from 1 to the plan's ``max_weight``.
+        max_l2_norm: the bound C that ``values`` keeps.
+        clipped: whether the norm had to be reduced.
+    """
+
+    values: npt.NDArray[np.float64]
+    weight: int
+    max_l2_norm: float
+    clipped: bool
+
+
+def clip(update: LocalUpdate, *, max_l2_norm: float, max_weight: int) -> ClippedUpdate:
+    """Scale ``update`` to L2 norm at most ``max_l2_norm``, then by its weight.
+
+    ``values = u * min(1, C / ||u||) * w / w_max`` with ``w = min(examples, w_max)``: the sum over devices divided by
+    ``sum(w) / w_max`` is then the example-weighted mean, and no device adds more than C (McMahan et al.,
+    arXiv 1710.06963, section 3, with the weight inside the bound). ``max_weight = 1`` weighs all devices alike.
+
+    Raises:
+        UsageError: ``update-not-finite`` if a coordinate is NaN or infinite, ``update-empty`` without examples.
+    """
+    if update.examples < 1:
+        raise UsageError("update-empty", "An update trained on no examples cannot be contributed.")
+    values = update.values.astype(np.float64)
+    norm = float(np.linalg.norm(values))
+    if not math.isfinite(norm):
+        raise UsageError(
+            "update-not-finite",
+            "Training produced NaN or infinite weights; nothing was uploaded.",
+            "lower the plan's learning_rate, or look for extreme values in the examples",
+        )
+    weight = min(update.examples, max_weight)
+    clipped = norm > max_l2_norm
+    values *= (max_l2_norm / norm if clipped else 1.0) * (weight / max_weight)
+    return ClippedUpdate(values, weight, max_l2_norm, clipped)
+
+
+def check_sum_norm(total: npt.NDArray[np.float64], *, survivors: int, l2_norm_bound: float) -> None:
+    """Refuse a sum that honest devices cannot have produced.
+
+    Args:
+        total: f64[d], decoded sum over ``survivors`` devices.
+        survivors: how many vectors are in it.
+        l2_norm_bound: what one device can add: the clip norm plus the tail of rounding.
+
+    Raises:
+        UnmaskingFailed: ``implausible-norm``. Within the ball an attack remains possible; masking proves nothing
+            about an input.
+    """
+    norm = float(np.linalg.norm(total))
+    # The factor covers rounding of this very norm in float64.
+    if not norm <= survivors * l2_norm_bound * (1 + 1e-9):
+        raise UnmaskingFailed(
+            "implausible-norm",
+            f"The sum has L2 norm {norm:.4g}, {survivors} honest devices reach {survivors * l2_norm_bound:.4g}.",
+            "a member sent a vector outside the bound; the round goes on with a new cohort",
+        )
+
+
+def require_finite(values: npt.NDArray[np.float32], what: str) -> None:
+    """Raise ``not-finite`` when ``values`` has a NaN or an infinity; ``what`` names them in the message."""
+    if not bool(np.all(np.isfinite(values))):
+        raise FedloomError("not-finite", f"{what} has NaN or infinite values.")

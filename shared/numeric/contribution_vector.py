@@ -1,0 +1,120 @@
+"""The words that a device masks: packed coordinates first, then one whole word per count.
+
+Counts (weight, evaluation loss, correct, evaluated, clipped) travel inside the masked vector, so the aggregator
+learns their sums over the cohort and nobody's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import UnmaskingFailed
+from shared.limits import LOSS_UNITS_PER_NAT, MAX_EVALUATED_EXAMPLES, MAX_EXAMPLE_LOSS
+from shared.numeric.clipping import check_sum_norm
+from shared.numeric.packing import pack, unpack_sum, words_for
+from shared.numeric.quantization import Grid, QuantizedUpdate, dequantize
+
+COUNT_WORDS = 5  # weight, loss, correct, evaluated, clipped
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the weights that training started from do on examples that no device trained on.
+
+    Attributes:
+        loss_sum: sum over the examples, in nats.
+        correct: how many were right.
+        count: how many there were.
+    """
+
+    loss_sum: float
+    correct: int
+    count: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers, None without examples."""
+        return self.correct / self.count if self.count else None
+
+    @property
+    def mean_loss(self) -> float | None:
+        """Nats per example, None without examples."""
+        return self.loss_sum / self.count if self.count else None
+
+
+@dataclass(frozen=True)
+class AggregateSum:
+    """What the aggregator learns of a cohort, all of it sums.
+
+    Attributes:
+        values: f64[d], sum of the devices' clipped, weighted updates.
+        weight_sum: sum of the devices' weights.
+        clipped: how many devices' updates were clipped.
+        evaluation: summed over the devices' held-out examples.
+        survivors: how many devices are in the sums.
+    """
+
+    values: npt.NDArray[np.float64]
+    weight_sum: int
+    clipped: int
+    evaluation: Evaluation
+    survivors: int
+
+
+def vector_words(dimension: int, lane_bits: int) -> int:
+    """Return the length of a masked vector in 64-bit words."""
+    return words_for(dimension, lane_bits) + COUNT_WORDS
+
+
+def to_words(update: QuantizedUpdate, evaluation: Evaluation) -> npt.NDArray[np.uint64]:
+    """Return u64[vector_words], ready to be masked."""
+    grid = update.grid
+    count = min(evaluation.count, MAX_EVALUATED_EXAMPLES)
+    loss = min(max(evaluation.loss_sum, 0.0), count * MAX_EXAMPLE_LOSS)
+    counts = [
+        update.weight,
+        round(loss * LOSS_UNITS_PER_NAT),
+        min(evaluation.correct, count),
+        count,
+        int(update.clipped),
+    ]
+    lanes = pack(update.steps, levels=grid.levels, lane_bits=grid.lane_bits)
+    return np.concatenate([lanes, np.array(counts, dtype=np.uint64)])
+
+
+def from_words(
+    total: npt.NDArray[np.uint64], *, dimension: int, grid: Grid, survivors: int, max_weight: int
+) -> AggregateSum:
+    """Decode and check the unmasked sum of ``survivors`` vectors.
+
+    Raises:
+        UnmaskingFailed: ``implausible-lanes``, ``implausible-counts`` or ``implausible-norm`` for a sum that honest
+            devices cannot have produced; such a sum is discarded whole.
+    """
+    lanes, counts = total[:-COUNT_WORDS], [int(word) for word in total[-COUNT_WORDS:]]
+    weight, loss, correct, count, clipped = counts
+    if not (
+        survivors <= weight <= survivors * max_weight
+        and 0 <= correct <= count <= survivors * MAX_EVALUATED_EXAMPLES
+        and loss <= (count * MAX_EXAMPLE_LOSS + survivors) * LOSS_UNITS_PER_NAT
+        and clipped <= survivors
+    ):
+        raise UnmaskingFailed(
+            "implausible-counts",
+            f"The summed weights or counts are impossible for {survivors} devices.",
+            "a member sent a malformed vector; the round goes on with a new cohort",
+        )
+    try:
+        steps = unpack_sum(
+            lanes, dimension=dimension, levels=grid.levels, lane_bits=grid.lane_bits, survivors=survivors
+        )
+    except ValueError as error:
+        raise UnmaskingFailed("implausible-lanes", f"The sum cannot be decoded: {error}.") from error
+    values = dequantize(steps, grid)
+    check_sum_norm(values, survivors=survivors, l2_norm_bound=grid.l2_norm_bound(dimension))
+    return AggregateSum(
+        values, weight, clipped, Evaluation(loss / LOSS_UNITS_PER_NAT, correct, count), survivors
+    )

@@ -1,0 +1,67 @@
+"""Several coordinates in each 64-bit word, packed before masking: mask bytes are wire bytes.
+
+A word holds L lanes of b bits. Values are offset to be non-negative, so adding words adds lanes without borrow;
+the grid keeps every lane of the *sum* below 2^b, so no lane carries into the next.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+LANES_PER_WORD: Final = {16: 4, 21: 3, 32: 2}
+
+
+def words_for(dimension: int, lane_bits: int) -> int:
+    """Return how many 64-bit words hold ``dimension`` lanes."""
+    return -(-dimension // LANES_PER_WORD[lane_bits])
+
+
+def pack(steps: npt.NDArray[np.int64], *, levels: int, lane_bits: int) -> npt.NDArray[np.uint64]:
+    """Offset by ``levels`` and pack.
+
+    Args:
+        steps: i64[d], each in ``-levels .. levels``.
+        levels: q of the grid.
+        lane_bits: 16, 21 or 32.
+
+    Returns:
+        u64[ceil(d / L)], lane 0 in the lowest bits; lanes beyond d are 0.
+
+    Raises:
+        ValueError: if a value lies outside the range; it would leak into its neighbours.
+    """
+    if steps.size and (int(steps.min()) < -levels or int(steps.max()) > levels):
+        raise ValueError(f"a coordinate lies outside -{levels} .. {levels}")
+    lanes = LANES_PER_WORD[lane_bits]
+    padded = np.zeros(words_for(steps.size, lane_bits) * lanes, dtype=np.uint64)
+    padded[: steps.size] = (steps + levels).astype(np.uint64)
+    table = padded.reshape(-1, lanes)
+    words = table[:, 0].copy()
+    for lane in range(1, lanes):
+        words |= table[:, lane] << np.uint64(lane * lane_bits)
+    return words
+
+
+def unpack_sum(
+    words: npt.NDArray[np.uint64], *, dimension: int, levels: int, lane_bits: int, survivors: int
+) -> npt.NDArray[np.int64]:
+    """Undo ``pack`` on a sum of ``survivors`` packed vectors.
+
+    Returns:
+        i64[dimension], the sums of the devices' steps: lane minus ``survivors * levels``.
+
+    Raises:
+        ValueError: if a lane lies above ``2 * survivors * levels``, which honest vectors cannot produce.
+    """
+    lanes = LANES_PER_WORD[lane_bits]
+    mask = np.uint64(2**lane_bits - 1)
+    table = np.empty((words.size, lanes), dtype=np.int64)
+    for lane in range(lanes):
+        table[:, lane] = ((words >> np.uint64(lane * lane_bits)) & mask).astype(np.int64)
+    sums = table.reshape(-1)[:dimension]
+    if sums.size and int(sums.max()) > 2 * survivors * levels:
+        raise ValueError("a lane of the sum is larger than its members can make it")
+    return sums - survivors * levels

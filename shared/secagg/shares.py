@@ -1,0 +1,88 @@
+"""Shamir's secret sharing over GF(2^256 - 189) (Shamir, CACM 1979)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from shared.errors import UnmaskingFailed
+from shared.limits import MAX_SHARE_SUBSETS
+
+PRIME: Final = 2**256 - 189
+SECRET_BYTES: Final = 32
+
+
+def random_secret(random_bytes: Callable[[int], bytes]) -> bytes:
+    """Return 32 octets that are uniform below the prime (all but 189 of 2^256 values are)."""
+    while True:
+        secret = random_bytes(SECRET_BYTES)
+        if int.from_bytes(secret, "big") < PRIME:
+            return secret
+
+
+def split(
+    secret: bytes, threshold: int, points: Sequence[int], random_bytes: Callable[[int], bytes]
+) -> dict[int, bytes]:
+    """Return one 32-octet share per point; any ``threshold`` of them recover ``secret``, fewer say nothing.
+
+    Raises:
+        ValueError: if points repeat, are not in 1 .. PRIME - 1, or are fewer than the threshold.
+    """
+    if len(set(points)) != len(points) or len(points) < threshold or not all(0 < x < PRIME for x in points):
+        raise ValueError("points must be distinct, non-zero and at least as many as the threshold")
+    constant = int.from_bytes(secret, "big")
+    if constant >= PRIME:
+        raise ValueError("the secret is not below the prime")
+    coefficients = [int.from_bytes(random_secret(random_bytes), "big") for _ in range(threshold - 1)]
+    return {x: _evaluate([constant, *coefficients], x).to_bytes(SECRET_BYTES, "big") for x in points}
+
+
+def _evaluate(coefficients: Sequence[int], x: int) -> int:
+    # Horner without reduction: x is small, so one big remainder at the end beats many small ones.
+    value = 0
+    for coefficient in reversed(coefficients):
+        value = value * x + coefficient
+    return value % PRIME
+
+
+def interpolate(shares: Mapping[int, bytes], at: int = 0) -> bytes:
+    """Return the value at ``at`` of the polynomial of degree ``len(shares) - 1`` through the shares."""
+    total = 0
+    for x, share in shares.items():
+        numerator = denominator = 1
+        for other in shares:
+            if other != x:
+                numerator = numerator * (at - other) % PRIME
+                denominator = denominator * (x - other) % PRIME
+        total += int.from_bytes(share, "big") * numerator * pow(denominator, -1, PRIME)
+    return (total % PRIME).to_bytes(SECRET_BYTES, "big")
+
+
+def recover(
+    shares: Mapping[int, bytes], threshold: int, is_secret: Callable[[bytes], bool], owner: str
+) -> tuple[bytes, frozenset[int]]:
+    """Return the secret that ``is_secret`` confirms, and the points whose shares were wrong.
+
+    A wrong share makes its subset miss the commitment; other subsets are tried until one fits.
+
+    Raises:
+        UnmaskingFailed: ``too-few-shares``, or ``bad-shares`` when no subset fits (the owner itself shared garbage,
+            or too many holders lie).
+    """
+    usable = {x: share for x, share in shares.items() if int.from_bytes(share, "big") < PRIME}
+    if len(usable) < threshold:
+        raise UnmaskingFailed(
+            "too-few-shares",
+            f"{len(usable)} shares of {owner}'s secret arrived, {threshold} are needed.",
+            "too many members vanished; the round goes on with a new cohort",
+        )
+    subsets = itertools.islice(itertools.combinations(sorted(usable), threshold), MAX_SHARE_SUBSETS)
+    for points in subsets:
+        chosen = {x: usable[x] for x in points}
+        secret = interpolate(chosen)
+        if is_secret(secret):
+            others = usable.keys() - chosen.keys()
+            wrong = {x for x in others if interpolate(chosen, x) != usable[x]}
+            return secret, frozenset(wrong | (shares.keys() - usable.keys()))
+    raise UnmaskingFailed("bad-shares", f"No {threshold} shares fit {owner}'s commitment.")

@@ -1,0 +1,1 @@
+"""What travels: canonical JSON, transcripts to sign, the messages of the protocol."""
