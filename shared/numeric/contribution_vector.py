@@ -115,6 +115,4 @@ def from_words(
         raise UnmaskingFailed("implausible-lanes", f"The sum cannot be decoded: {error}.") from error
     values = dequantize(steps, grid)
     check_sum_norm(values, survivors=survivors, l2_norm_bound=grid.l2_norm_bound(dimension))
-    return AggregateSum(
-        values, weight, clipped, Evaluation(loss / LOSS_UNITS_PER_NAT, correct, count), survivors
-    )
+    return AggregateSum(values, weight, clipped, Evaluation(loss / LOSS_UNITS_PER_NAT, correct, count), survivors)

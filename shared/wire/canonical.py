@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 from shared.errors import UsageError
 from shared.limits import MAX_JSON_BYTES, MAX_JSON_DEPTH
 
-Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 MAX_SAFE_INTEGER: Final = 2**53 - 1  # what every JSON reader keeps exactly
 
@@ -28,9 +28,7 @@ def encode(value: Json) -> bytes:
     Raises:
         ValueError: if it contains NaN or an infinity.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def octets_to_text(octets: bytes) -> str:
@@ -215,4 +213,4 @@ class Fields:
     def end(self) -> None:
         """Refuse fields that nobody asked for."""
         if self._left:
-            raise UsageError("bad-field", f"{self._where}: unknown field {sorted(self._left)[0][:64]!r}.")
+            raise UsageError("bad-field", f"{self._where}: unknown field {min(self._left)[:64]!r}.")

@@ -1,0 +1,69 @@
+"""Key pairs of one cohort, and every key that is derived from them.
+
+A device has two X25519 keys per cohort, used nowhere else: the channel key seals shares; the mask key's secret is
+revealed if the device drops out. They are never the same key and never derive the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from shared.errors import ProtocolAbort
+from shared.secagg.shares import random_secret
+from shared.wire.canonical import transcript
+
+KEY_BYTES = 32
+Role = Literal["fedloom/1/seal", "fedloom/1/pair-mask", "fedloom/1/self-mask"]
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An X25519 key pair as raw octets.
+
+    Attributes:
+        secret: 32 octets below the Shamir prime, so that they can be shared.
+        public: 32 octets.
+    """
+
+    secret: bytes = field(repr=False)
+    public: bytes
+
+    @classmethod
+    def generate(cls, random_bytes: Callable[[int], bytes]) -> KeyPair:
+        """Return a fresh key pair."""
+        return cls.of(random_secret(random_bytes))
+
+    @classmethod
+    def of(cls, secret: bytes) -> KeyPair:
+        """Return the key pair of ``secret``."""
+        return cls(secret, X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
+
+
+def agree(secret: bytes, public: bytes) -> bytes:
+    """Return the X25519 shared secret (RFC 7748), 32 octets.
+
+    Raises:
+        ProtocolAbort: ``bad-public-key`` for a low-order point, whose shared secret anyone can guess.
+    """
+    try:
+        return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise ProtocolAbort("bad-public-key", "A member's public key is not a usable X25519 key.") from error
+
+
+def derive(secret: bytes, sid: bytes, role: Role, *indices: int) -> bytes:
+    """Return a 32-octet key for one purpose of one cohort: HKDF-SHA256 (RFC 5869) with ``sid`` as its salt.
+
+    Args:
+        secret: X25519 shared secret or self-mask seed.
+        sid: 32 octets that bind plan, model, roster and graph.
+        role: what the key is for.
+        indices: the roster indices it belongs to: sender and receiver for a seal, smaller first for a pair mask.
+    """
+    return HKDF(SHA256(), KEY_BYTES, salt=sid, info=transcript(role, *indices)).derive(secret)

@@ -1,0 +1,85 @@
+"""Add keystreams to a vector, and take them off the sum: the two halves cancel word by word modulo 2^64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from shared.limits import MASK_PIECE_BYTES
+from shared.secagg.keys import agree, derive
+
+Words = npt.NDArray[np.uint64]
+WORD_BYTES = 8
+_COUNTER_START = bytes(16)  # one key makes one stream, so it may start at zero
+_BLOCK_BYTES = 16
+
+
+@dataclass(frozen=True)
+class MaskedUpdate:
+    """A vector that says nothing without the masks: each word is uniform modulo 2^64.
+
+    Attributes:
+        words: u64[m].
+    """
+
+    words: Words
+
+    def to_bytes(self) -> bytes:
+        """Return the little-endian octets that travel."""
+        return self.words.astype("<u8", copy=False).tobytes()
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One keystream and its sign.
+
+    Attributes:
+        key: 32 octets.
+        negative: whether it is subtracted.
+    """
+
+    key: bytes
+    negative: bool
+
+    def inverse(self) -> Mask:
+        """Return the mask that cancels this one."""
+        return Mask(self.key, not self.negative)
+
+
+def self_mask(seed: bytes, sid: bytes, member: int) -> Mask:
+    """Return the mask that only ``member`` knows until its shares are revealed."""
+    return Mask(derive(seed, sid, "fedloom/1/self-mask", member), negative=False)
+
+
+def pair_mask(secret: bytes, public: bytes, sid: bytes, *, own: int, other: int) -> Mask:
+    """Return the mask that two members share: added by the lower index, subtracted by the higher."""
+    low, high = min(own, other), max(own, other)
+    return Mask(derive(agree(secret, public), sid, "fedloom/1/pair-mask", low, high), negative=own > other)
+
+
+def apply_masks(words: Words, masks: Iterable[Mask]) -> None:
+    """Add every mask to ``words`` in place, modulo 2^64.
+
+    AES-256-CTR in pieces that stay in the cache; the keystream's octets are read as little-endian words.
+    """
+    piece_words = MASK_PIECE_BYTES // WORD_BYTES
+    zeros = bytes(MASK_PIECE_BYTES)
+    stream = np.empty(piece_words + _BLOCK_BYTES // WORD_BYTES, dtype="<u8")
+    for mask in masks:
+        generator = Cipher(AES(mask.key), CTR(_COUNTER_START)).encryptor()
+        combine = np.subtract if mask.negative else np.add
+        for start in range(0, words.size, piece_words):
+            piece = words[start : start + piece_words]
+            generator.update_into(zeros[: piece.nbytes], memoryview(stream).cast("B"))
+            combine(piece, stream[: piece.size], out=piece)
+
+
+def add_into(total: Words, addend: Words) -> None:
+    """Add one masked vector to the running sum in place, modulo 2^64."""
+    np.add(total, addend, out=total)
