@@ -1,0 +1,1 @@
+"""Training, evaluating and predicting on the device, behind one protocol."""

@@ -1,0 +1,94 @@
+"""What the agent asks of any training engine: plain arrays in, plain arrays out, no files and no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import FedloomError
+
+F32: TypeAlias = NDArray[np.float32]
+Inputs: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]]
+
+
+class TrainingDiverged(FedloomError):
+    """A loss or a weight became infinite or not a number; nothing of this training may be used."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled examples.
+
+    ``x`` is f32[n, ...] (or the model's dtype); a model with several inputs takes one array per signature
+    name. ``y`` is an integer array [n] for sparse labels, else f32[n, ...].
+    """
+
+    x: Inputs
+    y: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def inputs(self) -> Mapping[str, NDArray[Any]]:
+        """Return the inputs by signature name."""
+        return self.x if isinstance(self.x, Mapping) else {"x": self.x}
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How to train: the plan's hyper-parameters that concern the device.
+
+    "fedavg" takes SGD steps on shuffled batches, ``epochs`` times over the examples or until ``max_steps``.
+    "fedsgd" takes one step along the gradient over all examples. ``proximal_mu`` is FedProx's pull to the
+    start (Li et al., arXiv 1812.06127).
+    """
+
+    method: Literal["fedavg", "fedsgd"]
+    epochs: int
+    learning_rate: float
+    proximal_mu: float = 0.0
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The weights f32[d] after training and what it took; ``mean_loss`` is per example, before each step."""
+
+    weights: F32
+    examples: int
+    steps: int
+    mean_loss: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over examples; for a loss that is no classification ``correct`` is 0."""
+
+    loss_sum: float
+    correct: int
+    count: int
+
+
+class Trainer(Protocol):
+    """A training engine for one model; weights are always f32[d] in the manifest's order."""
+
+    @property
+    def parameters(self) -> int:
+        """D, the number of weights."""
+        ...
+
+    def train(self, weights: F32, examples: Examples, recipe: TrainingRecipe, shuffle_seed: int) -> Trained:
+        """Train from ``weights``; raises UsageError for examples that do not fit, TrainingDiverged."""
+        ...
+
+    def gradient_sum(self, weights: F32, examples: Examples) -> tuple[F32, int]:
+        """Return the sum of all examples' loss gradients at ``weights``, f32[d], and their number."""
+        ...
+
+    def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
+        """Return loss and hits of ``weights`` on ``examples``."""
+        ...

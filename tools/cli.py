@@ -1,0 +1,70 @@
+"""The ``fedloom`` command: one table of subcommands, each loaded when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.errors import FedloomError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its module has ``register(parser)`` and ``run(arguments) -> exit code``."""
+
+    name: str
+    help: str
+    module: str
+
+
+COMMANDS = (
+    Command("convert", "turn a TensorFlow model into a bundle that trains on devices", "tools.convert.command"),
+    Command("bench", "measure, each figure beside its reference", "tools.bench.command"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that usage errors look like all others."""
+
+    def error(self, message: str) -> None:  # type: ignore[override] # argparse says NoReturn, which raising is
+        raise UsageError("usage", f"{self.prog}: {message}", f"{self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0 done, 2 usage, 3 refused, 4 try later, 1 our fault."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except FedloomError as error:
+        if "--json" in words:
+            print(json.dumps({"error": error.to_json()}))
+        else:
+            print(f"fedloom: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(words: list[str]) -> int:
+    parser = _Parser(prog="fedloom", description="Federated learning for edge devices.")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    chosen = None
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        if words[:1] == [command.name]:
+            chosen = importlib.import_module(command.module)
+            subparser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+            chosen.register(subparser)
+    arguments = parser.parse_args(words)
+    if chosen is None:
+        raise UsageError("usage", f"fedloom: no command before {words[0]}", "fedloom --help")
+    return int(chosen.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""``fedloom convert``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.bundle import BundleManifest
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("source", metavar="SRC", help="model.keras, a SavedModel folder, or package.module:factory")
+    parser.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--batch-size", metavar="B", type=_batch_size, default=16, help="examples in a training step (16)"
+    )
+    parser.add_argument("--loss", metavar="NAME", help="a Keras loss, or package.module:callable (from the last layer)")
+    parser.add_argument(
+        "--local",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="tensors that stay on the device; may be repeated",
+    )
+
+
+def _batch_size(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 4096:
+        raise argparse.ArgumentTypeError(f"{value} is not in 1 to 4096")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, then say what was made and how well each runtime agrees with TensorFlow."""
+    # TensorFlow takes seconds to start; a wrong option should not have to wait for it.
+    from tools.convert.convert import Options, convert  # noqa: PLC0415
+
+    options = Options(arguments.batch_size, arguments.loss, tuple(arguments.local))
+    converted = convert(arguments.source, arguments.out, options)
+    manifest, proof = converted.manifest, converted.proof
+    if arguments.json:
+        print(
+            json.dumps(
+                {
+                    "bundle": str(arguments.out),
+                    **_summary(manifest),
+                    "output": converted.output,
+                    "proof": proof,
+                }
+            )
+        )
+        return 0
+    print(f"{arguments.out}: {manifest.name}, {manifest.parameters:,} parameters, batch {manifest.batch_size}")
+    print(f"loss {manifest.loss} on {converted.output}, metric {manifest.metric}")
+    for runtime in proof["runtimes"]:
+        worst = max(tensor["max_relative_error"] for tensor in runtime["tensors"])
+        print(
+            f"{runtime['name']} {runtime['version']}: gradients within {worst:.1e} of TensorFlow's, "
+            f"{runtime['step_ms']:.2f} ms a step (TensorFlow {proof['reference']['step_ms']:.2f}), "
+            f"{runtime['ram_bytes'] / 2**20:.0f} MiB"
+        )
+    return 0
+
+
+def _summary(manifest: BundleManifest) -> dict[str, object]:
+    return {
+        "name": manifest.name,
+        "parameters": manifest.parameters,
+        "loss": manifest.loss,
+        "metric": manifest.metric,
+    }

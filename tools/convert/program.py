@@ -1,0 +1,171 @@
+"""The training program: five functions over one set of variables, ready to become TFLite signatures."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tools.convert.gradients import override_map
+from tools.convert.losses import Loss, choose_loss, output_kind
+from tools.convert.tf import Function, Module, Tensor, tf
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tools.convert.source import SourceModel
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is to be converted: the module that owns the variables and one function per signature."""
+
+    module: Module
+    functions: dict[str, Function]
+    x_names: tuple[str, ...]
+    label_shape: tuple[int, ...]
+    label_dtype: str
+
+
+def pick_loss(source: SourceModel, name: str | None) -> Loss:
+    """Choose the loss from its name and the model's last operation."""
+    output = _output_symbol(source)
+    return choose_loss(name, output_kind(output), int(output.shape[-1]))
+
+
+def x_names(source: SourceModel) -> tuple[str, ...]:
+    """Signature names of the inputs: ``x``, or ``x_<input name>`` where there are several."""
+    single = len(source.inputs) == 1
+    return ("x",) if single else tuple(f"x_{spec.name}" for spec in source.inputs)
+
+
+def input_specs(source: SourceModel, batch_size: int) -> list[Tensor]:
+    """Return one tf.TensorSpec per input, batch fixed."""
+    named = zip(x_names(source), source.inputs, strict=True)
+    return [tf.TensorSpec([batch_size, *spec.shape], spec.dtype, name=name) for name, spec in named]
+
+
+def build_program(source: SourceModel, loss: Loss, batch_size: int) -> Program:
+    """Write set_weights, get_weights, train, evaluate and infer as CONTRACT describes them."""
+    names = x_names(source)
+    xs = input_specs(source, batch_size)
+    output = _output_symbol(source, batch_size)
+    label_shape = tuple(output.shape.as_list()[:-1] if loss.sparse else output.shape.as_list())
+    label_dtype = "int32" if loss.sparse else "float32"
+    batch = [
+        *xs,
+        tf.TensorSpec(label_shape, label_dtype, name="y"),
+        tf.TensorSpec([batch_size], tf.float32, name="mask"),
+    ]
+    one = [tf.TensorSpec([1], tf.float32, name=name) for name in ("lr", "mu")]
+    steps = _Steps(source, loss)
+    flat = tf.TensorSpec([sum(weight.value.size for weight in source.weights)], tf.float32, name="weights")
+    functions = {
+        "set_weights": tf.function(steps.set_weights, input_signature=[flat]),
+        "get_weights": tf.function(steps.get_weights, input_signature=[]),
+        "train": tf.function(steps.train, input_signature=[*batch, *one]),
+        "evaluate": tf.function(steps.evaluate, input_signature=batch),
+        "infer": tf.function(steps.infer, input_signature=xs),
+    }
+    return Program(steps.module, functions, names, label_shape, label_dtype)
+
+
+class _Store:
+    """Weights that live in the runtime: one variable per tensor, and one for where training started."""
+
+    def __init__(self, source: SourceModel) -> None:
+        self._shapes = [weight.value.shape for weight in source.weights]
+        self._sizes = [math.prod(shape) for shape in self._shapes]
+        self.parameters = sum(self._sizes)
+        self._variables = [tf.Variable(tf.zeros(shape), name=f"weight_{i}") for i, shape in enumerate(self._shapes)]
+        self._anchor = tf.Variable(tf.zeros([self.parameters]), name="anchor")
+        self.module = tf.Module()
+        self.module.variables_in_use = [*self._variables, self._anchor]
+
+    def read(self) -> list[Tensor]:
+        return [tf.convert_to_tensor(variable) for variable in self._variables]
+
+    def write(self, index: int, value: Tensor) -> None:
+        self._variables[index].assign(value)
+
+    def start(self, flat: Tensor) -> None:
+        self._anchor.assign(flat)
+        for index, part in enumerate(self._split(flat)):
+            self.write(index, part)
+
+    def anchors(self) -> list[Tensor]:
+        return self._split(tf.convert_to_tensor(self._anchor))
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        places = zip(self._sizes, itertools.accumulate(self._sizes), self._shapes, strict=True)
+        return [tf.reshape(flat[end - size : end], shape) for size, end, shape in places]
+
+
+class _Steps:
+    """The bodies of the five functions."""
+
+    def __init__(self, source: SourceModel, loss: Loss) -> None:
+        self._source = source
+        self._loss = loss
+        self._store = _Store(source)
+        self.module = self._store.module
+
+    def set_weights(self, weights: Tensor) -> dict[str, Tensor]:
+        self._store.start(weights)
+        return {"count": tf.constant([self._store.parameters], tf.int32)}
+
+    def get_weights(self) -> dict[str, Tensor]:
+        return {"weights": tf.concat([tf.reshape(weight, [-1]) for weight in self._store.read()], axis=0)}
+
+    def train(self, *arguments: Tensor) -> dict[str, Tensor]:
+        *x, y, mask, rate, mu = arguments
+        weights = self._store.read()
+        with tf.compat.v1.get_default_graph().gradient_override_map(override_map()):
+            output, moved = self._source.call(weights, x, training=True)
+            losses = self._loss.per_example(y, output) * mask
+            loss = tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(mask), 1.0)
+            # GradientTape would ignore the override map.
+            gradients = tf.gradients(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        steps = zip(self._source.weights, weights, gradients, self._store.anchors(), moved, strict=True)
+        updated = [
+            before - rate * (tf.convert_to_tensor(gradient) + mu * (before - anchor)) if weight.trainable else after
+            for weight, before, gradient, anchor, after in steps
+        ]
+        for index, value in enumerate(updated):
+            self._store.write(index, value)
+        return {"loss": tf.reshape(loss, [1])}
+
+    def evaluate(self, *batch: Tensor) -> dict[str, Tensor]:
+        *x, y, mask = batch
+        output, _ = self._source.call(self._store.read(), x, training=False)
+        sums = {
+            "loss_sum": self._loss.per_example(y, output) * mask,
+            "metric_sum": self._loss.metric_per_example(y, output) * mask,
+            "count": mask,
+        }
+        return {name: tf.reshape(tf.reduce_sum(values), [1]) for name, values in sums.items()}
+
+    def infer(self, *x: Tensor) -> dict[str, Tensor]:
+        return {"y": self._source.call(self._store.read(), x, training=False)[0]}
+
+
+def build_inference(source: SourceModel, weights: Sequence[NDArray[np.float32]]) -> Function:
+    """Return the function of the signature ``infer``, batch 1, with the given weights as constants."""
+
+    def infer(*x: Tensor) -> dict[str, Tensor]:
+        return {"y": source.call([tf.constant(weight) for weight in weights], x, training=False)[0]}
+
+    return tf.function(infer, input_signature=input_specs(source, 1))
+
+
+def _output_symbol(source: SourceModel, batch_size: int = 1) -> Tensor:
+    """Trace the model for the shape and the last operation of its output."""
+
+    def call(*x: Tensor) -> Tensor:
+        return source.call([tf.constant(weight.value) for weight in source.weights], x, training=False)[0]
+
+    return tf.function(call, input_signature=input_specs(source, batch_size)).get_concrete_function().graph.outputs[0]

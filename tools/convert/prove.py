@@ -1,0 +1,159 @@
+"""Run a bundle's programs on one runtime and compare them with what TensorFlow computed.
+
+Runs as a program of its own, ``python -m tools.convert.prove RUNTIME FOLDER``, because TensorFlow and
+tflite-runtime cannot share a process. FOLDER holds the bundle's programs and ``case.npz``; the result is one
+JSON object on stdout.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_client.trainer.runtime import InferenceModel, Signature, load_interpreter
+from shared.bundle import INFER_FILE, INFER_INT8_FILE, TRAIN_FILE, BundleManifest
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+TOLERANCE = 1e-4  # of the largest reference value of a tensor
+FLOOR = 1e-2  # but never relative to less than this: 1e-6 absolute
+INT8_TOLERANCE = 0.5  # a check for nonsense; how good int8 is depends on the model
+GRADIENT_RATE = 1024.0  # a power of two this large keeps rounding of the weights out of the difference
+_TIMED_STEPS = 12
+
+
+def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return max|got - expected| / max(max|expected|, FLOOR); infinite where got is not finite."""
+    difference = np.abs(got.astype(np.float64) - expected)
+    error = float(difference.max() / max(np.abs(expected).max(), FLOOR))
+    return error if np.isfinite(error) else float("inf")
+
+
+class _Runs:
+    """One training program on one runtime, and the recorded case."""
+
+    def __init__(self, model: bytes, runtime: str, case: Arrays) -> None:
+        self._interpreter = load_interpreter(model, 1, runtime)
+        self._case = case
+
+    def _signature(self, name: str) -> Signature:
+        return self._interpreter.get_signature_runner(name)
+
+    def start(self) -> None:
+        self._signature("set_weights")(weights=self._case["weights"])
+
+    def weights(self) -> NDArray[np.float32]:
+        return self._signature("get_weights")()["weights"]
+
+    def batch(self, index: int, *, labels: bool = True) -> dict[str, NDArray[Any]]:
+        kept = ("x", "y", "mask") if labels else ("x",)
+        prefix = f"batch{index}/"
+        named = {name.removeprefix(prefix): value for name, value in self._case.items() if name.startswith(prefix)}
+        return {name: value for name, value in named.items() if name.startswith(kept)}
+
+    def step(self, index: int, rate: float, mu: float) -> float:
+        one = {"lr": np.full(1, rate, np.float32), "mu": np.full(1, mu, np.float32)}
+        return float(self._signature("train")(**self.batch(index), **one)["loss"][0])
+
+    def gradients(self) -> NDArray[np.float64]:
+        """Return one gradient per batch, each from the case's weights."""
+        result = []
+        for index in range(len(self._case["gradients"])):
+            self.start()
+            self.step(index, GRADIENT_RATE, 0.0)
+            result.append((self._case["weights"].astype(np.float64) - self.weights()) / GRADIENT_RATE)
+        return np.stack(result)
+
+    def several_steps(self) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return the losses and the weights after one proximal step per batch."""
+        self.start()
+        rate, mu = self._case["rate_mu"]
+        losses = [self.step(index, rate, mu) for index in range(len(self._case["gradients"]))]
+        return np.array(losses), self.weights()
+
+    def evaluations(self) -> NDArray[np.float32]:
+        """Return loss sum, metric sum and count of every batch, with the case's weights."""
+        self.start()
+        run = self._signature("evaluate")
+        batches = (run(**self.batch(index)) for index in range(len(self._case["gradients"])))
+        return np.array([[got[name][0] for name in ("loss_sum", "metric_sum", "count")] for got in batches])
+
+    def predictions(self) -> NDArray[np.float32]:
+        """Return the outputs for the first batch."""
+        return self._signature("infer")(**self.batch(0, labels=False))["y"]
+
+    def step_ms(self) -> float:
+        """Return the time of the fastest of some training steps, in milliseconds."""
+        self.start()
+        times = []
+        for _ in range(_TIMED_STEPS):
+            began = time.perf_counter()
+            self.step(0, 1e-3, 0.0)
+            times.append(time.perf_counter() - began)
+        return round(min(times) * 1e3, 3)
+
+
+def prove(runtime: str, folder: Path) -> dict[str, Any]:
+    """Return this runtime's entry of ``proof.json``."""
+    manifest = BundleManifest.from_bytes((folder / "manifest.json").read_bytes())
+    with np.load(folder / "case.npz", allow_pickle=False) as stored:
+        case = dict(stored)
+    runs = _Runs((folder / TRAIN_FILE).read_bytes(), runtime, case)
+    gradients = runs.gradients()
+    losses, weights = runs.several_steps()
+    tensors, worst = [], 0.0
+    for spec in manifest.tensors:
+        part = slice(spec.offset, spec.offset + spec.size)
+        trained = case["trained"][part.start]
+        error = relative_error(gradients[:, part], case["gradients"][:, part]) if trained else 0.0
+        error = max(error, relative_error(weights[part], case["weights_after"][part]))
+        tensors.append({"path": spec.path, "max_relative_error": error})
+        worst = max(worst, error)
+    checks = {
+        "loss": relative_error(losses, case["losses"]),
+        "evaluate": relative_error(runs.evaluations(), case["evaluations"]),
+        "infer": relative_error(runs.predictions(), case["outputs"]),
+        "infer_file": relative_error(_twin(folder / INFER_FILE, runtime, runs), case["outputs_initial"]),
+    }
+    int8 = relative_error(_twin(folder / INFER_INT8_FILE, runtime, runs), case["outputs_initial"])
+    worst = max(worst, *checks.values())
+    return {
+        "name": runtime,
+        "version": importlib.metadata.version(runtime),
+        "tensors": tensors,
+        "checks": checks,
+        "int8_max_relative_error": int8,
+        "passed": worst <= TOLERANCE and int8 <= INT8_TOLERANCE,
+        "step_ms": runs.step_ms(),
+        "ram_bytes": _peak_bytes(),
+    }
+
+
+def _peak_bytes() -> int:
+    """Return this process's peak memory; getrusage would report the parent's, which exec inherits."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def _twin(path: Path, runtime: str, runs: _Runs) -> NDArray[np.float32]:
+    return InferenceModel(path.read_bytes(), 1, runtime).predict(runs.batch(0, labels=False))
+
+
+def main() -> int:
+    """Prove one runtime; the exit code is 0 even where the proof fails, as the result says so."""
+    runtime, folder = sys.argv[1:3]
+    print(json.dumps(prove(runtime, Path(folder))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

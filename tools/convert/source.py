@@ -1,0 +1,233 @@
+"""Find the model: a ``.keras`` file, a SavedModel folder, or ``package.module:factory``.
+
+All three become a ``SourceModel``: named inputs, named weights and a pure function of weights and inputs. A
+SavedModel keeps its operations in functions, whose gradients cannot be replaced one by one; its signature is
+therefore inlined and imported again, operation by operation.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+
+from shared.errors import BundleError
+from tools.convert.gradients import override_map
+from tools.convert.tf import Function, GraphDef, KerasModel, Tensor, Variable, freeze, keras, tf
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Call(Protocol):
+    """The model as a pure function; see ``SourceModel``."""
+
+    def __call__(
+        self, weights: Sequence[Tensor], tensors: Sequence[Tensor], *, training: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the output and the weights as the call leaves them."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One input: name, shape without the batch, TensorFlow dtype name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One float variable of the model and its value in the source."""
+
+    path: str
+    value: NDArray[np.float32]
+    trainable: bool
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A model to convert.
+
+    ``call(weights, inputs, training)`` returns the one output, batch first, and the weights as the call
+    leaves them (batch norm moves its moments); it touches no state. ``reference`` is the same, differentiated
+    by TensorFlow's own rules.
+    """
+
+    name: str
+    inputs: tuple[ModelInput, ...]
+    weights: tuple[Weight, ...]
+    call: Call
+    reference: Call
+
+
+def load_source(source: str) -> SourceModel:
+    """Load SRC as described above.
+
+    Raises:
+        BundleError: "convert-source" if there is no model, "convert-dynamic-shape", "convert-inputs" or
+            "convert-outputs" if it cannot have a fixed training program.
+    """
+    keras.backend.clear_session()
+    path = Path(source)
+    if (path / "saved_model.pb").is_file():
+        return _saved_model(path)
+    if path.suffix == ".keras" and path.is_file():
+        return _keras(_read_keras(path), path.stem)
+    if ":" in source and not path.exists():
+        model = load_object(source, "convert-source")()
+        if not isinstance(model, keras.Model):
+            raise _no_model(source, f"the factory returned {type(model).__name__}, expected a keras.Model")
+        return _keras(model, model.name)
+    raise _no_model(source, "it is no .keras file, no SavedModel folder and no package.module:factory")
+
+
+def load_object(name: str, code: str) -> Callable[..., object]:
+    """Import ``package.module:attribute``, the current folder included; raises BundleError with ``code``."""
+    module_name, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BundleError(code, f"cannot import {name}: {error}", "give package.module:function") from error
+    if not callable(found):
+        raise BundleError(code, f"{name} is {type(found).__name__}, not a function", "give package.module:function")
+    return cast("Callable[..., object]", found)
+
+
+def _no_model(source: str, why: str) -> BundleError:
+    return BundleError(
+        "convert-source",
+        f"{source} is not a model: {why}",
+        "see `fedloom convert --help` for what is accepted",
+    )
+
+
+def _read_keras(path: Path) -> KerasModel:
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras has no common class for a file that it cannot read
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _no_model(str(path), reason) from error
+
+
+def _keras(model: KerasModel, name: str) -> SourceModel:
+    if not model.built or not model.inputs:
+        raise BundleError(
+            "convert-inputs",
+            f"{name} does not know its input shape",
+            "start the model with keras.Input(shape=...)",
+        )
+    inputs = [
+        _fixed(tensor.name, tensor.shape[1:], keras.backend.standardize_dtype(tensor.dtype)) for tensor in model.inputs
+    ]
+    if len(model.outputs) != 1:
+        raise BundleError(
+            "convert-outputs",
+            f"{name} has {len(model.outputs)} outputs, expected 1",
+            "give a model with one output",
+        )
+    floats = [variable for variable in model.variables if "float" in variable.dtype]
+    weights = [
+        Weight(variable.path, np.asarray(variable.numpy(), np.float32), bool(variable.trainable)) for variable in floats
+    ]
+    call = _stateless(model, floats)
+    return SourceModel(name, tuple(inputs), tuple(weights), call, call)
+
+
+def _stateless(model: KerasModel, floats: list[Variable]) -> Call:
+    def call(weights: Sequence[Tensor], tensors: Sequence[Tensor], *, training: bool) -> tuple[Tensor, list[Tensor]]:
+        values = {id(variable): weight for variable, weight in zip(floats, weights, strict=True)}
+        given = [
+            [values.get(id(variable), variable.value) for variable in group]
+            for group in (model.trainable_variables, model.non_trainable_variables)
+        ]
+        single = tensors[0] if len(tensors) == 1 else list(tensors)
+        output, moved = model.stateless_call(*given, single, training=training)
+        for variable, after in zip(model.non_trainable_variables, moved, strict=True):
+            values[id(variable)] = after
+        return output, [values[id(variable)] for variable in floats]
+
+    return call
+
+
+def _fixed(name: str, shape: Sequence[int | None], dtype: str) -> ModelInput:
+    if any(size is None for size in shape):
+        raise BundleError(
+            "convert-dynamic-shape",
+            f"input {name} has shape {[None, *shape]}: only the batch may be open",
+            "fix the other sizes, for example keras.Input(shape=(100, 6))",
+        )
+    return ModelInput(name, tuple(int(size) for size in shape if size is not None), dtype)
+
+
+def _saved_model(path: Path) -> SourceModel:
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures.get("serving_default")
+    if signature is None or len(signature.outputs) != 1:
+        raise BundleError(
+            "convert-outputs",
+            f"{path} has no signature serving_default with one output",
+            "export it with model.export(path)",
+        )
+    specs = sorted(signature.structured_input_signature[1].items())
+    inputs = tuple(_fixed(name, spec.shape.as_list()[1:], spec.dtype.name) for name, spec in specs)
+    return _inlined(path.name, signature, inputs)
+
+
+def _inlined(name: str, signature: Function, inputs: tuple[ModelInput, ...]) -> SourceModel:
+    frozen = freeze(signature, lower_control_flow=False)
+    original = frozen.graph.as_graph_def()
+    # A frozen variable is a constant with the name of the placeholder that stood for the variable.
+    present = {node.name for node in original.node}
+    handles = {id(variable.handle): variable for variable in signature.variables if variable.dtype.is_floating}
+    captures = ((inner.op.name, handles.get(id(outer))) for outer, inner in signature.graph.captures)
+    captured = {inner: variable for inner, variable in captures if variable is not None and inner in present}
+    places = [*(f"{inner}:0" for inner in captured), *(_place(frozen, spec.name) for spec in inputs)]
+    weights = (
+        Weight(variable.name.split(":")[0], np.asarray(variable.numpy(), np.float32), bool(variable.trainable))
+        for variable in captured.values()
+    )
+    output = frozen.outputs[0].name
+    calls = [_imported(graph, places, output) for graph in (_marked(original), original)]
+    return SourceModel(name, inputs, tuple(weights), *calls)
+
+
+def _place(frozen: Function, input_name: str) -> str:
+    """Return the name of the frozen function's tensor for an input of the signature."""
+    names = {tensor.op.name: str(tensor.name) for tensor in frozen.inputs}
+    if input_name not in names:
+        raise BundleError("convert-inputs", f"input {input_name} is not used by the model", "remove it")
+    return names[input_name]
+
+
+def _marked(original: GraphDef) -> GraphDef:
+    """Return a copy of a GraphDef whose operations ask for the lowered gradients."""
+    marked = type(original)()
+    marked.CopyFrom(original)
+    for node in marked.node:
+        if node.op in override_map():
+            node.attr["_gradient_op_type"].s = override_map()[node.op].encode()
+    return marked
+
+
+def _imported(graph: GraphDef, places: list[str], output: str) -> Call:
+    def call(
+        weights: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        *,
+        training: bool,  # noqa: ARG001 - a SavedModel has one mode
+    ) -> tuple[Tensor, list[Tensor]]:
+        mapping = dict(zip(places, [*weights, *tensors], strict=True))
+        found = tf.graph_util.import_graph_def(graph, input_map=mapping, return_elements=[output], name="model")
+        return found[0], list(weights)
+
+    return call

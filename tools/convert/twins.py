@@ -1,0 +1,101 @@
+"""The inference twins, and where each weight lies in them.
+
+The converter transposes, merges and folds constants as it likes. So a twin is converted from distinctive
+random weights, each tensor is found again by its values, and the model's own weights are then patched in the
+way a device will do it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.bundle import INFER_FILE, INFER_INT8_FILE, Patch, TensorSpec, patch_model
+from shared.errors import BundleError
+from shared.tflite_file import FLOAT32, INT8, Constant, constants
+from tools.convert.emit import emit_inference
+from tools.convert.program import build_inference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tools.convert.source import SourceModel
+
+F32: TypeAlias = NDArray[np.float32]
+
+
+def make_twins(source: SourceModel, tensors: Sequence[TensorSpec]) -> tuple[dict[str, bytes], list[Patch]]:
+    """Return infer.tflite and infer_int8.tflite with the model's weights, and their patches.
+
+    Raises:
+        BundleError: "convert-patch" if a weight cannot be found in a twin.
+    """
+    marks = _distinctive(source)
+    function = build_inference(source, marks)
+    flat = np.concatenate([weight.value.reshape(-1) for weight in source.weights])
+    files, patches = {}, []
+    for name, quantize in ((INFER_FILE, False), (INFER_INT8_FILE, True)):
+        marked = emit_inference({"infer": function}, quantize=quantize)
+        found = _find_all(name, marked, tensors, marks)
+        files[name] = patch_model(marked, tuple(found), flat, tuple(tensors))
+        patches += found
+    return files, patches
+
+
+def _distinctive(source: SourceModel) -> list[F32]:
+    """Random values of both signs; positive where a weight is not trained, because it may be a variance."""
+    generator = np.random.default_rng(20160217)
+    result = []
+    for weight in source.weights:
+        values = generator.uniform(0.1, 1.0, weight.value.shape)
+        signs = generator.choice([-1.0, 1.0], weight.value.shape) if weight.trainable else 1.0
+        result.append(np.asarray(values * signs, np.float32))
+    return result
+
+
+def _find_all(name: str, model: bytes, tensors: Sequence[TensorSpec], marks: Sequence[F32]) -> list[Patch]:
+    places = constants(model)
+    patches = []
+    for spec, mark in zip(tensors, marks, strict=True):
+        found = [patch for place in places if (patch := _match(name, model, place, spec, mark))]
+        if not found:
+            raise BundleError(
+                "convert-patch",
+                f"{spec.path} cannot be found in {name}: the converter merged it with other weights",
+                "remove the layer that is folded into its neighbour",
+            )
+        # Tensors that share one buffer would give one patch each.
+        patches += list({patch.offset: patch for patch in found}.values())
+    return patches
+
+
+def _match(name: str, model: bytes, place: Constant, spec: TensorSpec, mark: F32) -> Patch | None:
+    if math.prod(place.shape) != mark.size or place.type not in {FLOAT32, INT8}:
+        return None
+    if place.type == FLOAT32:
+        stored, tolerance = np.frombuffer(model, "<f4", mark.size, place.offset), np.float32(0)
+        channels, inner = 1, mark.size
+    elif place.scales:
+        channels, inner = _channels(place)
+        scales = np.frombuffer(model, "<f4", place.scales, place.scale_offset)
+        levels = np.frombuffer(model, np.int8, mark.size, place.offset).reshape(-1, channels, inner)
+        stored, tolerance = (levels * scales[:, None]).reshape(-1), scales.max() * np.float32(0.51)
+    else:
+        return None
+    for order in itertools.permutations(range(mark.ndim)):
+        if np.abs(mark.transpose(order).reshape(-1) - stored).max() <= tolerance:
+            if place.type == FLOAT32:
+                return Patch(name, spec.path, place.offset, "float32", order)
+            return Patch(name, spec.path, place.offset, "int8", order, channels, inner, place.scale_offset)
+    return None
+
+
+def _channels(place: Constant) -> tuple[int, int]:
+    """Return how stored elements map to scales: the number of channels, and elements in a row of one."""
+    if place.scales == 1:
+        return 1, math.prod(place.shape)
+    return place.scales, math.prod(place.shape[place.axis + 1 :])
