@@ -1,0 +1,147 @@
+"""Bytes with a signature beside them: certificates, join messages, agreements, requests.
+
+A signature covers the exact bytes received, never a value that was parsed and written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from shared.errors import Unauthenticated
+from shared.ids import require_name
+from shared.wire.canonical import Fields, Json, decode, encode, octets_to_text, transcript
+
+SIGNATURE_BYTES: Final = 64
+PUBLIC_KEY_BYTES: Final = 32
+CERTIFICATE_DOMAIN: Final = "fedloom/1/certificate"
+_YEAR_9999_S: Final = 253_402_300_799
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """An Ed25519 key (RFC 8032).
+
+    Attributes:
+        secret: 32 octets.
+    """
+
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def generate(cls, random_bytes: Callable[[int], bytes]) -> SigningKey:
+        """Return a fresh key."""
+        return cls(random_bytes(32))
+
+    @property
+    def public(self) -> bytes:
+        """The 32 octets that verify."""
+        return Ed25519PrivateKey.from_private_bytes(self.secret).public_key().public_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-octet signature over ``message``."""
+        return Ed25519PrivateKey.from_private_bytes(self.secret).sign(message)
+
+
+def verify(public_key: bytes, message: bytes, signature: bytes, what: str) -> None:
+    """Raise ``bad-signature`` (Unauthenticated) unless ``public_key`` signed exactly ``message``."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError) as error:
+        raise Unauthenticated("bad-signature", f"The signature of {what} does not match.") from error
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A body and the signature over (domain, body).
+
+    Attributes:
+        body: canonical JSON.
+        signature: 64 octets.
+    """
+
+    body: bytes
+    signature: bytes
+
+    @classmethod
+    def make(cls, key: SigningKey, domain: str, body: bytes) -> Signed:
+        """Sign ``body`` for the purpose ``domain``."""
+        return cls(body, key.sign(transcript(domain, body)))
+
+    def verify(self, public_key: bytes, domain: str, what: str) -> None:
+        """Raise ``bad-signature`` unless ``public_key`` signed this for ``domain``."""
+        verify(public_key, transcript(domain, self.body), self.signature, what)
+
+    def to_json(self) -> Json:
+        """Return the form that travels."""
+        return {"body": octets_to_text(self.body), "signature": octets_to_text(self.signature)}
+
+    @classmethod
+    def from_json(cls, value: Json, where: str) -> Signed:
+        """Read the form that travels; the signature is not verified yet."""
+        fields = Fields(value, where)
+        signed = cls(fields.octets("body"), fields.octets("signature", SIGNATURE_BYTES))
+        fields.end()
+        return signed
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The authority's word that a key belongs to an enrolled device of one task.
+
+    The device's name in it is a pseudonym, made for this task alone.
+
+    Attributes:
+        task: the task.
+        device: the pseudonym.
+        identity_key: Ed25519 public key, 32 octets.
+        expires_at_s: seconds since the epoch.
+        signed: the exact bytes and the authority's signature.
+    """
+
+    task: str
+    device: str
+    identity_key: bytes
+    expires_at_s: int
+    signed: Signed
+
+    @classmethod
+    def issue(
+        cls, authority: SigningKey, *, task: str, device: str, identity_key: bytes, expires_at_s: int
+    ) -> Certificate:
+        """Sign a certificate."""
+        body = encode(
+            {
+                "format": "fedloom-certificate-1",
+                "task": task,
+                "device": device,
+                "identity_key": octets_to_text(identity_key),
+                "expires_at_s": expires_at_s,
+            }
+        )
+        return cls(task, device, identity_key, expires_at_s, Signed.make(authority, CERTIFICATE_DOMAIN, body))
+
+    @classmethod
+    def verified(cls, signed: Signed, authority_key: bytes) -> Certificate:
+        """Return the certificate in ``signed`` after checking the authority's signature; expiry is the caller's check.
+
+        Raises:
+            Unauthenticated: ``bad-signature``.
+            UsageError: for a malformed body.
+        """
+        signed.verify(authority_key, CERTIFICATE_DOMAIN, "a device certificate")
+        fields = Fields(decode(signed.body), "certificate")
+        fields.choice("format", ("fedloom-certificate-1",))
+        certificate = cls(
+            task=require_name(fields.text("task"), "the task"),
+            device=require_name(fields.text("device"), "the device"),
+            identity_key=fields.octets("identity_key", PUBLIC_KEY_BYTES),
+            expires_at_s=fields.integer("expires_at_s", 0, _YEAR_9999_S),
+            signed=signed,
+        )
+        fields.end()
+        return certificate
