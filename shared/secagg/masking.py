@@ -70,13 +70,14 @@ def apply_masks(words: Words, masks: Iterable[Mask]) -> None:
     """
     piece_words = MASK_PIECE_BYTES // WORD_BYTES
     zeros = bytes(MASK_PIECE_BYTES)
-    stream = np.empty(piece_words + _BLOCK_BYTES // WORD_BYTES, dtype="<u8")
+    buffer = bytearray(MASK_PIECE_BYTES + _BLOCK_BYTES)
+    stream = np.frombuffer(buffer, dtype="<u8")
     for mask in masks:
         generator = Cipher(AES(mask.key), CTR(_COUNTER_START)).encryptor()
         combine = np.subtract if mask.negative else np.add
         for start in range(0, words.size, piece_words):
             piece = words[start : start + piece_words]
-            generator.update_into(zeros[: piece.nbytes], memoryview(stream).cast("B"))
+            generator.update_into(zeros[: piece.nbytes], buffer)
             combine(piece, stream[: piece.size], out=piece)
 
 

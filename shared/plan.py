@@ -1,0 +1,266 @@
+"""The plan: everything about the work that devices and aggregator must agree on, immutable and hashed.
+
+An operator writes it in TOML; it travels as canonical JSON, whose SHA-256 every release and every join message
+carries. Durations end in ``_s``, seconds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Literal
+
+from shared.errors import UsageError
+from shared.ids import require_name
+from shared.limits import MAX_COMPLETE_GRAPH_MEMBERS
+from shared.numeric.quantization import Grid
+from shared.secagg.parameters import CohortRules, thresholds
+from shared.wire.canonical import decode, encode, sha256
+
+FOREVER_S: Final = 10.0 * 365 * 86400
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a device computes.
+
+    Attributes:
+        method: ``fedavg`` trains locally; ``fedsgd`` sends one full-batch gradient step.
+        epochs: passes over the device's examples (fedavg).
+        learning_rate: of the device's SGD (fedavg).
+        proximal_mu: FedProx term (Li et al., arXiv 1812.06127), 0 for none.
+        max_steps: at most so many optimizer steps per round, 0 for no bound.
+    """
+
+    method: Literal["fedavg", "fedsgd"] = "fedavg"
+    epochs: int = 1
+    learning_rate: float = 0.05
+    proximal_mu: float = 0.0
+    max_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Update:
+    """How a change is bounded and encoded.
+
+    Attributes:
+        max_l2_norm: clip norm C.
+        max_weight: examples that count at most per device; 1 weighs devices alike.
+        lane_bits: bits per coordinate of the sum: 16, 21 or 32.
+    """
+
+    max_l2_norm: float = 1.0
+    max_weight: int = 1
+    lane_bits: int = 16
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Sizes and shares of a cohort, see ``CohortRules``; ``adversary`` names what the thresholds withstand."""
+
+    min_survivors: int = 10
+    largest: int = MAX_COMPLETE_GRAPH_MEMBERS
+    corrupt_share: float = 0.05
+    dropout_share: float = 0.1
+    adversary: Literal["semi-malicious", "semi-honest"] = "semi-malicious"
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long each phase waits for more members, in seconds.
+
+    Attributes:
+        forming_s: quiet time after the last device joined, before a cohort that is large enough starts.
+        sharing_s: for shares.
+        collecting_s: for masked vectors.
+        agreeing_s: for signatures over the survivors.
+        unmasking_s: for shares of the survivors.
+        round_s: for a whole round; it is abandoned then.
+    """
+
+    forming_s: float = 30.0
+    sharing_s: float = 60.0
+    collecting_s: float = 600.0
+    agreeing_s: float = 60.0
+    unmasking_s: float = 60.0
+    round_s: float = 7 * 86400.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the aggregator does with a cohort's sum.
+
+    Attributes:
+        combine: ``mean`` divides by the summed weights, ``sum`` does not.
+        learning_rate: factor on the combined update (for fedsgd, alpha).
+    """
+
+    combine: Literal["mean", "sum"] = "mean"
+    learning_rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a task is done; whichever comes first, 0 for no bound.
+
+    Attributes:
+        rounds: after so many closed rounds.
+        after_s: seconds after the first round opened.
+        target_accuracy: once the summed evaluation of a version reaches it.
+    """
+
+    rounds: int = 0
+    after_s: float = 0.0
+    target_accuracy: float = 0.0
+
+
+@dataclass(frozen=True)
+class Release:
+    """How long devices may use a version, in seconds."""
+
+    valid_s: float = 90 * 86400.0
+
+
+_BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "training.epochs": (1, 10_000),
+    "training.learning_rate": (1e-12, 1e6),
+    "training.proximal_mu": (0, 1e6),
+    "training.max_steps": (0, 10**9),
+    "update.max_l2_norm": (1e-12, 1e12),
+    "update.max_weight": (1, 2**20),
+    "update.lane_bits": (16, 32),
+    "cohort.min_survivors": (2, MAX_COMPLETE_GRAPH_MEMBERS),
+    "cohort.largest": (2, MAX_COMPLETE_GRAPH_MEMBERS),
+    "cohort.corrupt_share": (0, 0.5),
+    "cohort.dropout_share": (0, 0.5),
+    "server.learning_rate": (1e-12, 1e6),
+    "stop.rounds": (0, 10**9),
+    "stop.target_accuracy": (0, 1),
+    "release.valid_s": (60, FOREVER_S),
+}
+_DURATION_BOUNDS: Final = (0.0, FOREVER_S)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole plan; every section has safe defaults.
+
+    Attributes:
+        task: the task's name.
+    """
+
+    task: str
+    training: Training = field(default_factory=Training)
+    update: Update = field(default_factory=Update)
+    cohort: Cohort = field(default_factory=Cohort)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    server: Server = field(default_factory=Server)
+    stop: Stop = field(default_factory=Stop)
+    release: Release = field(default_factory=Release)
+
+    @classmethod
+    def from_toml(cls, text: str) -> Plan:
+        """Read what an operator wrote.
+
+        Raises:
+            UsageError: ``bad-plan`` naming the key, what is allowed and the nearest known key.
+        """
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError("bad-plan", f"The plan is not TOML: {error}.") from error
+        return cls._from_values(values)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Plan:
+        """Read what travels; the same rules as for TOML."""
+        return cls._from_values(dict(decode(data)))
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any]) -> Plan:
+        _refuse_unknown(values, ("task", *_SECTIONS), "the plan")
+        task = values.get("task")
+        if not isinstance(task, str):
+            raise UsageError("bad-plan", "The plan names no task.", 'begin it with task = "name"')
+        sections = {name: _section(name, kind, values.get(name, {})) for name, kind in _SECTIONS.items()}
+        plan = cls(require_name(task, "the task"), **sections)
+        plan._check()
+        return plan
+
+    def _check(self) -> None:
+        if self.cohort.min_survivors > self.cohort.largest:
+            raise UsageError("bad-plan", "cohort.min_survivors is larger than cohort.largest.")
+        if self.cohort.adversary == "semi-honest":
+            raise UsageError(
+                "bad-plan",
+                "cohort.adversary semi-honest gives nothing here: on the complete graph semi-malicious costs the same.",
+                'write adversary = "semi-malicious" or leave it out',
+            )
+        thresholds(self.cohort.largest, self.rules)
+        self.grid(self.cohort.largest)
+
+    @property
+    def rules(self) -> CohortRules:
+        """The cohort rules from which k and t follow."""
+        cohort = self.cohort
+        return CohortRules(cohort.min_survivors, cohort.largest, cohort.corrupt_share, cohort.dropout_share)
+
+    def grid(self, members: int) -> Grid:
+        """Return the quantization grid of a cohort of ``members``."""
+        return Grid.for_cohort(members, lane_bits=self.update.lane_bits, max_l2_norm=self.update.max_l2_norm)
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON that is hashed and sent."""
+        return encode(asdict(self))
+
+    @property
+    def sha256(self) -> bytes:
+        """Hash of ``to_bytes``, 32 octets."""
+        return sha256(self.to_bytes())
+
+
+_SECTIONS: Final[dict[str, type[Any]]] = {
+    "training": Training,
+    "update": Update,
+    "cohort": Cohort,
+    "deadlines": Deadlines,
+    "server": Server,
+    "stop": Stop,
+    "release": Release,
+}
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "training.method": ("fedavg", "fedsgd"),
+    "cohort.adversary": ("semi-malicious", "semi-honest"),
+    "server.combine": ("mean", "sum"),
+}
+
+
+def _section(name: str, kind: type[Any], values: object) -> Any:  # noqa: ANN401  # one of the section classes above
+    if not isinstance(values, dict):
+        raise UsageError("bad-plan", f"[{name}] should be a section.")
+    known = {item.name: item.default for item in fields(kind)}
+    _refuse_unknown(values, tuple(known), f"[{name}]")
+    return kind(**{key: _value(f"{name}.{key}", value, known[key]) for key, value in values.items()})
+
+
+def _value(where: str, value: object, default: object) -> object:
+    if where in _CHOICES:
+        if value not in _CHOICES[where]:
+            raise UsageError("bad-plan", f"{where} is {value!r}, it must be one of {', '.join(_CHOICES[where])}.")
+        return value
+    whole = isinstance(default, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise UsageError("bad-plan", f"{where} is {value!r}, {'a whole number' if whole else 'a number'} is needed.")
+    low, high = _BOUNDS.get(where, _DURATION_BOUNDS)
+    if not low <= value <= high:
+        raise UsageError("bad-plan", f"{where} is {value}, it must lie between {low:g} and {high:g}.")
+    return value if whole else float(value)
+
+
+def _refuse_unknown(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in values:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else "known keys: " + ", ".join(known)
+            raise UsageError("bad-plan", f"{where} has an unknown key {key!r}.", hint)
