@@ -174,8 +174,11 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
-        """Read what travels; the same rules as for TOML."""
-        return cls._from_values(dict(decode(data)))
+        """Read what travels; the same rules as for TOML, and only the canonical form."""
+        plan = cls._from_values(dict(decode(data)))
+        if plan.to_bytes() != data:
+            raise UsageError("bad-plan", "The plan is not in its canonical form.")
+        return plan
 
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> Plan:

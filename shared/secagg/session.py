@@ -29,7 +29,7 @@ from shared.secagg.parameters import CohortRules, Thresholds, thresholds
 from shared.secagg.roster import CohortBinding, Member, Roster, from_bitmap, make_member
 from shared.secagg.sealing import SharePair, open_sealed, seal
 from shared.secagg.shares import random_secret, split
-from shared.wire.canonical import sha256, transcript
+from shared.wire.canonical import Json, sha256, transcript
 from shared.wire.signed import Certificate, SigningKey, verify
 
 AGREEMENT_DOMAIN: Final = "fedloom/1/agreement"
@@ -177,7 +177,7 @@ class DeviceSession:
         self.phase = Phase.JOINED
         return self._own
 
-    def share(self, roster_json: dict[str, object], now_s: float) -> SharesMessage:
+    def share(self, roster_json: Json, now_s: float) -> SharesMessage:
         """Verify the roster; return the commitment and a sealed pair of shares for every other member.
 
         Args:
@@ -188,7 +188,7 @@ class DeviceSession:
             ProtocolAbort, Unauthenticated, UsageError: see the module's list; nothing was revealed.
         """
         self._step(Phase.JOINED, Phase.SHARED)
-        self._roster = Roster.verified(roster_json, self._binding, self._authority_key, now_s)  # type: ignore[arg-type]  # checked there
+        self._roster = Roster.verified(roster_json, self._binding, self._authority_key, now_s)
         self._index = self._roster.index_of(self._certificate.device)
         if self._roster.members[self._index].leaf != self._own.leaf:
             raise ProtocolAbort("not-in-roster", "The roster holds another join message for this device.")
