@@ -1,0 +1,262 @@
+"""The JSON bodies of the protocol, each read and written here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+from shared.errors import UsageError
+from shared.limits import MAX_MEMBERS
+from shared.release import MAX_VERSION
+from shared.secagg.sealing import SEALED_BYTES
+from shared.secagg.session import SharesMessage, UnmaskAnswer
+from shared.secagg.shares import SECRET_BYTES
+from shared.wire.canonical import Fields, Json, decode, encode, octets_from_text, octets_to_text
+from shared.wire.signed import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
+
+_COMMITMENT_BYTES: Final = 32
+_MAX_WAIT_MS: Final = 24 * 3600 * 1000
+_YEAR_9999_S: Final = 253_402_300_799
+Action = Literal["train", "wait", "done"]
+
+
+def write_by_index(values: Mapping[int, bytes]) -> dict[str, Json]:
+    """Return octets by roster index in the form that travels."""
+    return {str(index): octets_to_text(value) for index, value in sorted(values.items())}
+
+
+def read_by_index(values: Mapping[str, Json], length: int) -> dict[int, bytes]:
+    """Undo ``write_by_index``; every value must have ``length`` octets.
+
+    Raises:
+        UsageError: ``bad-field``.
+    """
+    result: dict[int, bytes] = {}
+    for key, value in values.items():
+        octets = octets_from_text(value) if isinstance(value, str) else b""
+        if not (key.isascii() and key.isdigit() and str(int(key[:9])) == key) or len(octets) != length:
+            raise UsageError("bad-field", f"An entry by roster index should hold {length} octets.")
+        result[int(key)] = octets
+    return result
+
+
+@dataclass(frozen=True)
+class EnrolRequest:
+    """A device redeems its code: the code's secret, its new public key, and a signature that proves the key."""
+
+    secret: bytes
+    identity_key: bytes
+    proof: bytes
+
+    def to_bytes(self) -> bytes:
+        """Write."""
+        return encode(
+            {
+                "secret": octets_to_text(self.secret),
+                "identity_key": octets_to_text(self.identity_key),
+                "proof": octets_to_text(self.proof),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> EnrolRequest:
+        """Read."""
+        fields = Fields(decode(body), "enrolment")
+        request = cls(
+            fields.octets("secret", max_length=64),
+            fields.octets("identity_key", PUBLIC_KEY_BYTES),
+            fields.octets("proof", SIGNATURE_BYTES),
+        )
+        fields.end()
+        return request
+
+
+@dataclass(frozen=True)
+class CheckIn:
+    """A device asks what to do; ``contributed_round`` is the last round that it sent a masked vector in, else -1."""
+
+    contributed_round: int
+
+    def to_bytes(self) -> bytes:
+        """Write."""
+        return encode({"contributed_round": self.contributed_round})
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> CheckIn:
+        """Read."""
+        fields = Fields(decode(body), "check-in")
+        message = cls(fields.integer("contributed_round", -1, MAX_VERSION))
+        fields.end()
+        return message
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The answer to a check-in.
+
+    Attributes:
+        action: ``train`` from ``version`` in ``round_number``; ``wait`` and check in again; ``done``: install
+            ``version``, no more rounds are planned.
+        version: the newest release.
+        round_number: the open round, or the last one.
+        retry_after_ms: when to check in again, for ``wait`` and ``done``.
+    """
+
+    action: Action
+    version: int
+    round_number: int
+    retry_after_ms: int
+
+    def to_bytes(self) -> bytes:
+        """Write."""
+        return encode(
+            {
+                "action": self.action,
+                "version": self.version,
+                "round": self.round_number,
+                "retry_after_ms": self.retry_after_ms,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Assignment:
+        """Read."""
+        fields = Fields(decode(body), "assignment")
+        message = cls(
+            cast("Action", fields.choice("action", ("train", "wait", "done"))),
+            fields.integer("version", 0, MAX_VERSION),
+            fields.integer("round", 0, MAX_VERSION),
+            fields.integer("retry_after_ms", 0, _MAX_WAIT_MS),
+        )
+        fields.end()
+        return message
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The cohort that a trained device may join: its id and when its messages expire."""
+
+    cohort: str
+    expires_at_s: int
+
+    def to_bytes(self) -> bytes:
+        """Write."""
+        return encode({"cohort": self.cohort, "expires_at_s": self.expires_at_s})
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Meeting:
+        """Read."""
+        fields = Fields(decode(body), "meeting")
+        message = cls(fields.text("cohort", 64), fields.integer("expires_at_s", 0, _YEAR_9999_S))
+        fields.end()
+        return message
+
+
+def write_version(version: int) -> bytes:
+    """Return the body of a rendezvous request: the version that the device trained from."""
+    return encode({"version": version})
+
+
+def read_version(body: bytes) -> int:
+    """Undo ``write_version``."""
+    fields = Fields(decode(body), "rendezvous")
+    version = fields.integer("version", 0, MAX_VERSION)
+    fields.end()
+    return version
+
+
+def write_shares(message: SharesMessage) -> bytes:
+    """Return the body of step ``shares``."""
+    return encode({"commitment": octets_to_text(message.commitment), "boxes": write_by_index(message.boxes)})
+
+
+def read_shares(body: bytes) -> SharesMessage:
+    """Undo ``write_shares``."""
+    fields = Fields(decode(body), "shares")
+    message = SharesMessage(
+        fields.octets("commitment", _COMMITMENT_BYTES),
+        read_by_index(fields.mapping("boxes", MAX_MEMBERS), SEALED_BYTES),
+    )
+    fields.end()
+    return message
+
+
+def write_indexed(name: str, values: Mapping[int, bytes]) -> bytes:
+    """Return a body with one field of octets by roster index: ``boxes`` (inbox) or ``signatures`` (agreements)."""
+    return encode({name: write_by_index(values)})
+
+
+def read_indexed(body: bytes, name: str, length: int) -> dict[int, bytes]:
+    """Undo ``write_indexed``."""
+    fields = Fields(decode(body), name)
+    values = read_by_index(fields.mapping(name, MAX_MEMBERS), length)
+    fields.end()
+    return values
+
+
+def write_octets(name: str, value: bytes) -> bytes:
+    """Return a body with one field of octets: ``bitmap`` (survivors) or ``signature`` (agreement)."""
+    return encode({name: octets_to_text(value)})
+
+
+def read_octets(body: bytes, name: str, length: int | None = None) -> bytes:
+    """Undo ``write_octets``."""
+    fields = Fields(decode(body), name)
+    value = fields.octets(name, length)
+    fields.end()
+    return value
+
+
+def write_answer(answer: UnmaskAnswer) -> bytes:
+    """Return the body of step ``answer``."""
+    return encode({"self_mask": write_by_index(answer.self_mask), "mask_key": write_by_index(answer.mask_key)})
+
+
+def read_answer(body: bytes) -> UnmaskAnswer:
+    """Undo ``write_answer``; nobody may be in both halves.
+
+    Raises:
+        UsageError: ``bad-field``.
+    """
+    fields = Fields(decode(body), "answer")
+    answer = UnmaskAnswer(
+        read_by_index(fields.mapping("self_mask", MAX_MEMBERS), SECRET_BYTES),
+        read_by_index(fields.mapping("mask_key", MAX_MEMBERS), SECRET_BYTES),
+    )
+    fields.end()
+    if answer.self_mask.keys() & answer.mask_key.keys():
+        raise UsageError("bad-field", "An answer reveals both shares of one member; it was not stored.")
+    return answer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cohort ended, for its members: ``counted`` says whether this device is in the published sum."""
+
+    counted: bool
+
+    def to_bytes(self) -> bytes:
+        """Write."""
+        return encode({"counted": "yes" if self.counted else "no"})
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Outcome:
+        """Read."""
+        fields = Fields(decode(body), "outcome")
+        message = cls(fields.choice("counted", ("yes", "no")) == "yes")
+        fields.end()
+        return message
+
+
+def write_release(body: bytes, signature: bytes) -> bytes:
+    """Return the answer of the releases route: the exact bytes of release.json and the detached signature."""
+    return encode({"release": octets_to_text(body), "signature": octets_to_text(signature)})
+
+
+def read_release(body: bytes) -> tuple[bytes, bytes]:
+    """Undo ``write_release``."""
+    fields = Fields(decode(body), "release")
+    result = fields.octets("release"), fields.octets("signature", SIGNATURE_BYTES)
+    fields.end()
+    return result

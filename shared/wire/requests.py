@@ -1,0 +1,48 @@
+"""How a device proves that a request is its own, and where requests go.
+
+Each signed request carries four headers. The signature covers the deployment (its root's fingerprint), the device,
+a counter that only grows, method, target and the body's hash: a recorded request is worthless at another server,
+for another device or body, and, since the counter was used, here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared.wire.canonical import transcript
+
+DEVICE_HEADER: Final = "Fedloom-Device"
+COUNTER_HEADER: Final = "Fedloom-Counter"
+BODY_HEADER: Final = "Fedloom-Body-Sha256"
+SIGNATURE_HEADER: Final = "Fedloom-Signature"
+
+ROOT: Final = "/v1/root"  # GET, public: the root document
+ENROL: Final = "/v1/enrol"  # POST, a one-time code: a certificate
+CHECK_IN: Final = "/v1/check-in"  # POST: what to do next
+RENDEZVOUS: Final = "/v1/rendezvous"  # POST: the cohort that forms for a version
+RELEASES: Final = "/v1/releases"  # GET /{version}: release.json and its signature
+BLOBS: Final = "/v1/blobs"  # GET /{sha256}: a file of a release, Range allowed
+COHORTS: Final = "/v1/cohorts"  # PUT and GET /{cohort}/{step}
+
+OCTETS: Final = "application/octet-stream"
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+
+
+def request_message(fingerprint: bytes, device: str, counter: int, method: str, target: str, body_sha256: str) -> bytes:
+    """Return the bytes that a device signs for one request.
+
+    Args:
+        fingerprint: of the root document that the device pins.
+        device: the pseudonym in its certificate.
+        counter: larger than in every request before.
+        method: in capitals.
+        target: path and query as sent.
+        body_sha256: hexadecimal, of the body's exact bytes.
+    """
+    return transcript("fedloom/1/request", fingerprint, device, counter, method, target, body_sha256)
+
+
+def enrolment_message(fingerprint: bytes, secret: bytes, identity_key: bytes) -> bytes:
+    """Return the bytes that prove, at enrolment, that the device holds the secret half of ``identity_key``."""
+    return transcript("fedloom/1/enrol", fingerprint, secret, identity_key)
