@@ -80,6 +80,15 @@ class Signed:
         """Return the form that travels."""
         return {"body": octets_to_text(self.body), "signature": octets_to_text(self.signature)}
 
+    def to_bytes(self) -> bytes:
+        """Return ``to_json`` as canonical bytes."""
+        return encode(self.to_json())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Signed:
+        """Undo ``to_bytes``; the signature is not verified yet."""
+        return cls.from_json(decode(data), "signed document")
+
     @classmethod
     def from_json(cls, value: Json, where: str) -> Signed:
         """Read the form that travels; the signature is not verified yet."""

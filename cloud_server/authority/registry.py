@@ -1,0 +1,110 @@
+"""Codes are minted and redeemed here, each once; every certificate enters an append-only log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection, insert, select, update
+
+from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.storage.database import Database
+from cloud_server.storage.schema import authority_metadata, certificate_log, code
+from shared.clock import Clock
+from shared.errors import Conflict, Refused, UsageError
+from shared.ids import random_id, require_name
+from shared.root import SECRET_BYTES
+from shared.wire.canonical import sha256
+from shared.wire.messages import EnrolRequest
+from shared.wire.requests import enrolment_message
+from shared.wire.signed import Certificate, Signed, verify
+
+CERTIFICATE_VALID_S = 5 * 365 * 86400
+MAX_CODES = 100_000
+
+
+class Authority:
+    """The enrolment authority of one deployment.
+
+    Args:
+        folder: its key and database are in the part ``authority``.
+        clock: the time.
+        random_bytes: the operating system's randomness.
+    """
+
+    def __init__(self, folder: DataFolder, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
+        self._key = load_or_create_key(folder.authority / "authority.key")
+        self._database = Database(folder.authority / "authority.db", authority_metadata)
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    @property
+    def public_key(self) -> bytes:
+        """Ed25519 key that verifies certificates, 32 octets."""
+        return self._key.public
+
+    def mint(self, task: str, *, count: int, valid_s: float) -> list[bytes]:
+        """Return ``count`` secrets, each good for one device of ``task`` until it expires; only hashes are kept.
+
+        Raises:
+            UsageError: ``bad-count`` or ``bad-name``.
+        """
+        require_name(task, "the task")
+        if not 1 <= count <= MAX_CODES:
+            raise UsageError("bad-count", f"{count} codes were asked for, 1 to {MAX_CODES} are possible.")
+        now_s = self._clock.now_s()
+        secrets = [self._random_bytes(SECRET_BYTES) for _ in range(count)]
+        rows = [
+            {"secret_sha256": sha256(secret), "task": task, "created_s": now_s, "expires_s": now_s + valid_s}
+            for secret in secrets
+        ]
+        with self._database.write() as connection:
+            connection.execute(insert(code), rows)
+        return secrets
+
+    def redeem(self, request: EnrolRequest, fingerprint: bytes) -> Certificate:
+        """Return the certificate for a code; the same key with the same code gets the same one again.
+
+        Args:
+            request: from the device.
+            fingerprint: of the root document that the code pins.
+
+        Raises:
+            Unauthenticated: ``bad-signature`` without proof of the identity key.
+            Refused: ``code-unknown`` or ``code-expired``.
+            Conflict: ``code-used`` by another key.
+        """
+        message = enrolment_message(fingerprint, request.secret, request.identity_key)
+        verify(request.identity_key, message, request.proof, "the enrolment request")
+        digest = sha256(request.secret)
+        with self._database.write() as connection:
+            row = connection.execute(select(code).where(code.c.secret_sha256 == digest)).one_or_none()
+            if row is None:
+                raise Refused("code-unknown", "The server does not know this enrolment code.", "ask for a new code")
+            if row.identity_key is not None:
+                return self._again(row.identity_key, row.certificate, request.identity_key)
+            if row.expires_s < self._clock.now_s():
+                raise Refused("code-expired", "This enrolment code has expired.", "ask for a new code")
+            return self._issue(connection, row.task, digest, request.identity_key)
+
+    def _again(self, used_by: bytes, certificate: bytes, identity_key: bytes) -> Certificate:
+        if used_by != identity_key:
+            raise Conflict("code-used", "This enrolment code was used by another device.", "ask for a new code")
+        return Certificate.verified(Signed.from_bytes(certificate), self.public_key)
+
+    def _issue(self, connection: Connection, task: str, digest: bytes, identity_key: bytes) -> Certificate:
+        now_s = self._clock.now_s()
+        certificate = Certificate.issue(
+            self._key,
+            task=task,
+            device=random_id("device", self._random_bytes),
+            identity_key=identity_key,
+            expires_at_s=int(now_s) + CERTIFICATE_VALID_S,
+        )
+        stored = certificate.signed.to_bytes()
+        connection.execute(
+            update(code)
+            .where(code.c.secret_sha256 == digest)
+            .values(device=certificate.device, identity_key=identity_key, certificate=stored)
+        )
+        connection.execute(insert(certificate_log).values(device=certificate.device, body=stored, issued_s=now_s))
+        return certificate

@@ -1,0 +1,1 @@
+"""Rounds and cohorts: pure state machines, and the driver that carries out what they decide."""

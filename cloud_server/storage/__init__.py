@@ -1,0 +1,1 @@
+"""What survives: the database's tables and the content-addressed files."""

@@ -1,0 +1,136 @@
+"""The tables. All components talk only through them and the blob store."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+setting = Table(
+    "setting",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", String, nullable=False),
+)
+
+task = Table(
+    "task",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("plan", LargeBinary, nullable=False),  # exact bytes
+    Column("bundle", LargeBinary, nullable=False),  # canonical JSON: file name -> sha256 of its blob
+    Column("state", String, nullable=False),  # active | done
+    Column("reason", String, nullable=False),  # why it is done
+    Column("created_s", Float, nullable=False),
+)
+
+device = Table(
+    "device",
+    metadata,
+    Column("device", String, primary_key=True),
+    Column("task", String, nullable=False),
+    Column("certificate", LargeBinary, nullable=False),  # canonical JSON of the signed certificate
+    Column("identity_key", LargeBinary, nullable=False),
+    Column("enrolled_s", Float, nullable=False),
+    Column("counter", BigInteger, nullable=False),  # highest request counter seen
+    Column("last_request", String, nullable=False),  # digest of the request that used it
+    Column("last_seen_s", Float, nullable=False),
+)
+
+version = Table(
+    "version",
+    metadata,
+    Column("task", ForeignKey("task.name"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("release", LargeBinary, nullable=False),  # exact bytes of release.json
+    Column("signature", LargeBinary, nullable=False),
+    Column("model_sha256", LargeBinary, nullable=False),
+    Column("master_sha256", String, nullable=False),  # blob of the f32 master weights
+    Column("created_s", Float, nullable=False),
+)
+
+round_ = Table(
+    "round",
+    metadata,
+    Column("task", ForeignKey("task.name"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("base_version", Integer, nullable=False),
+    Column("phase", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("opened_s", Float, nullable=False),
+    Column("closed_s", Float),
+    Column("reason", String, nullable=False),
+    Column("result", LargeBinary),  # canonical JSON: counts and summed metrics
+)
+
+cohort = Table(
+    "cohort",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("task", ForeignKey("task.name"), nullable=False, index=True),
+    Column("round", Integer, nullable=False),
+    Column("base_version", Integer, nullable=False),
+    Column("phase", String, nullable=False),
+    Column("since_s", Float, nullable=False),  # when the phase began
+    Column("expires_at_s", Integer, nullable=False),
+    Column("roster", LargeBinary),  # canonical JSON, once fixed
+    Column("members", Integer, nullable=False),
+    Column("sharers", LargeBinary),  # bitmap, once frozen
+    Column("survivors", LargeBinary),  # bitmap, once frozen
+    Column("failure", String, nullable=False),  # code and message of a failed cohort
+)
+
+# One row per message of one member: the exact bytes, so that a repeat is recognised and anything else refused.
+step = Table(
+    "step",
+    metadata,
+    Column("cohort", ForeignKey("cohort.id"), primary_key=True),
+    Column("device", ForeignKey("device.device"), primary_key=True),
+    Column("step", String, primary_key=True),  # join | shares | vector | agreement | answer
+    Column("body", LargeBinary, nullable=False),  # for vector: the sha256 of the file
+    Column("received_s", Float, nullable=False),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("expires_s", Float, nullable=False),
+)
+
+authority_metadata = MetaData()
+
+code = Table(
+    "code",
+    authority_metadata,
+    Column("secret_sha256", LargeBinary, primary_key=True),
+    Column("task", String, nullable=False),
+    Column("created_s", Float, nullable=False),
+    Column("expires_s", Float, nullable=False),
+    Column("device", String),  # set when redeemed
+    Column("identity_key", LargeBinary),
+    Column("certificate", LargeBinary),
+)
+
+# Append-only: every certificate that was ever issued.
+certificate_log = Table(
+    "certificate_log",
+    authority_metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("device", String, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("issued_s", Float, nullable=False),
+    UniqueConstraint("device"),
+)
