@@ -67,7 +67,6 @@ round_ = Table(
     Column("number", Integer, primary_key=True),
     Column("base_version", Integer, nullable=False),
     Column("phase", String, nullable=False),
-    Column("attempts", Integer, nullable=False),
     Column("opened_s", Float, nullable=False),
     Column("closed_s", Float),
     Column("reason", String, nullable=False),
@@ -80,6 +79,7 @@ cohort = Table(
     Column("id", String, primary_key=True),
     Column("task", ForeignKey("task.name"), nullable=False, index=True),
     Column("round", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),  # 1 for the first cohort of a round
     Column("base_version", Integer, nullable=False),
     Column("phase", String, nullable=False),
     Column("since_s", Float, nullable=False),  # when the phase began

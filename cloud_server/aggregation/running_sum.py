@@ -1,0 +1,36 @@
+"""Masked vectors are added as they arrive; memory is one vector, whatever the cohort's size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from shared.limits import READ_PIECE_BYTES
+from shared.secagg.masking import WORD_BYTES, Words, add_into
+
+
+class RunningSum:
+    """The modular sum of the vectors added so far.
+
+    Args:
+        words: length of a vector in 64-bit words.
+    """
+
+    def __init__(self, words: int) -> None:
+        self.total: Words = np.zeros(words, dtype=np.uint64)
+        self.added: frozenset[int] = frozenset()
+
+    def add(self, index: int, path: Path) -> None:
+        """Add the vector in ``path`` in pieces; a member that is already in the sum is not added again."""
+        if index in self.added:
+            return
+        start = 0
+        with path.open("rb") as file:
+            while piece := file.read(READ_PIECE_BYTES):
+                words = np.frombuffer(piece, dtype="<u8")
+                add_into(self.total[start : start + words.size], words)
+                start += words.size
+        if start != self.total.size:
+            raise ValueError(f"a stored vector has {start * WORD_BYTES} bytes")
+        self.added |= {index}

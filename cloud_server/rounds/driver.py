@@ -1,0 +1,307 @@
+"""The driver: looks at every active task, asks the state machines, carries out what they say.
+
+It talks to web processes through the database and the upload folder only. A lease keeps a second driver waiting.
+Killing it at any point loses nothing: state is saved in transactions, the running sum is rebuilt from the files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weights
+from cloud_server.aggregation.running_sum import RunningSum
+from cloud_server.publishing import make_version
+from cloud_server.rounds.machine import OVER, CohortState, Effect, Phase, Seen, advance
+from cloud_server.rounds.records import (
+    COHORT_VALID_S,
+    StoredCohort,
+    current_cohort_id,
+    devices_in_order,
+    load_cohort,
+    roster_from_joins,
+    save_state,
+    step_bodies,
+    write_roster,
+)
+from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
+from cloud_server.storage.blobs import BlobStore, UploadStore
+from cloud_server.storage.database import Database
+from cloud_server.storage.schema import cohort, lease, step
+from cloud_server.tasks import Task, load_bundle, load_master, load_task, store_version, task_names
+from shared.clock import Clock
+from shared.errors import FedloomError, UnmaskingFailed
+from shared.ids import random_id
+from shared.numeric.contribution_vector import AggregateSum, vector_words
+from shared.secagg.recovery import Fates
+from shared.wire.messages import read_answer, read_shares
+from shared.wire.signed import SigningKey
+
+LEASE_S: Final = 10.0
+MAX_ATTEMPTS: Final = 20  # cohorts per round, before the round is given up
+log = logging.getLogger("fedloom.driver")
+
+
+class Driver:
+    """Carries out rounds.
+
+    Args:
+        database: of the aggregator.
+        blobs: content-addressed files.
+        uploads: masked vectors.
+        release_key: signs versions.
+        authority_key: verifies members' certificates.
+        clock: the time.
+        random_bytes: the operating system's randomness.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        blobs: BlobStore,
+        uploads: UploadStore,
+        release_key: SigningKey,
+        authority_key: bytes,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._uploads = uploads
+        self._release_key = release_key
+        self._authority_key = authority_key
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._name = random_id("driver", random_bytes)
+        self._lease_until_s = 0.0
+        self._sums: dict[str, RunningSum] = {}
+        self._unmask_failed: dict[str, int] = {}
+
+    def tick(self) -> bool:
+        """Do whatever is due now; say whether any cohort moved, so that the caller looks again at once."""
+        if not self._hold_lease():
+            return False
+        with self._database.read() as connection:
+            names = task_names(connection, state="active")
+        return any([self._advance_task(name) for name in names])
+
+    def _hold_lease(self) -> bool:
+        now_s = self._clock.now_s()
+        if now_s < self._lease_until_s - LEASE_S / 2:
+            return True
+        with self._database.write() as connection:
+            row = connection.execute(select(lease).where(lease.c.name == "driver")).one_or_none()
+            if row is not None and row.owner != self._name and row.expires_s > now_s:
+                return False
+            values = {"owner": self._name, "expires_s": now_s + LEASE_S}
+            if row is None:
+                connection.execute(insert(lease).values(name="driver", **values))
+            else:
+                connection.execute(update(lease).where(lease.c.name == "driver").values(values))
+        self._lease_until_s = now_s + LEASE_S
+        return True
+
+    def _advance_task(self, name: str) -> bool:
+        with self._database.read() as connection:
+            task = load_task(connection, name)
+            opened = open_round(connection, name)
+            cohort_id = current_cohort_id(connection, name)
+            record = load_cohort(connection, cohort_id) if cohort_id else None
+        if opened is None:
+            return self._open_round(task)
+        if record is None or record.round_number != opened.number or record.state.phase is Phase.FAILED:
+            attempt = record.attempt + 1 if record is not None and record.round_number == opened.number else 1
+            return self._form_cohort(task, attempt)
+        now_s = self._clock.now_s()
+        if record.state.phase is Phase.FORMING and now_s - opened.opened_s > task.plan.deadlines.round_s:
+            return self._abandon(task, "nobody came: the round's deadline passed")
+        return self._advance_cohort(task, record)
+
+    def _open_round(self, task: Task) -> bool:
+        with self._database.write() as connection:
+            number = new_round(connection, task, self._clock.now_s())
+        log.info("task %s: round %d opened", task.name, number)
+        return True
+
+    def _abandon(self, task: Task, reason: str) -> bool:
+        with self._database.write() as connection:
+            close_round(connection, task, None, self._clock.now_s(), reason=reason)
+        log.warning("task %s: round abandoned, %s", task.name, reason)
+        return True
+
+    def _form_cohort(self, task: Task, attempt: int) -> bool:
+        if attempt > MAX_ATTEMPTS:
+            return self._abandon(task, f"{MAX_ATTEMPTS} cohorts failed")
+        now_s = self._clock.now_s()
+        with self._database.write() as connection:
+            opened = open_round(connection, task.name)
+            if opened is None:
+                return False
+            connection.execute(
+                insert(cohort).values(
+                    id=random_id("cohort", self._random_bytes),
+                    task=task.name,
+                    round=opened.number,
+                    attempt=attempt,
+                    base_version=opened.base_version,
+                    phase=Phase.FORMING.value,
+                    since_s=now_s,
+                    expires_at_s=int(now_s) + COHORT_VALID_S,
+                    members=0,
+                    failure="",
+                )
+            )
+        return True
+
+    def _advance_cohort(self, task: Task, record: StoredCohort) -> bool:
+        if record.state.phase is Phase.COLLECTING:
+            self._add_arrived(task, record)
+        with self._database.write() as connection:
+            record = load_cohort(connection, record.id)
+            seen = self._seen(connection, record)
+            state, effect = advance(record.state, seen, task.plan.rules, task.plan.deadlines)
+            if state == record.state:
+                return False
+            if effect is not Effect.UNMASK:
+                state = self._save(connection, record, state, effect)
+        if effect is Effect.UNMASK:
+            return self._unmask(task, record, seen)
+        log.info("cohort %s (round %d): %s %s", record.id, record.round_number, state.phase.value, state.failure)
+        if state.phase in OVER:
+            self._forget(record.id)
+        return True
+
+    def _save(self, connection: Connection, record: StoredCohort, state: CohortState, effect: Effect) -> CohortState:
+        if effect is Effect.FIX_ROSTER:
+            try:
+                roster = roster_from_joins(connection, record, self._authority_key, self._clock.now_s())
+            except FedloomError as error:
+                state = replace(record.state, phase=Phase.FAILED, failure=f"{error.code}: {error.message}")
+            else:
+                body = write_roster(roster)
+                connection.execute(update(cohort).where(cohort.c.id == record.id).values(roster=body))
+        save_state(connection, record.id, state)
+        return state
+
+    def _seen(self, connection: Connection, record: StoredCohort) -> Seen:
+        now_s = self._clock.now_s()
+        if record.roster_body is None:
+            query = select(func.count(), func.max(step.c.received_s)).where(
+                step.c.cohort == record.id, step.c.step == "join"
+            )
+            joined, last_join_s = connection.execute(query).one()
+            return Seen(now_s, joined=joined, last_join_s=last_join_s or 0.0)
+        index_of = {device: index for index, device in enumerate(devices_in_order(record.roster_body))}
+        rows = connection.execute(select(step.c.device, step.c.step).where(step.c.cohort == record.id))
+        by_step: dict[str, set[int]] = {}
+        for row in rows:
+            if row.device in index_of:
+                by_step.setdefault(row.step, set()).add(index_of[row.device])
+        return Seen(
+            now_s,
+            shared=frozenset(by_step.get("shares", ())),
+            uploaded=frozenset(by_step.get("vector", ())),
+            agreed=frozenset(by_step.get("agreement", ())),
+            answered=frozenset(by_step.get("answer", ())),
+            unmask_failed=self._unmask_failed.get(record.id, 0),
+        )
+
+    def _add_arrived(self, task: Task, record: StoredCohort, only: frozenset[int] | None = None) -> RunningSum:
+        """Add every stored vector that is not in the running sum yet, or those of ``only``."""
+        assert record.roster_body is not None  # noqa: S101  # fixed before the phase that calls this
+        with self._database.read() as connection:
+            arrived = step_bodies(connection, record.id, "vector").keys()
+        running = self._sums.get(record.id)
+        if running is None:
+            manifest, _ = load_bundle(self._blobs, task)
+            running = RunningSum(vector_words(manifest.parameters, task.plan.update.lane_bits))
+            self._sums[record.id] = running
+        for index, device in enumerate(devices_in_order(record.roster_body)):
+            if device in arrived and (only is None or index in only):
+                running.add(index, self._uploads.path(record.id, device))
+        return running
+
+    def _unmask(self, task: Task, record: StoredCohort, seen: Seen) -> bool:
+        running = self._add_arrived(task, record, only=record.state.survivors)
+        if running.added != record.state.survivors:
+            raise FedloomError("sum-mismatch", "The running sum does not hold exactly the survivors.")
+        manifest, bundle = load_bundle(self._blobs, task)
+        try:
+            aggregate = reveal_sum(running.total, self._messages(record), task.plan, manifest.parameters)
+        except UnmaskingFailed as error:
+            return self._unmasking_failed(record, seen, error)
+        with self._database.read() as connection:
+            master = load_master(connection, self._blobs, task.name, record.base_version)
+        now_s = self._clock.now_s()
+        weights = step_weights(master, aggregate, task.plan)
+        made = make_version(
+            record.base_version + 1,
+            weights,
+            plan=task.plan,
+            manifest=manifest,
+            bundle=bundle,
+            key=self._release_key,
+            now_s=now_s,
+        )
+        with self._database.write() as connection:
+            store_version(connection, self._blobs, task.name, made, weights, now_s)
+            save_state(connection, record.id, replace(record.state, phase=Phase.SUMMED, since_s=now_s))
+            stopped = self._close(connection, task, record, aggregate, now_s)
+        log.info(
+            "task %s: round %d closed with %d of %d devices, version %d%s",
+            task.name,
+            record.round_number,
+            aggregate.survivors,
+            record.state.members,
+            made.number,
+            f"; done: {stopped}" if stopped else "",
+        )
+        self._forget(record.id)
+        return True
+
+    def _close(
+        self, connection: Connection, task: Task, record: StoredCohort, aggregate: AggregateSum, now_s: float
+    ) -> str:
+        stopped = stop_reason(connection, task, record.round_number, aggregate.evaluation, now_s)
+        close_round(connection, task, aggregate, now_s, members=record.state.members, stopped=stopped)
+        return stopped
+
+    def _messages(self, record: StoredCohort) -> CohortRecord:
+        roster = record.roster(self._authority_key)
+        index_of = {member.device: index for index, member in enumerate(roster.members)}
+        with self._database.read() as connection:
+            shares = step_bodies(connection, record.id, "shares")
+            answers = step_bodies(connection, record.id, "answer")
+        return CohortRecord(
+            roster,
+            Fates(record.state.sharers, record.state.survivors),
+            {index_of[device]: read_shares(body).commitment for device, body in shares.items()},
+            {index_of[device]: read_answer(body) for device, body in answers.items()},
+        )
+
+    def _unmasking_failed(self, record: StoredCohort, seen: Seen, error: UnmaskingFailed) -> bool:
+        log.warning("cohort %s: %s", record.id, error)
+        if error.code in {"bad-shares", "too-few-shares"} and seen.answered < record.state.survivors:
+            # More answers may come and outvote the wrong ones.
+            self._unmask_failed[record.id] = len(seen.answered)
+            return False
+        failed = replace(
+            record.state,
+            phase=Phase.FAILED,
+            since_s=self._clock.now_s(),
+            failure=f"{error.code}: {error.message}",
+        )
+        with self._database.write() as connection:
+            save_state(connection, record.id, failed)
+        self._forget(record.id)
+        return True
+
+    def _forget(self, cohort_id: str) -> None:
+        self._sums.pop(cohort_id, None)
+        self._unmask_failed.pop(cohort_id, None)
+        self._uploads.remove(cohort_id)

@@ -1,0 +1,203 @@
+"""Reads and writes of rounds, cohorts and their members' messages, each inside the caller's transaction."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Final, Literal
+
+from sqlalchemy import Connection, Row, desc, insert, select, update
+
+from cloud_server.rounds.machine import OVER, CohortState, Phase
+from cloud_server.storage.schema import cohort, step, task, version
+from shared.errors import Conflict, FedloomError, Missing
+from shared.secagg.roster import CohortBinding, Roster, from_bitmap, to_bitmap, verify_member
+from shared.wire.canonical import Fields, Json, decode, encode, sha256
+from shared.wire.signed import Signed
+
+StepName = Literal["join", "shares", "vector", "agreement", "answer"]
+
+# Which phases take a step. What comes later than it is needed is harmless and thrown away.
+ACCEPTS: Final[Mapping[StepName, frozenset[Phase]]] = {
+    "join": frozenset({Phase.FORMING}),
+    "shares": frozenset({Phase.SHARING}),
+    "vector": frozenset({Phase.COLLECTING}),
+    "agreement": frozenset({Phase.AGREEING, Phase.UNMASKING}),
+    "answer": frozenset({Phase.UNMASKING}),
+}
+NO_LONGER_NEEDED: Final[Mapping[StepName, frozenset[Phase]]] = {
+    "join": frozenset(),
+    "shares": frozenset(),
+    "vector": frozenset(),
+    "agreement": frozenset({Phase.SUMMED}),
+    "answer": frozenset({Phase.SUMMED}),
+}
+COHORT_VALID_S: Final = 7 * 86400
+
+
+class CohortOver(FedloomError):
+    """The cohort went on or ended; the device starts again."""
+
+    exit_code = 4
+    http_status = HTTPStatus.GONE
+
+
+@dataclass(frozen=True)
+class StoredCohort:
+    """One cohort as stored.
+
+    Attributes:
+        id: of the cohort.
+        task: of the task.
+        round_number: of the round.
+        attempt: 1 for the first cohort of the round.
+        base_version: that its members train from.
+        binding: what its members sign.
+        state: for the state machine.
+        roster_body: canonical JSON once fixed.
+    """
+
+    id: str
+    task: str
+    round_number: int
+    attempt: int
+    base_version: int
+    binding: CohortBinding
+    state: CohortState
+    roster_body: bytes | None
+
+    def roster(self, authority_key: bytes) -> Roster:
+        """Return the fixed roster; it was verified when its members joined, and is again."""
+        if self.roster_body is None:
+            raise Missing("roster-not-fixed", "The cohort is still forming.")
+        return Roster.verified(decode(self.roster_body, max_bytes=1 << 30), self.binding, authority_key, 0.0)
+
+
+def load_cohort(connection: Connection, cohort_id: str) -> StoredCohort:
+    """Return a cohort.
+
+    Raises:
+        Missing: ``cohort-unknown``.
+    """
+    query = (
+        select(cohort, version.c.model_sha256, task.c.plan)
+        .join(version, (version.c.task == cohort.c.task) & (version.c.number == cohort.c.base_version))
+        .join(task, task.c.name == cohort.c.task)
+        .where(cohort.c.id == cohort_id)
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise Missing("cohort-unknown", "There is no such cohort.")
+    return _record(row)
+
+
+def _record(row: Row[tuple[object, ...]]) -> StoredCohort:
+    state = CohortState(
+        phase=Phase(row.phase),
+        since_s=row.since_s,
+        members=row.members,
+        sharers=frozenset() if row.sharers is None else from_bitmap(row.sharers, row.members),
+        survivors=frozenset() if row.survivors is None else from_bitmap(row.survivors, row.members),
+        failure=row.failure,
+    )
+    binding = CohortBinding(row.task, row.id, sha256(row.plan), row.model_sha256, row.expires_at_s)
+    return StoredCohort(row.id, row.task, row.round, row.attempt, row.base_version, binding, state, row.roster)
+
+
+def current_cohort_id(connection: Connection, task_name: str) -> str | None:
+    """Return the newest cohort of a task."""
+    query = select(cohort.c.id).where(cohort.c.task == task_name).order_by(desc(cohort.c.round), desc(cohort.c.attempt))
+    return connection.execute(query.limit(1)).scalar_one_or_none()
+
+
+def save_state(connection: Connection, cohort_id: str, state: CohortState) -> None:
+    """Store what the state machine decided."""
+    values: dict[str, object] = {
+        "phase": state.phase.value,
+        "since_s": state.since_s,
+        "members": state.members,
+        "failure": state.failure,
+    }
+    if state.sharers:
+        values["sharers"] = to_bitmap(state.sharers, state.members)
+    if state.survivors:
+        values["survivors"] = to_bitmap(state.survivors, state.members)
+    connection.execute(update(cohort).where(cohort.c.id == cohort_id).values(values))
+
+
+def step_body(connection: Connection, cohort_id: str, device: str, name: StepName) -> bytes | None:
+    """Return the exact bytes that a member sent for a step."""
+    query = select(step.c.body).where(step.c.cohort == cohort_id, step.c.device == device, step.c.step == name)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def step_bodies(connection: Connection, cohort_id: str, name: StepName) -> dict[str, bytes]:
+    """Return what every member sent for a step, by device."""
+    query = select(step.c.device, step.c.body).where(step.c.cohort == cohort_id, step.c.step == name)
+    return {row.device: row.body for row in connection.execute(query)}
+
+
+def check_step(connection: Connection, record: StoredCohort, device: str, name: StepName, body: bytes) -> bool:
+    """Say whether a step is new and wanted; an exact repeat, or one that is no longer needed, is not.
+
+    Raises:
+        Conflict: ``different-repeat`` when other bytes are stored for the step.
+        CohortOver: when the phase that takes the step is over.
+    """
+    stored = step_body(connection, record.id, device, name)
+    if stored is not None:
+        if hmac.compare_digest(stored, body):
+            return False
+        raise Conflict(
+            "different-repeat",
+            f"This device already sent other bytes for step {name}; the first ones stay.",
+            "a second agent may run with the same identity: stop one of them",
+        )
+    phase = record.state.phase
+    if phase in NO_LONGER_NEEDED[name]:
+        return False
+    if phase not in ACCEPTS[name]:
+        raise cohort_over(record)
+    return True
+
+
+def store_step(connection: Connection, cohort_id: str, device: str, name: StepName, body: bytes, now_s: float) -> None:
+    """Store a step that ``check_step`` wants."""
+    connection.execute(insert(step).values(cohort=cohort_id, device=device, step=name, body=body, received_s=now_s))
+
+
+def cohort_over(record: StoredCohort) -> CohortOver:
+    """Return the answer for a device that comes too late or whose cohort failed."""
+    state = record.state
+    if state.phase is Phase.FAILED:
+        code, _, reason = state.failure.partition(": ")
+        return CohortOver(code, f"The cohort failed: {reason}.", "the device takes part in the next one by itself")
+    kind = "cohort-closed" if state.phase in OVER else "phase-over"
+    return CohortOver(kind, "The cohort went on without this device.", "it takes part in the next one by itself")
+
+
+def roster_from_joins(connection: Connection, record: StoredCohort, authority_key: bytes, now_s: float) -> Roster:
+    """Verify and order the members that joined."""
+    bodies = step_bodies(connection, record.id, "join").values()
+    members = [verify_member(decode(body), record.binding, authority_key, now_s) for body in bodies]
+    return Roster.of(record.binding, members)
+
+
+def write_roster(roster: Roster) -> bytes:
+    """Return the roster as it is stored and sent."""
+    return encode(roster.to_json())
+
+
+@lru_cache(maxsize=64)
+def devices_in_order(roster_body: bytes) -> tuple[str, ...]:
+    """Return the members' device names by index, from a stored roster."""
+    entries = Fields(decode(roster_body, max_bytes=1 << 30), "roster").items("members", 1 << 20)
+    return tuple(_device_of(entry) for entry in entries)
+
+
+def _device_of(entry: Json) -> str:
+    join = Signed.from_json(Fields(entry, "roster entry").mapping("join", 2), "join")
+    return Fields(decode(join.body), "join").text("device")

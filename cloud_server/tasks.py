@@ -1,0 +1,168 @@
+"""Tasks: made from a bundle and a plan, versioned, listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, desc, insert, select
+
+from cloud_server.publishing import Version, make_version
+from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.schema import task, version
+from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, initial_weights
+from shared.errors import Conflict, Missing, UsageError
+from shared.plan import Plan
+from shared.release import FileEntry
+from shared.wire.canonical import decode, encode
+from shared.wire.signed import SigningKey
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task as stored.
+
+    Attributes:
+        plan: its plan.
+        state: ``active`` or ``done``.
+        reason: why it is done.
+        bundle: blob hash by file name.
+    """
+
+    plan: Plan
+    state: str
+    reason: str
+    bundle: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.plan.task
+
+
+def load_task(connection: Connection, name: str) -> Task:
+    """Return a task.
+
+    Raises:
+        Missing: ``task-unknown``.
+    """
+    row = connection.execute(select(task).where(task.c.name == name)).one_or_none()
+    if row is None:
+        raise Missing("task-unknown", f"There is no task {name!r}.", "see fedloom-server task list")
+    bundle = {file: str(digest) for file, digest in decode(row.bundle).items()}
+    return Task(Plan.from_bytes(row.plan), row.state, row.reason, bundle)
+
+
+def task_names(connection: Connection, *, state: str | None = None) -> list[str]:
+    """Return the names of all tasks, or of those in one state."""
+    query = select(task.c.name).order_by(task.c.name)
+    if state is not None:
+        query = query.where(task.c.state == state)
+    return list(connection.execute(query).scalars())
+
+
+def create_task(
+    connection: Connection, blobs: BlobStore, bundle: Bundle, plan: Plan, key: SigningKey, now_s: float
+) -> None:
+    """Store a task and publish its version 0, the bundle's initial weights.
+
+    Raises:
+        Conflict: ``task-exists``.
+        UsageError: ``bundle-roles`` for tensors that are not aggregated like weights.
+    """
+    manifest = bundle.manifest
+    other = [tensor.path for tensor in manifest.tensors if tensor.role != "shared"]
+    if other:
+        raise UsageError(
+            "bundle-roles",
+            f"{other[0]} is not a shared weight; statistics and local tensors cannot be aggregated yet.",
+            "convert a model without batch normalisation and without --local",
+        )
+    if connection.execute(select(task.c.name).where(task.c.name == plan.task)).one_or_none():
+        raise Conflict("task-exists", f"There is a task {plan.task!r} already.", "choose another name in the plan")
+    files = {**bundle.files, MANIFEST_FILE: manifest.to_bytes()}
+    stored = {name: blobs.put(data) for name, data in files.items()}
+    connection.execute(
+        insert(task).values(
+            name=plan.task,
+            plan=plan.to_bytes(),
+            bundle=encode(dict(stored)),
+            state="active",
+            reason="",
+            created_s=now_s,
+        )
+    )
+    master = initial_weights(bundle)
+    made = make_version(0, master, plan=plan, manifest=manifest, bundle=files, key=key, now_s=now_s)
+    store_version(connection, blobs, plan.task, made, master, now_s)
+
+
+def load_bundle(blobs: BlobStore, stored: Task) -> tuple[BundleManifest, dict[str, bytes]]:
+    """Return the manifest and every file of a task's bundle."""
+    files = {name: blobs.get(digest) for name, digest in stored.bundle.items()}
+    return BundleManifest.from_bytes(files[MANIFEST_FILE]), files
+
+
+def store_version(
+    connection: Connection,
+    blobs: BlobStore,
+    task_name: str,
+    made: Version,
+    master: npt.NDArray[np.float32],
+    now_s: float,
+) -> None:
+    """Store a version's files and its row; files first, so that a row never names one that is missing."""
+    for data in made.files.values():
+        blobs.put(data)
+    connection.execute(
+        insert(version).values(
+            task=task_name,
+            number=made.number,
+            release=made.release,
+            signature=made.signature,
+            model_sha256=made.model_sha256,
+            master_sha256=blobs.put(np.ascontiguousarray(master, "<f4").tobytes()),
+            created_s=now_s,
+        )
+    )
+
+
+def newest_version(connection: Connection, task_name: str) -> int:
+    """Return the number of the newest version."""
+    query = select(version.c.number).where(version.c.task == task_name).order_by(desc(version.c.number)).limit(1)
+    return int(connection.execute(query).scalar_one())
+
+
+def load_master(connection: Connection, blobs: BlobStore, task_name: str, number: int) -> npt.NDArray[np.float32]:
+    """Return the aggregator's own f32[d] weights of a version."""
+    query = select(version.c.master_sha256).where(version.c.task == task_name, version.c.number == number)
+    return np.frombuffer(blobs.get(connection.execute(query).scalar_one()), dtype="<f4")
+
+
+def release_of(connection: Connection, task_name: str, number: int) -> tuple[bytes, bytes]:
+    """Return release.json's exact bytes and their signature.
+
+    Raises:
+        Missing: ``version-unknown``.
+    """
+    query = select(version.c.release, version.c.signature).where(
+        version.c.task == task_name, version.c.number == number
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise Missing("version-unknown", f"Task {task_name!r} has no version {number}.")
+    return row.release, row.signature
+
+
+def file_of_release(release: bytes, name: str) -> FileEntry:
+    """Return the entry of one file in a stored release.
+
+    Raises:
+        Missing: ``file-unknown``.
+    """
+    files = decode(release)["files"]
+    if not isinstance(files, dict) or not isinstance(entry := files.get(name), dict):
+        raise Missing("file-unknown", f"The version has no file {name}.")
+    return FileEntry(str(entry["sha256"]), int(str(entry["bytes"])))
