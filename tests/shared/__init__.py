@@ -1,0 +1,1 @@
+"""Tests of what devices and aggregator have in common."""

@@ -1,0 +1,1 @@
+"""Tests of secure aggregation, session by session and attack by attack."""
