@@ -1,0 +1,319 @@
+"""The agent's loop: ask what to do, install what is new, contribute, and remember each step.
+
+    with open_agent(StateFolder(path), log=print) as agent:
+        agent.once()   one contribution, or a named error
+        agent.run()    until the process is told to stop
+
+The clock, randomness and what happens after each step are parameters of ``open_agent``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from edge_client import contribution
+from edge_client.cohort_client import CohortClient, find_cohort
+from edge_client.contribution import TrainedUpdate
+from edge_client.examples import read_examples
+from edge_client.identity import Identity, load_identity
+from edge_client.int8_check import count_correct
+from edge_client.journal import Contribution, Journal, State
+from edge_client.model_store import Installed, ModelStore
+from edge_client.problems import CohortOver
+from edge_client.state_folder import StateFolder
+from edge_client.trainer.protocol import Trainer
+from edge_client.trainer.select import make_trainer
+from edge_client.transport import Signer, Transport, pinned_pool
+from shared.bundle import Bundle
+from shared.clock import Clock, SystemClock
+from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, TryLater, Unauthenticated
+from shared.limits import RETRY_AFTER_MS
+from shared.secagg.roster import CohortBinding
+from shared.secagg.session import DeviceSession
+from shared.wire.messages import Assignment, CheckIn, Meeting
+from shared.wire.requests import CHECK_IN
+
+OnState = Callable[[str, int], None]
+SHORTEST_WAIT_S = 0.05
+LONGEST_WAIT_S = 60.0
+
+
+def ignore_state(_state: str, _round: int) -> None:
+    """Do nothing after a step."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the agent does not decide itself.
+
+    Attributes:
+        clock: the time, and how to wait.
+        random_bytes: cryptographic randomness.
+        jitter: numbers in [0, 1) that spread devices in time.
+        log: takes one line per event.
+        on_state: called after each state of a contribution is durable, with state and round. States named ``...ing``
+            come before a message is sent, the others after the server acknowledged it.
+    """
+
+    clock: Clock
+    random_bytes: Callable[[int], bytes]
+    jitter: Callable[[], float]
+    log: Callable[[str], None]
+    on_state: OnState
+
+
+class Agent:
+    """One enrolled device at work; made by ``open_agent``."""
+
+    def __init__(
+        self, identity: Identity, journal: Journal, transport: Transport, store: ModelStore, around: Surroundings
+    ) -> None:
+        self._identity = identity
+        self._enrolment = identity.enrolment
+        self._journal = journal
+        self._transport = transport
+        self._store = store
+        self._around = around
+        self._loaded: tuple[Bundle, Trainer] | None = None
+        self._evaluated: int | None = None
+        self._failures = 0  # since something last worked
+        self._given_up = -1  # the round in which this device failed for a reason of its own
+
+    def once(self) -> Contribution | None:
+        """Contribute once, and return what became of it; None when the task is done.
+
+        Raises:
+            TryLater: ``no-round-open``, or what the network or the cohort did.
+            FedloomError: what is wrong with the data, the model or the protocol.
+        """
+        assignment = self._check_in()
+        installed = self._install(assignment.version)
+        if assignment.action == "done":
+            return None
+        if assignment.action == "wait":
+            raise TryLater("no-round-open", "The server has no work for this device now.", "run it again later")
+        return self._contribute(assignment.round_number, installed)
+
+    def run(self, *, exit_when_done: bool) -> None:
+        """Work for ever, or until the task is done and its last version installed.
+
+        Errors are logged and remembered for ``status``; the next round is tried all the same.
+
+        Raises:
+            Refused: if the server does not accept this device (any more).
+            BrokenState: if this device's own state is damaged.
+        """
+        while True:
+            try:
+                assignment = self._check_in()
+            except TryLater as error:
+                self._around.clock.sleep(self._failed(error))
+                continue
+            pause_s = self._act(assignment)
+            if exit_when_done and assignment.action == "done" and not self._failures:
+                return
+            self._around.clock.sleep(max(SHORTEST_WAIT_S, pause_s))
+
+    def _act(self, assignment: Assignment) -> float:
+        """Do what the server asked for, and return how many seconds to wait before asking again."""
+        try:
+            installed = self._install(assignment.version)
+            if assignment.action == "train" and assignment.round_number != self._given_up:
+                self._remember("train")
+                self._contribute(assignment.round_number, installed)
+                assignment = replace(assignment, retry_after_ms=0)
+            elif assignment.action == "train":  # it failed in this round; the next one may be better
+                assignment = replace(assignment, retry_after_ms=max(assignment.retry_after_ms, RETRY_AFTER_MS))
+            else:
+                self._remember(assignment.action)
+        except BrokenState:
+            raise
+        except FedloomError as error:
+            return self._failed(error)
+        self._failures = 0
+        return assignment.retry_after_ms / 1000
+
+    def _failed(self, error: FedloomError) -> float:
+        """Remember an error, and return how many seconds to wait after so many."""
+        self._around.log(str(error))
+        self._journal.put("note", json.dumps({"error": error.to_json()}))
+        self._failures += 1
+        longest = min(LONGEST_WAIT_S, 0.25 * 2.0 ** min(self._failures, 10))
+        return longest * (0.5 + 0.5 * self._around.jitter())
+
+    def _check_in(self) -> Assignment:
+        body = CheckIn(self._journal.contributed_round).to_bytes()
+        return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
+
+    def _install(self, version: int) -> Installed:
+        """Return the release of ``version``, judged on this device's held-out examples when it is new."""
+        installed = self._store.install(version)
+        if self._evaluated != version:
+            self._evaluated = version
+            self._around.log(f"version {version}: installed")
+            self._judge_int8(installed)
+        return installed
+
+    def _judge_int8(self, installed: Installed) -> None:
+        try:
+            _, held_out = read_examples(self._enrolment.examples)
+            result = count_correct(installed, held_out)
+        except FedloomError as error:
+            self._around.log(f"version {installed.version}: the int8 model was not judged: {error}")
+            return
+        if result is None:
+            return
+        correct, count = result
+        self._journal.put("int8", json.dumps({"version": installed.version, "correct": correct, "count": count}))
+        self._around.log(f"version {installed.version}: int8 model is right on {correct} of {count} held-out examples")
+
+    def _contribute(self, round_number: int, installed: Installed) -> Contribution:
+        """Train and take part; the journal says how it ended, whatever happens."""
+        entry = self._journal.begin(round_number, installed.version, self._around.clock.now_s())
+        self._around.on_state(State.TRAINING, round_number)
+        try:
+            trained = self._train(entry, round_number, installed)
+            self._take_part(entry, round_number, installed, trained)
+        except FedloomError as error:
+            refused = isinstance(error, ProtocolAbort | Unauthenticated)
+            self._record(entry, State.REFUSED if refused else State.ABANDONED, reason=error.code)
+            if not isinstance(error, TryLater):
+                self._given_up = round_number
+            raise
+        return self._journal.contribution(entry)
+
+    def _train(self, entry: int, round_number: int, installed: Installed) -> TrainedUpdate:
+        examples, held_out = read_examples(self._enrolment.examples)
+        seed = int.from_bytes(self._around.random_bytes(8), "big")
+        started = perf_counter()
+        trainer = self._trainer(installed)
+        trained = contribution.train(trainer, installed.weights, examples, held_out, installed.plan, seed)
+        seconds = perf_counter() - started
+        self._record(entry, State.TRAINED, seconds_training=seconds)
+        loss = "" if trained.mean_loss is None else f", loss {trained.mean_loss:.4g}"
+        self._around.log(f"round {round_number}: trained on {trained.examples} examples in {seconds:.1f} s{loss}")
+        return trained
+
+    def _trainer(self, installed: Installed) -> Trainer:
+        if self._loaded is None or self._loaded[0] != installed.bundle:
+            self._loaded = installed.bundle, make_trainer(installed.bundle)
+        return self._loaded[1]
+
+    def _take_part(self, entry: int, round_number: int, installed: Installed, trained: TrainedUpdate) -> None:
+        """Bring the update into a cohort, and into another one as long as no byte of its vector has left."""
+        failures = 0
+        while True:
+            meeting = find_cohort(self._transport, installed.version)
+            try:
+                counted = self._in_cohort(entry, meeting, installed, trained)
+                break
+            except (CohortOver, ProtocolAbort) as error:
+                # Too few members is nobody's attack; every other refusal ends this device's part in the round.
+                if self._journal.contribution(entry).vector_sent or (
+                    isinstance(error, ProtocolAbort) and error.code != "too-few-shares"
+                ):
+                    raise
+                self._around.log(f"round {round_number}: cohort {meeting.cohort} ended before the vector: {error}")
+                self._record(entry, State.TRAINED, reason=error.code)
+                failures += 1
+                self._transport.back_off(failures)
+        self._record(entry, State.COUNTED if counted else State.NOT_COUNTED)
+        self._around.log(f"round {round_number}: {'counted' if counted else 'not counted'} in {meeting.cohort}")
+
+    def _in_cohort(self, entry: int, meeting: Meeting, installed: Installed, trained: TrainedUpdate) -> bool:
+        plan, clock = installed.plan, self._around.clock
+        session = DeviceSession(
+            identity=self._identity.key,
+            certificate=self._enrolment.certificate,
+            binding=CohortBinding(
+                task=plan.task,
+                cohort=meeting.cohort,
+                plan_sha256=installed.plan_sha256,
+                model_sha256=installed.model_sha256,
+                expires_at_s=meeting.expires_at_s,
+            ),
+            rules=plan.rules,
+            authority_key=self._enrolment.root.authority_key,
+            random_bytes=self._around.random_bytes,
+        )
+
+        def record(state: State) -> None:
+            self._record(entry, state, cohort=meeting.cohort)
+
+        cohort = CohortClient(self._transport, meeting, record, clock)
+        return contribution.take_part(
+            trained, session, cohort, plan, now_s=clock.now_s(), random_bytes=self._around.random_bytes
+        )
+
+    def _record(
+        self, entry: int, state: State, *, cohort: str | None = None, reason: str = "", seconds_training: float = 0.0
+    ) -> None:
+        self._journal.record(
+            entry,
+            state,
+            self._around.clock.now_s(),
+            cohort=cohort,
+            reason=reason,
+            seconds_training=seconds_training or None,
+            traffic=self._transport.traffic.take(),
+        )
+        self._around.on_state(state, self._journal.contribution(entry).round_number)
+
+    def _remember(self, action: str) -> None:
+        note = json.dumps({"action": action})
+        if self._journal.get("note") != note:
+            self._journal.put("note", note)
+
+
+@contextmanager
+def open_agent(
+    folder: StateFolder,
+    *,
+    log: Callable[[str], None],
+    on_state: OnState = ignore_state,
+    clock: Clock | None = None,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+    jitter: Callable[[], float] = random.random,
+) -> Iterator[Agent]:
+    """Open an enrolled device's state, close what an earlier process left unfinished, and yield the agent.
+
+    Raises:
+        Refused: ``identity-missing``, ``certificate-expired``.
+        BrokenState: ``identity-damaged``, ``journal-damaged``.
+        TryLater: ``agent-running``.
+    """
+    around = Surroundings(clock or SystemClock(), random_bytes, jitter, log, on_state)
+    identity = load_identity(folder)
+    enrolment = identity.enrolment
+    if enrolment.certificate.expires_at_s < around.clock.now_s():
+        raise Refused(
+            "certificate-expired",
+            "This device's certificate has expired.",
+            "check the clock; else run `fedloom-agent leave` and enrol with a new code",
+        )
+    with folder.lock():
+        journal = Journal(folder.journal_file)
+        signer = Signer(enrolment.fingerprint, enrolment.device, identity.key, journal.next_counter)
+        pool = pinned_pool(enrolment.root.tls_root_pem)
+        transport = Transport(enrolment.url, pool, signer=signer, clock=around.clock, jitter=around.jitter)
+        try:
+            for row in journal.recover(around.clock.now_s()):
+                log(f"round {row.round_number}: the last process ended in state {row.state}; its update is not used")
+            store = ModelStore(folder, enrolment, transport, journal, around.clock)
+            yield Agent(identity, journal, transport, store, around)
+        finally:
+            transport.close()
+            _close(journal, transport)
+
+
+def _close(journal: Journal, transport: Transport) -> None:
+    try:
+        journal.add_other_traffic(transport.traffic.take())
+    finally:
+        journal.close()

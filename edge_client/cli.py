@@ -1,0 +1,165 @@
+"""The ``fedloom-agent`` command. Data goes to standard output, everything for people in between to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from edge_client import report
+from edge_client.agent import open_agent
+from edge_client.enrolment import enrol
+from edge_client.identity import load_enrolment
+from edge_client.state_folder import StateFolder
+from shared.clock import SystemClock
+from shared.errors import FedloomError, UsageError
+from shared.secagg.session import DeviceFloors
+
+_PROGRAM = "fedloom-agent"
+_LARGEST_FLOOR = 1000
+
+
+class _Stopped(BaseException):
+    """The process was asked to end."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that usage errors look like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("usage", f"{self.prog}: {message}.", f"{self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0 done, 2 usage, 3 refused, 4 try later, 1 our fault."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parser().parse_args(words)
+        command: Callable[[argparse.Namespace], None] = arguments.command
+        command(arguments)
+    except FedloomError as error:
+        if "--json" in words:
+            print(json.dumps({"error": error.to_json()}))
+        else:
+            _say(f"{_PROGRAM}: {error}")
+        return error.exit_code
+    except (_Stopped, KeyboardInterrupt):
+        _say("stopped")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=_PROGRAM, description="Train a shared model on this device's own data.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=text, description=text)
+        subparser.set_defaults(command=command)
+        subparser.add_argument("--state", type=Path, required=True, metavar="DIR", help="this device's state")
+        subparser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+        return subparser
+
+    enrolling = add("enroll", _enroll, "redeem a code; once per device")
+    enrolling.add_argument("code", metavar="CODE", help="from the operator")
+    enrolling.add_argument("--examples", type=Path, required=True, metavar="DIR", help="folder with examples.npz")
+    enrolling.add_argument("--name", default="", help="your name for this device; it stays here")
+    enrolling.add_argument(
+        "--allow-cohorts-of", type=_floor, metavar="N", help="take part in sums of only N devices (default 10)"
+    )
+    add("once", _once, "contribute once, then exit")
+    running = add("run", _run, "contribute to every round")
+    running.add_argument("--exit-when-done", action="store_true", help="exit once the task is done")
+    add("status", _status, "show how this device stands, and why it is not training")
+    add("ledger", _ledger, "show what left this device")
+    leaving = add("leave", _leave, "delete this device's key and state; it cannot be undone")
+    leaving.add_argument("--yes", action="store_true", help="do it")
+    return parser
+
+
+def _floor(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 2 <= int(text[:9]) <= _LARGEST_FLOOR):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 2 to {_LARGEST_FLOOR}")
+    return int(text)
+
+
+def _enroll(arguments: argparse.Namespace) -> None:
+    floors = DeviceFloors()
+    if arguments.allow_cohorts_of is not None:
+        floors = DeviceFloors(min_survivors=arguments.allow_cohorts_of)
+    enrolment = enrol(
+        arguments.code,
+        StateFolder(arguments.state),
+        arguments.examples,
+        floors=floors,
+        name=arguments.name,
+        clock=SystemClock(),
+        random_bytes=os.urandom,
+        jitter=random.random,
+    )
+    if floors.min_survivors < DeviceFloors().min_survivors:
+        others = floors.min_survivors - 1
+        _say(
+            f"Sums of {floors.min_survivors} devices are allowed: together, the other {others} could compute"
+            " what this device contributed."
+        )
+    _say(f"Enrolled in {enrolment.task} as {enrolment.device}.")
+    if arguments.json:
+        print(json.dumps({"device": enrolment.device, "task": enrolment.task}))
+
+
+def _once(arguments: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, _stop)
+    with open_agent(StateFolder(arguments.state), log=_say) as agent:
+        row = agent.once()
+    if row is None:
+        _say("The task is done; nothing was contributed.")
+    if arguments.json:
+        print(json.dumps({"contribution": report.contribution_report(row) if row else None}))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, _stop)
+    folder = StateFolder(arguments.state)
+    with open_agent(folder, log=_say) as agent:
+        agent.run(exit_when_done=arguments.exit_when_done)
+    if arguments.json:
+        print(json.dumps(report.status(folder)))
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    result = report.status(StateFolder(arguments.state))
+    print(json.dumps(result) if arguments.json else report.status_text(result))
+
+
+def _ledger(arguments: argparse.Namespace) -> None:
+    result = report.ledger(StateFolder(arguments.state))
+    print(json.dumps(result) if arguments.json else report.ledger_text(result))
+
+
+def _leave(arguments: argparse.Namespace) -> None:
+    folder = StateFolder(arguments.state)
+    if not folder.key_file.exists():
+        load_enrolment(folder)
+    if not arguments.yes:
+        raise UsageError("not-confirmed", f"This deletes the key in {folder.path} for good.", "add --yes to do it")
+    with folder.lock():
+        folder.erase()
+    _say(f"{folder.path} is deleted; the server keeps the contributions that it already has.")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _stop(_number: int, _frame: object) -> NoReturn:
+    raise _Stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""A cohort over HTTP: one message up and one answer down per step, each step in the journal before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edge_client.journal import Record, State
+from edge_client.problems import CohortOver
+from edge_client.traffic import Upward
+from edge_client.transport import Transport
+from shared.clock import Clock
+from shared.ids import require_name
+from shared.secagg.masking import MaskedUpdate
+from shared.secagg.roster import Member
+from shared.secagg.sealing import SEALED_BYTES
+from shared.secagg.session import SharesMessage, UnmaskAnswer
+from shared.wire.canonical import Json, decode, encode
+from shared.wire.messages import (
+    Meeting,
+    Outcome,
+    read_indexed,
+    read_octets,
+    write_answer,
+    write_octets,
+    write_shares,
+    write_version,
+)
+from shared.wire.requests import COHORTS, JSON, OCTETS, RENDEZVOUS
+from shared.wire.signed import SIGNATURE_BYTES
+
+
+def find_cohort(transport: Transport, version: int) -> Meeting:
+    """Wait for a cohort of ``version``.
+
+    Raises:
+        VersionClosed: if none forms any more.
+    """
+    body = transport.poll(RENDEZVOUS, float("inf"), "POST", write_version(version))
+    meeting = Meeting.from_bytes(body)
+    require_name(meeting.cohort, "the cohort")  # it becomes part of addresses
+    return meeting
+
+
+class CohortClient:
+    """The steps of one cohort, see ``CohortSteps``.
+
+    Args:
+        transport: the way to the server.
+        meeting: the cohort and when its messages expire.
+        record: writes a state into the journal.
+        clock: for the expiry.
+    """
+
+    def __init__(self, transport: Transport, meeting: Meeting, record: Record, clock: Clock) -> None:
+        self._transport = transport
+        self._meeting = meeting
+        self._record = record
+        self._clock = clock
+
+    def join(self, member: Member) -> Json:
+        """Join, and wait for the roster."""
+        self._tell("join", encode(member.to_json()), State.JOINING, State.JOINED)
+        return decode(self._ask("roster"))
+
+    def share(self, shares: SharesMessage) -> Mapping[int, bytes]:
+        """Send sealed shares, and wait for the ones sent here."""
+        self._tell("shares", write_shares(shares), State.SHARING, State.SHARES_SENT)
+        return read_indexed(self._ask("inbox"), "boxes", SEALED_BYTES)
+
+    def upload(self, masked: MaskedUpdate) -> bytes:
+        """Send the masked vector, and wait for the survivors."""
+        self._tell(
+            "vector",
+            masked.to_bytes(),
+            State.UPLOADING,
+            State.VECTOR_SENT,
+            content_type=OCTETS,
+            counts_as="vector_up",
+        )
+        return read_octets(self._ask("survivors"), "bitmap")
+
+    def agree(self, signature: bytes) -> Mapping[int, bytes]:
+        """Send the signature over the survivors, and wait for everybody's."""
+        self._tell("agreement", write_octets("signature", signature), State.AGREEING, State.AGREED)
+        return read_indexed(self._ask("agreements"), "signatures", SIGNATURE_BYTES)
+
+    def answer(self, answer: UnmaskAnswer) -> bool:
+        """Send the shares that open the sum, and wait for what became of it."""
+        self._tell("answer", write_answer(answer), State.ANSWERING, State.ANSWERED)
+        return Outcome.from_bytes(self._ask("outcome")).counted
+
+    def _tell(
+        self,
+        step: str,
+        body: bytes,
+        before: State,
+        after: State,
+        *,
+        content_type: str = JSON,
+        counts_as: Upward = "other_up",
+    ) -> None:
+        if self._clock.now_s() > self._meeting.expires_at_s:
+            raise CohortOver("cohort-expired", "The cohort took longer than its messages are valid.")
+        self._record(before)
+        self._transport.send("PUT", self._target(step), body, content_type=content_type, counts_as=counts_as)
+        self._record(after)
+
+    def _ask(self, step: str) -> bytes:
+        return self._transport.poll(self._target(step), self._meeting.expires_at_s)
+
+    def _target(self, step: str) -> str:
+        return f"{COHORTS}/{self._meeting.cohort}/{step}"

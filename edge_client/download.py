@@ -1,0 +1,91 @@
+"""Fetch a file by its hash: in pieces, going on where a broken connection stopped, never more than was announced."""
+
+from __future__ import annotations
+
+import hashlib
+from http import HTTPStatus
+from pathlib import Path
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from edge_client.durable import replace_durably
+from edge_client.problems import not_the_server, problem
+from edge_client.traffic import Downward
+from edge_client.transport import ATTEMPTS, Transport, unreachable
+from shared.errors import FedloomError, Refused, TryLater
+from shared.limits import MAX_JSON_BYTES, READ_PIECE_BYTES
+from shared.release import FileEntry
+from shared.wire.requests import BLOBS
+
+
+def download(transport: Transport, entry: FileEntry, path: Path, *, counts_as: Downward) -> None:
+    """Put the file that ``entry`` describes at ``path``.
+
+    Raises:
+        Refused: ``wrong-file-hash`` or ``wrong-file-size``; nothing is left behind.
+        TryLater: ``no-connection`` and others, with what arrived kept for the next time.
+    """
+    partial = path.with_name(path.name + ".part")
+    failures = 0
+    while (have := _size(partial)) < entry.size_bytes or not partial.exists():
+        transport.back_off(failures)
+        failure = _go_on(transport, entry, partial, counts_as)
+        # A connection that brings a little each time is slow, not broken.
+        failures = 0 if _size(partial) > have else failures + 1
+        if failures >= ATTEMPTS or (failure is not None and not isinstance(failure, TryLater)):
+            raise failure or not_the_server("fewer bytes than the release announces")
+    if _sha256(partial) != entry.sha256:
+        partial.unlink()
+        raise Refused(
+            "wrong-file-hash",
+            f"A file of the release arrived with another content than {entry.sha256[:16]}; it was not used.",
+            "the server's storage may be damaged: tell its operator",
+        )
+    replace_durably(partial, path)
+
+
+def _go_on(transport: Transport, entry: FileEntry, partial: Path, counts_as: Downward) -> FedloomError | None:
+    """Fetch what is missing; return what stopped it."""
+    target = f"{BLOBS}/{entry.sha256}"
+    headers = transport.signed("GET", target)
+    if have := _size(partial):
+        headers["Range"] = f"bytes={have}-"
+    try:
+        with transport.open("GET", target, headers) as response:
+            if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
+                partial.unlink(missing_ok=True)  # a refused range; the next attempt starts from nothing
+                return problem(response.status, transport.read(response, MAX_JSON_BYTES))
+            if response.headers.get("Content-Type", "").startswith("text/html"):
+                return not_the_server("a page instead of a file")
+            _append(transport, response, entry, partial, counts_as)
+            response.release_conn()
+    except (HTTPError, OSError) as error:
+        return unreachable(error)
+    return None
+
+
+def _append(
+    transport: Transport, response: urllib3.BaseHTTPResponse, entry: FileEntry, partial: Path, counts_as: Downward
+) -> None:
+    resumed = response.status == HTTPStatus.PARTIAL_CONTENT
+    with partial.open("ab" if resumed else "wb") as file:
+        for piece in response.stream(READ_PIECE_BYTES):
+            transport.traffic.count(counts_as, len(piece))
+            if file.tell() + len(piece) > entry.size_bytes:
+                break
+            file.write(piece)
+        else:
+            return
+    partial.unlink()
+    response.close()
+    raise Refused("wrong-file-size", f"The server sent more than the announced {entry.size_bytes} bytes.")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

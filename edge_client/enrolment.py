@@ -1,0 +1,82 @@
+"""Redeem a code: make a key, prove it, and keep the certificate that the authority returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_client.examples import read_examples
+from edge_client.identity import Enrolment, key_for_enrolment, save_enrolment
+from edge_client.state_folder import StateFolder
+from edge_client.transport import Transport, pinned_pool, unverified_pool
+from shared.clock import Clock
+from shared.errors import Refused
+from shared.root import EnrolmentCode, Root
+from shared.secagg.session import DeviceFloors
+from shared.wire.canonical import Fields, decode
+from shared.wire.messages import EnrolRequest
+from shared.wire.requests import ENROL, ROOT, enrolment_message
+from shared.wire.signed import Certificate, Signed, SigningKey
+
+
+def enrol(
+    code_text: str,
+    folder: StateFolder,
+    examples: Path,
+    *,
+    floors: DeviceFloors,
+    name: str,
+    clock: Clock,
+    random_bytes: Callable[[int], bytes],
+    jitter: Callable[[], float],
+) -> Enrolment:
+    """Enrol this device and return what it now is; running it again after a lost answer is safe.
+
+    Raises:
+        UsageError: ``bad-code``, or what is wrong with the examples: a code is good for one device, so everything
+            that can fail here is checked before it is used.
+        Refused: ``already-enrolled``, ``wrong-root``, ``wrong-certificate``, or the server's reason.
+        TryLater: if the server cannot be reached.
+    """
+    code = EnrolmentCode.from_text(code_text)
+    read_examples(examples)
+    folder.create()
+    with folder.lock():
+        key = key_for_enrolment(folder, random_bytes)
+        document = _root_document(code, clock, jitter)
+        root = Root.verified(document, code.fingerprint)
+        certificate = _redeem(code, root, key, clock, jitter)
+        enrolment = Enrolment(
+            url=code.url,
+            root_document=document,
+            fingerprint=code.fingerprint,
+            certificate=certificate,
+            examples=examples.resolve(),
+            name=name,
+            floors=floors,
+        )
+        save_enrolment(folder, enrolment)
+    return enrolment
+
+
+def _root_document(code: EnrolmentCode, clock: Clock, jitter: Callable[[], float]) -> bytes:
+    transport = Transport(code.url, unverified_pool(), signer=None, clock=clock, jitter=jitter)
+    try:
+        return transport.send("GET", ROOT).body
+    finally:
+        transport.close()
+
+
+def _redeem(code: EnrolmentCode, root: Root, key: SigningKey, clock: Clock, jitter: Callable[[], float]) -> Certificate:
+    proof = key.sign(enrolment_message(code.fingerprint, code.secret, key.public))
+    transport = Transport(code.url, pinned_pool(root.tls_root_pem), signer=None, clock=clock, jitter=jitter)
+    try:
+        reply = transport.send("POST", ENROL, EnrolRequest(code.secret, key.public, proof).to_bytes())
+    finally:
+        transport.close()
+    fields = Fields(decode(reply.body), "enrolment answer")
+    signed = Signed.from_json(fields.mapping("certificate", 2), "certificate")
+    certificate = Certificate.verified(signed, root.authority_key)
+    if certificate.identity_key != key.public:
+        raise Refused("wrong-certificate", "The server's certificate is for another device.", "ask for a new code")
+    return certificate

@@ -1,0 +1,293 @@
+"""The device's own record, written before every action, so that a power cut never makes it do a thing twice.
+
+One row is one contribution: one training and what became of its update. The keys of a session and the update live in
+memory only. Whatever a process left unfinished is therefore closed when the next one starts: it can never mask again
+under those keys, and an update of which a byte may have left is spent.
+
+    training -> trained -> joining -> joined -> sharing -> shares-sent -> uploading -> vector-sent
+             -> agreeing -> agreed -> answering -> answered -> counted | not-counted
+
+``...ing`` is written before a message is sent, the state after it once the server has acknowledged it. Before
+``uploading`` the way may lead back to ``trained`` (another cohort); from everywhere to ``abandoned`` or ``refused``.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from edge_client.traffic import Traffic
+from shared.errors import BrokenState, FedloomError
+
+COUNTER_BLOCK: Final = 1000  # counters reserved by one write
+_BUSY_S: Final = 30.0
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS contribution (
+    id INTEGER PRIMARY KEY,
+    round INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    cohort TEXT NOT NULL DEFAULT '',
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    vector_sent INTEGER NOT NULL DEFAULT 0,
+    seconds_training REAL NOT NULL DEFAULT 0,
+    traffic TEXT NOT NULL DEFAULT '{}',
+    started_at_s REAL NOT NULL,
+    changed_at_s REAL NOT NULL
+) STRICT;
+"""
+
+
+class State(StrEnum):
+    """How far a contribution has come."""
+
+    TRAINING = "training"
+    TRAINED = "trained"
+    JOINING = "joining"
+    JOINED = "joined"
+    SHARING = "sharing"
+    SHARES_SENT = "shares-sent"
+    UPLOADING = "uploading"
+    VECTOR_SENT = "vector-sent"
+    AGREEING = "agreeing"
+    AGREED = "agreed"
+    ANSWERING = "answering"
+    ANSWERED = "answered"
+    COUNTED = "counted"
+    NOT_COUNTED = "not-counted"
+    ABANDONED = "abandoned"
+    REFUSED = "refused"
+
+
+_ORDER: Final = tuple(State)
+TERMINAL: Final = frozenset({State.COUNTED, State.NOT_COUNTED, State.ABANDONED, State.REFUSED})
+
+
+Record = Callable[[State], None]  # puts the contribution in hand into a state
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One row: one training and what became of its update.
+
+    Attributes:
+        id: of the row.
+        round_number: the round.
+        version: that training started from.
+        cohort: the last cohort that was joined, empty before.
+        state: how far it came.
+        reason: the code of what stopped it, empty otherwise.
+        vector_sent: whether a byte of the masked vector may have left.
+        seconds_training: how long training took.
+        traffic: bytes on its behalf.
+    """
+
+    id: int
+    round_number: int
+    version: int
+    cohort: str
+    state: State
+    reason: str
+    vector_sent: bool
+    seconds_training: float
+    traffic: Traffic
+
+
+def may_follow(before: State, after: State) -> bool:
+    """Say whether a contribution in state ``before`` may get into state ``after``."""
+    if before in TERMINAL:
+        return False
+    if after in {State.ABANDONED, State.REFUSED}:
+        return True
+    if after is State.TRAINED:
+        return _ORDER.index(before) < _ORDER.index(State.UPLOADING)
+    if after is State.NOT_COUNTED:
+        return before is State.ANSWERED
+    return _ORDER.index(after) == _ORDER.index(before) + 1
+
+
+class Journal:
+    """The record in ``path``; made where there is none.
+
+    Raises:
+        BrokenState: ``journal-damaged``, from every method.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._next_counter = self._last_counter = 0
+        try:
+            self._database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+        try:
+            self._prepare()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._run("PRAGMA journal_mode = WAL")
+        self._run("PRAGMA synchronous = FULL")
+        if (found := self._run("PRAGMA quick_check")[0][0]) != "ok":
+            raise self._damaged(sqlite3.DatabaseError(found))
+        for statement in _SCHEMA.split(";"):
+            self._run(statement)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _run(self, statement: str, *values: object) -> list[Any]:
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: sqlite3.Error) -> BrokenState:
+        return BrokenState(
+            "journal-damaged",
+            f"{self._path} cannot be used: {error}.",
+            "check the disk for space and errors; else `fedloom-agent leave` and enrol with a new code",
+        )
+
+    def get(self, name: str) -> str | None:
+        """Return a remembered value."""
+        rows = self._run("SELECT value FROM meta WHERE name = ?", name)
+        return rows[0][0] if rows else None
+
+    def put(self, name: str, value: str) -> None:
+        """Remember a value."""
+        self._run("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
+
+    def next_counter(self) -> int:
+        """Return a number larger than any before, also before a power cut; a block is reserved at a time."""
+        if self._next_counter >= self._last_counter:
+            first = int(self.get("counter") or "1")
+            self._next_counter, self._last_counter = first, first + COUNTER_BLOCK
+            self.put("counter", str(self._last_counter))
+        counter = self._next_counter
+        self._next_counter += 1
+        return counter
+
+    @property
+    def highest_version(self) -> int:
+        """The newest version that this device ever used; older ones are refused."""
+        return int(self.get("highest-version") or "0")
+
+    def use_version(self, version: int) -> None:
+        """Remember that ``version`` is about to be used."""
+        self.put("highest-version", str(max(version, self.highest_version)))
+
+    def recover(self, now_s: float) -> list[Contribution]:
+        """Close what an earlier process left unfinished, and return it."""
+        unfinished = [row for row in self.contributions() if row.state not in TERMINAL]
+        for row in unfinished:
+            self.record(row.id, State.ABANDONED, now_s, reason="process-ended")
+        return unfinished
+
+    def begin(self, round_number: int, version: int, now_s: float) -> int:
+        """Open a contribution in state ``training`` and return its id."""
+        rows = self._run(
+            "INSERT INTO contribution (round, version, state, started_at_s, changed_at_s) VALUES (?, ?, ?, ?, ?)"
+            " RETURNING id",
+            round_number,
+            version,
+            State.TRAINING,
+            now_s,
+            now_s,
+        )
+        return int(rows[0][0])
+
+    def record(
+        self,
+        entry: int,
+        state: State,
+        now_s: float,
+        *,
+        cohort: str | None = None,
+        reason: str = "",
+        seconds_training: float | None = None,
+        traffic: Traffic | None = None,
+    ) -> None:
+        """Put a contribution into ``state``; on the disk when this returns.
+
+        Raises:
+            FedloomError: ``bad-transition``, which only a mistake in this program can cause.
+        """
+        before = self.contribution(entry)
+        if not may_follow(before.state, state):
+            raise FedloomError("bad-transition", f"A contribution cannot go from {before.state} to {state}.")
+        if traffic is not None:
+            before.traffic.add(traffic)
+        self._run(
+            "UPDATE contribution SET state = ?, cohort = ?, reason = ?, vector_sent = ?, seconds_training = ?,"
+            " traffic = ?, changed_at_s = ? WHERE id = ?",
+            state,
+            before.cohort if cohort is None else cohort,
+            reason,
+            before.vector_sent or state is State.UPLOADING,
+            before.seconds_training if seconds_training is None else seconds_training,
+            json.dumps(before.traffic.to_json()),
+            now_s,
+            entry,
+        )
+
+    def contribution(self, entry: int) -> Contribution:
+        """Return one contribution."""
+        return next(row for row in self.contributions(entry) if row.id == entry)
+
+    def contributions(self, first: int = 0) -> list[Contribution]:
+        """Return every contribution from row ``first`` on, oldest first."""
+        rows = self._run(
+            "SELECT id, round, version, cohort, state, reason, vector_sent, seconds_training, traffic"
+            " FROM contribution WHERE id >= ? ORDER BY id",
+            first,
+        )
+        return [_contribution(*row) for row in rows]
+
+    @property
+    def contributed_round(self) -> int:
+        """The last round in which a byte of a masked vector may have left, -1 for none."""
+        return int(self._run("SELECT coalesce(max(round), -1) FROM contribution WHERE vector_sent")[0][0])
+
+    @property
+    def other_traffic(self) -> Traffic:
+        """Bytes that belong to no contribution."""
+        return Traffic(**json.loads(self.get("other-traffic") or "{}"))
+
+    def add_other_traffic(self, traffic: Traffic) -> None:
+        """Add bytes that belong to no contribution."""
+        total = self.other_traffic
+        total.add(traffic)
+        self.put("other-traffic", json.dumps(total.to_json()))
+
+
+def _contribution(
+    entry: int,
+    round_number: int,
+    version: int,
+    cohort: str,
+    state: str,
+    reason: str,
+    vector_sent: int,
+    seconds_training: float,
+    traffic: str,
+) -> Contribution:
+    return Contribution(
+        entry,
+        round_number,
+        version,
+        cohort,
+        State(state),
+        reason,
+        bool(vector_sent),
+        seconds_training,
+        Traffic(**json.loads(traffic)),
+    )

@@ -1,0 +1,69 @@
+"""Errors that a server reports (RFC 9457), as the errors of this program."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from shared.errors import Conflict, FedloomError, Missing, Refused, TryLater, Unauthenticated, UsageError
+from shared.wire.canonical import Json, decode
+
+_CODE = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
+_MAX_CHARACTERS = 1000
+_CLASSES: dict[int, type[FedloomError]] = {
+    HTTPStatus.UNAUTHORIZED: Unauthenticated,
+    HTTPStatus.FORBIDDEN: Refused,
+    HTTPStatus.NOT_FOUND: Missing,
+    HTTPStatus.CONFLICT: Conflict,
+    HTTPStatus.TOO_MANY_REQUESTS: TryLater,
+}
+
+
+class CohortOver(TryLater):
+    """The cohort failed, or went on without this device."""
+
+
+class VersionClosed(TryLater):
+    """No cohort forms any more for the version that this device trained from."""
+
+
+def not_the_server(why: str) -> TryLater:
+    """Return the error for an answer that this protocol's server does not give."""
+    return TryLater(
+        "not-the-server",
+        f"Something else than the server answered: {why}.",
+        "look for a captive portal or a proxy on this network; it is tried again later",
+    )
+
+
+def problem(status: int, body: bytes) -> FedloomError:
+    """Return the error that a response with a failure status stands for.
+
+    A body that is no problem document came from something between here and the server.
+    """
+    try:
+        document = decode(body)
+    except UsageError:
+        document = {}
+    code = _text(document.get("code"))
+    if not _CODE.fullmatch(code):
+        return not_the_server(f"status {status} without a problem document")
+    message = _text(document.get("detail")) or _text(document.get("title")) or f"The server answered {status}."
+    return _class_of(status, code)(code, message, _text(document.get("try")))
+
+
+def _class_of(status: int, code: str) -> type[FedloomError]:
+    if status == HTTPStatus.CONFLICT and code == "version-closed":
+        return VersionClosed
+    if status == HTTPStatus.GONE:
+        return CohortOver
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return TryLater
+    return _CLASSES.get(status, UsageError)
+
+
+def _text(value: Json) -> str:
+    """Return what may be shown on a terminal of a text that a stranger sent."""
+    if not isinstance(value, str):
+        return ""
+    return "".join(sign if sign.isprintable() else " " for sign in value[:_MAX_CHARACTERS])

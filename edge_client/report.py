@@ -1,0 +1,126 @@
+"""What the owner of a device may want to know: how it stands (status), and what left it (ledger)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from edge_client.identity import load_enrolment
+from edge_client.journal import Contribution, Journal, State
+from edge_client.model_store import current_version
+from edge_client.state_folder import StateFolder
+
+Report = dict[str, Any]
+_ENDS = {
+    State.COUNTED: "counted in the published sum",
+    State.NOT_COUNTED: "not counted: the sum was discarded or went on without it",
+    State.ABANDONED: "abandoned",
+    State.REFUSED: "refused by this device",
+}
+_ACTIONS = {
+    "train": "it was asked to train and will",
+    "wait": "the server has no round open for it",
+    "done": "the task is done",
+}
+
+
+def status(folder: StateFolder) -> Report:
+    """Return who the device is, its model, its last contribution, and why it is not training now."""
+    enrolment = load_enrolment(folder)
+    journal = Journal(folder.journal_file)
+    try:
+        rows, int8, note = journal.contributions(), journal.get("int8"), json.loads(journal.get("note") or "{}")
+    finally:
+        journal.close()
+    running = folder.is_locked()
+    return {
+        "device": enrolment.device,
+        "name": enrolment.name,
+        "task": enrolment.task,
+        "server": enrolment.url,
+        "version": current_version(folder),
+        "running": running,
+        "last": contribution_report(rows[-1]) if rows else None,
+        "int8": json.loads(int8) if int8 else None,
+        "why_not_training": _why(running=running, note=note, last=rows[-1] if rows else None),
+    }
+
+
+def status_text(report: Report) -> str:
+    """Return ``status`` for people, one screen."""
+    last, int8 = report["last"], report["int8"]
+    version = "none yet" if report["version"] is None else report["version"]
+    result = "none yet"
+    if last:
+        reason = f" [{last['reason']}]" if last["reason"] else ""
+        result = f"round {last['round']}: {_ENDS.get(State(last['state']), last['state'])}{reason}"
+    accuracy = f"{int8['correct']} of {int8['count']} right in version {int8['version']}" if int8 else "not judged yet"
+    lines = [
+        f"device        {report['device']}" + (f" ({report['name']})" if report["name"] else ""),
+        f"task          {report['task']} at {report['server']}",
+        f"version       {version}",
+        f"contribution  {result}",
+        f"int8 model    {accuracy}",
+        f"training now  {report['why_not_training'] or 'yes'}",
+    ]
+    return "\n".join(lines)
+
+
+def _why(*, running: bool, note: Report, last: Contribution | None) -> str:
+    """Return why the device is not training, empty if it is."""
+    if not running:
+        return "no: no agent is running; start `fedloom-agent run`"
+    if last and last.state is State.TRAINING:
+        return ""
+    if last and last.state not in _ENDS:
+        return f"no: round {last.round_number} is trained, its cohort is at {last.state}"
+    if error := note.get("error"):
+        return f"no: {error['message']} [{error['code']}]" + (f" Try: {error['try']}" if error["try"] else "")
+    return f"no: {_ACTIONS.get(note.get('action', ''), 'it has not asked the server yet')}"
+
+
+def ledger(folder: StateFolder) -> Report:
+    """Return every contribution with what it sent, the totals, and how the int8 model does."""
+    enrolment = load_enrolment(folder)
+    journal = Journal(folder.journal_file)
+    try:
+        rows, int8, totals = journal.contributions(), journal.get("int8"), journal.other_traffic
+    finally:
+        journal.close()
+    for row in rows:
+        totals.add(row.traffic)
+    return {
+        "device": enrolment.device,
+        "task": enrolment.task,
+        "contributions": [contribution_report(row) for row in rows],
+        "totals": totals.to_json(),
+        "int8": json.loads(int8) if int8 else None,
+    }
+
+
+def ledger_text(report: Report) -> str:
+    """Return ``ledger`` for people: a line per contribution, then the totals."""
+    columns = ("vector_up", "other_up", "weights_down", "bundle_down", "other_down")
+    head = f"{'round':>6} {'state':<12} " + " ".join(f"{name:>12}" for name in columns) + "  cohort"
+    lines = [head]
+    for row in report["contributions"]:
+        numbers = " ".join(f"{row['traffic'][name]:>12}" for name in columns)
+        reason = f"  [{row['reason']}]" if row["reason"] else ""
+        lines.append(f"{row['round']:>6} {row['state']:<12} {numbers}  {row['cohort'] or '-'}{reason}")
+    totals = " ".join(f"{report['totals'][name]:>12}" for name in columns)
+    lines.append(f"{'total':>6} {'bytes':<12} {totals}")
+    lines.append("vector_up is masked: the server can read sums over a whole cohort only.")
+    return "\n".join(lines)
+
+
+def contribution_report(row: Contribution) -> Report:
+    """Return one line of the ledger."""
+    return {
+        "round": row.round_number,
+        "version": row.version,
+        "cohort": row.cohort,
+        "state": str(row.state),
+        "reason": row.reason,
+        "seconds_training": row.seconds_training,
+        "traffic": row.traffic.to_json(),
+    }

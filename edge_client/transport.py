@@ -1,0 +1,258 @@
+"""Requests to the server: signed, counted, repeated byte for byte when the network fails, and only to the pinned one.
+
+transport = Transport(url, pinned_pool(root.tls_root_pem), signer=..., clock=..., jitter=random.random)
+transport.send("POST", CHECK_IN, body)   -> Reply, or a FedloomError that the server named
+transport.poll(target, deadline_s)       -> the body, once there is one
+"""
+
+from __future__ import annotations
+
+import io
+import ssl
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import urllib3
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+
+from edge_client.problems import CohortOver, not_the_server, problem
+from edge_client.traffic import Downward, Traffic, Upward
+from shared.clock import Clock
+from shared.errors import BrokenState, FedloomError, TryLater
+from shared.limits import MAX_JSON_BYTES, MAX_POLL_HOLD_S
+from shared.wire.canonical import Fields, decode, octets_to_text, sha256
+from shared.wire.requests import (
+    BODY_HEADER,
+    COUNTER_HEADER,
+    DEVICE_HEADER,
+    JSON,
+    SIGNATURE_HEADER,
+    request_message,
+)
+from shared.wire.signed import SigningKey
+
+CONNECT_TIMEOUT_S = 20.0  # also for each piece of a body that goes up
+READ_TIMEOUT_S = MAX_POLL_HOLD_S + 20.0
+ATTEMPTS = 6  # of one request; about 15 s when the server is down
+FIRST_BACKOFF_S = 0.25
+MAX_BACKOFF_S = 8.0
+MAX_WAIT_MS = 60_000  # a longer retry_after_ms is cut: the server may open a round earlier
+USER_AGENT = "fedloom-agent/1"
+_NOTHING_SENT = (NewConnectionError, ConnectTimeoutError, SSLError)
+
+
+def pinned_pool(tls_root_pem: str) -> urllib3.PoolManager:
+    """Return connections that TLS leads to ``tls_root_pem`` and nowhere else; the system's roots if it is empty.
+
+    Raises:
+        BrokenState: ``bad-tls-root``.
+    """
+    try:
+        context = ssl.create_default_context(cadata=tls_root_pem or None)
+    except (ssl.SSLError, ValueError) as error:
+        raise BrokenState("bad-tls-root", "The root document's certificate is unreadable.", "ask for a code") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return urllib3.PoolManager(ssl_context=context, maxsize=1, retries=False)
+
+
+def unverified_pool() -> urllib3.PoolManager:
+    """Return connections to anyone: only for the root document, whose hash the enrolment code pins."""
+    return urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False, maxsize=1, retries=False)
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Proves requests to be this device's own.
+
+    Attributes:
+        fingerprint: of the pinned root document.
+        device: the pseudonym.
+        key: the identity's key.
+        next_counter: a larger number each time, durable before it is returned.
+    """
+
+    fingerprint: bytes
+    device: str
+    key: SigningKey
+    next_counter: Callable[[], int]
+
+    def headers(self, method: str, target: str, body: bytes) -> dict[str, str]:
+        """Return the four headers of one request."""
+        counter, digest = self.next_counter(), sha256(body).hex()
+        message = request_message(self.fingerprint, self.device, counter, method, target, digest)
+        return {
+            DEVICE_HEADER: self.device,
+            COUNTER_HEADER: str(counter),
+            BODY_HEADER: digest,
+            SIGNATURE_HEADER: octets_to_text(self.key.sign(message)),
+        }
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer below status 400."""
+
+    status: int
+    body: bytes
+
+
+class Transport:
+    """One device's way to its server.
+
+    Args:
+        url: ``https://host:port``.
+        pool: verified connections, see ``pinned_pool``.
+        signer: None before enrolment.
+        clock: for waiting between attempts.
+        jitter: random numbers in [0, 1), so that devices do not come back all at once.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        pool: urllib3.PoolManager,
+        *,
+        signer: Signer | None,
+        clock: Clock,
+        jitter: Callable[[], float],
+    ) -> None:
+        self.traffic = Traffic()
+        self._url = url
+        self._pool = pool
+        self._signer = signer
+        self._clock = clock
+        self._jitter = jitter
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
+    def send(
+        self, method: str, target: str, body: bytes = b"", *, content_type: str = JSON, counts_as: Upward = "other_up"
+    ) -> Reply:
+        """Send one request until it is answered.
+
+        Every attempt carries the same bytes, counter and signature included, so the server can tell a repeat.
+
+        Raises:
+            TryLater: ``no-connection``, ``not-the-server`` or the server's code, after every attempt failed.
+            FedloomError: the error that the server named.
+        """
+        headers = self.signed(method, target, body)
+        if body:
+            headers |= {"Content-Type": content_type, "Content-Length": str(len(body))}
+        failure: FedloomError = TryLater("no-connection", "No attempt was made.")
+        for attempt in range(ATTEMPTS):
+            self.back_off(attempt)
+            try:
+                with self.open(method, target, headers, body, counts_as=counts_as) as response:
+                    status, answer = response.status, self.read(response, MAX_JSON_BYTES)
+            except (HTTPError, OSError) as error:
+                failure = unreachable(error)
+                continue
+            if status < HTTPStatus.BAD_REQUEST:
+                return _expected(Reply(status, answer))
+            failure = problem(status, answer)
+            if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
+                break
+        raise failure
+
+    def poll(self, target: str, deadline_s: float, method: str = "GET", body: bytes = b"") -> bytes:
+        """Ask until the answer is there.
+
+        Raises:
+            CohortOver: ``deadline-passed`` when it was not by ``deadline_s`` (seconds since the epoch).
+            FedloomError: as ``send``.
+        """
+        while self._clock.now_s() <= deadline_s:
+            reply = self.send(method, target, body)
+            if reply.status != HTTPStatus.ACCEPTED:
+                return reply.body
+            fields = Fields(decode(reply.body), "wait")
+            self._clock.sleep(min(fields.integer("retry_after_ms", 0, 2**53), MAX_WAIT_MS) / 1000)
+        raise CohortOver("deadline-passed", f"{target} had no answer before its deadline.", "it is tried again")
+
+    def signed(self, method: str, target: str, body: bytes = b"") -> dict[str, str]:
+        """Return the headers of a new request."""
+        own = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        return own | (self._signer.headers(method, target, body) if self._signer else {})
+
+    def back_off(self, failures: int) -> None:
+        """Wait before the next attempt: not at all after no failure, then longer and longer."""
+        if failures:
+            longest = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (failures - 1))
+            self._clock.sleep(longest * (0.5 + 0.5 * self._jitter()))
+
+    def open(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"", *, counts_as: Upward = "other_up"
+    ) -> urllib3.BaseHTTPResponse:
+        """Make one attempt and return the response with its body unread; raises urllib3's errors and OSError."""
+        # A file goes up in pieces with a time limit each; bytes would have one limit for all.
+        source = io.BytesIO(body)
+        head = len(f"{method} {target} HTTP/1.1\r\nHost: {self._url[8:]}\r\n\r\n")
+        head += sum(len(name) + len(value) + 4 for name, value in headers.items())
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+                response = self._pool.urlopen(
+                    method,
+                    self._url + target,
+                    body=source if body else None,
+                    headers=headers,
+                    retries=False,
+                    redirect=False,
+                    preload_content=False,
+                    decode_content=False,
+                    timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
+                )
+        except _NOTHING_SENT:
+            raise
+        except (HTTPError, OSError):
+            self._count_up(head, source.tell(), counts_as)
+            raise
+        self._count_up(head, source.tell(), counts_as)
+        status_line = len(f"HTTP/1.1 {response.status} {response.reason or ''}\r\n\r\n")
+        self.traffic.count(
+            "other_down", status_line + sum(len(name) + len(value) + 4 for name, value in response.headers.items())
+        )
+        return response
+
+    def read(self, response: urllib3.BaseHTTPResponse, max_bytes: int, *, counts_as: Downward = "other_down") -> bytes:
+        """Return a body of at most ``max_bytes``.
+
+        Raises:
+            TryLater: ``not-the-server`` for a longer one.
+        """
+        data: bytes = response.read(max_bytes + 1)
+        self.traffic.count(counts_as, len(data))
+        if len(data) > max_bytes:
+            response.close()
+            raise not_the_server(f"more than {max_bytes} bytes")
+        response.release_conn()
+        return data
+
+    def _count_up(self, head: int, body: int, counts_as: Upward) -> None:
+        self.traffic.count("other_up", head)
+        self.traffic.count(counts_as, body)
+
+
+def unreachable(error: Exception) -> TryLater:
+    """Return the error for a request that found no server, or another one."""
+    if isinstance(error, SSLError):
+        return not_the_server("its TLS certificate is not the one that the enrolment code leads to")
+    return TryLater(
+        "no-connection",
+        f"The server cannot be reached ({type(error).__name__}).",
+        "check the network; it is tried again later",
+    )
+
+
+def _expected(reply: Reply) -> Reply:
+    """Return ``reply`` if it can be the server's: a JSON object, or nothing."""
+    if reply.status >= HTTPStatus.MULTIPLE_CHOICES:
+        raise not_the_server(f"a redirect (status {reply.status})")
+    if reply.body and not reply.body.startswith(b"{"):
+        raise not_the_server("a page instead of data")
+    return reply
