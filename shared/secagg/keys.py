@@ -19,6 +19,8 @@ from shared.secagg.shares import random_secret
 from shared.wire.canonical import transcript
 
 KEY_BYTES = 32
+_FIELD_PRIME = 2**255 - 19
+_ANY_SECRET = b"\x01" * KEY_BYTES  # every scalar is a multiple of 8 and takes a low-order point to zero
 Role = Literal["fedloom/1/seal", "fedloom/1/pair-mask", "fedloom/1/self-mask"]
 
 
@@ -43,6 +45,21 @@ class KeyPair:
     def of(cls, secret: bytes) -> KeyPair:
         """Return the key pair of ``secret``."""
         return cls(secret, X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
+
+
+def require_public_key(public: bytes) -> bytes:
+    """Return ``public`` if it is the one encoding of a usable X25519 public key.
+
+    Checked when a member joins, so that its key cannot stop the others later.
+
+    Raises:
+        ProtocolAbort: ``bad-public-key`` for a coordinate of 2^255 - 19 or more, which RFC 7748 reads as another
+            key's, and for a low-order point.
+    """
+    if int.from_bytes(public, "little") >= _FIELD_PRIME:
+        raise ProtocolAbort("bad-public-key", "A member's public key is not in its shortest form.")
+    agree(_ANY_SECRET, public)
+    return public
 
 
 def agree(secret: bytes, public: bytes) -> bytes:

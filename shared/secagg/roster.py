@@ -9,7 +9,7 @@ from typing import Final
 from shared.errors import ProtocolAbort
 from shared.ids import require_name
 from shared.limits import MAX_MEMBERS
-from shared.secagg.keys import KEY_BYTES
+from shared.secagg.keys import KEY_BYTES, require_public_key
 from shared.wire.canonical import Fields, Json, decode, encode, octets_to_text, sha256, transcript
 from shared.wire.signed import Certificate, Signed, SigningKey
 
@@ -96,7 +96,7 @@ def verify_member(value: Json, binding: CohortBinding, authority_key: bytes, now
 
     Raises:
         ProtocolAbort: ``other-cohort``, ``other-plan`` or ``other-model`` if the member signed for another binding,
-            ``expired-certificate``, ``wrong-device``, ``same-keys``.
+            ``other-task``, ``expired-certificate``, ``wrong-device``, ``same-keys``, ``bad-public-key``.
         Unauthenticated: ``bad-signature``.
         UsageError: for malformed messages.
     """
@@ -124,6 +124,8 @@ def verify_member(value: Json, binding: CohortBinding, authority_key: bytes, now
         raise ProtocolAbort("expired-certificate", "A member's certificate or join message has expired.")
     if member.channel_key == member.mask_key:
         raise ProtocolAbort("same-keys", "A member uses one key for sealing and for masking.")
+    require_public_key(member.channel_key)
+    require_public_key(member.mask_key)
     return member
 
 
