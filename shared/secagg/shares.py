@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from shared.errors import UnmaskingFailed
@@ -64,7 +66,9 @@ def recover(
 ) -> tuple[bytes, frozenset[int]]:
     """Return the secret that ``is_secret`` confirms, and the points whose shares were wrong.
 
-    A wrong share makes its subset miss the commitment; other subsets are tried until one fits.
+    A wrong share makes its subset miss the commitment; other subsets are tried until one fits: all of them where
+    there are few, else ``MAX_SHARE_SUBSETS`` random ones (at t = 34 of 58 they find a right one beside 5 wrong shares
+    but for one time in 10^8).
 
     Raises:
         UnmaskingFailed: ``too-few-shares``, or ``bad-shares`` when no subset fits (the owner itself shared garbage,
@@ -77,8 +81,7 @@ def recover(
             f"{len(usable)} shares of {owner}'s secret arrived, {threshold} are needed.",
             "too many members vanished; the round goes on with a new cohort",
         )
-    subsets = itertools.islice(itertools.combinations(sorted(usable), threshold), MAX_SHARE_SUBSETS)
-    for points in subsets:
+    for points in _subsets(sorted(usable), threshold):
         chosen = {x: usable[x] for x in points}
         secret = interpolate(chosen)
         if is_secret(secret):
@@ -86,3 +89,13 @@ def recover(
             wrong = {x for x in others if interpolate(chosen, x) != usable[x]}
             return secret, frozenset(wrong | (shares.keys() - usable.keys()))
     raise UnmaskingFailed("bad-shares", f"No {threshold} shares fit {owner}'s commitment.")
+
+
+def _subsets(points: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+    # In lexicographic order a wrong first share would be in all of the first 2000 subsets of a large cohort.
+    if math.comb(len(points), size) <= MAX_SHARE_SUBSETS:
+        yield from itertools.combinations(points, size)
+        return
+    source = random.Random(0)  # only an order of tries: it need not be secret
+    for _ in range(MAX_SHARE_SUBSETS):
+        yield tuple(source.sample(points, size))
