@@ -38,16 +38,9 @@ EXPIRES_AT_S: Final = NOW_S + 3600
 AUTHORITY: Final = SigningKey(sha256(b"authority"))
 
 
-def binding_for(cohort: str = "cohort-a", **changes: str | bytes | int) -> CohortBinding:
-    """Return what the members of ``cohort`` sign; ``changes`` replace fields of it."""
-    values: dict[str, str | bytes | int] = {
-        "task": TASK,
-        "cohort": cohort,
-        "plan_sha256": sha256(b"plan"),
-        "model_sha256": sha256(b"model"),
-        "expires_at_s": EXPIRES_AT_S,
-    }
-    return CohortBinding(**{**values, **changes})  # type: ignore[arg-type]
+def binding_for(cohort: str = "cohort-a") -> CohortBinding:
+    """Return what the members of ``cohort`` sign."""
+    return CohortBinding(TASK, cohort, sha256(b"plan"), sha256(b"model"), EXPIRES_AT_S)
 
 
 @dataclass
