@@ -88,7 +88,8 @@ class Driver:
             return False
         with self._database.read() as connection:
             names = task_names(connection, state="active")
-        return any([self._advance_task(name) for name in names])
+        moved = [self._advance_task(name) for name in names]  # every task gets its turn
+        return any(moved)
 
     def _hold_lease(self) -> bool:
         now_s = self._clock.now_s()

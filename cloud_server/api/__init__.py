@@ -1,0 +1,1 @@
+"""The HTTP interface: thin routes over records. Every route states its policy."""

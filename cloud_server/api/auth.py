@@ -1,0 +1,130 @@
+"""Who sends a request: policies of routes, and the proof that a request is a device's own."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Final, ParamSpec, TypeVar
+
+from flask import g, request
+from sqlalchemy import select, update
+
+from cloud_server.api.context import context
+from cloud_server.storage.schema import device
+from shared.errors import Conflict, Unauthenticated, UsageError
+from shared.limits import MAX_JSON_BYTES
+from shared.wire.canonical import MAX_SAFE_INTEGER, octets_from_text, sha256
+from shared.wire.requests import (
+    BODY_HEADER,
+    COUNTER_HEADER,
+    DEVICE_HEADER,
+    SIGNATURE_HEADER,
+    request_message,
+)
+from shared.wire.signed import SIGNATURE_BYTES, verify
+
+P = ParamSpec("P")
+R = TypeVar("R")
+POLICY_ATTRIBUTE: Final = "fedloom_policy"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The device that sent the current request.
+
+    Attributes:
+        device: its pseudonym.
+        task: the task that it is enrolled in.
+        body_sha256: hexadecimal; a body that is streamed must match it.
+    """
+
+    device: str
+    task: str
+    body_sha256: str
+
+
+def public(view: Callable[P, R]) -> Callable[P, R]:
+    """Mark a route that anybody may call."""
+    setattr(view, POLICY_ATTRIBUTE, "public")
+    return view
+
+
+def for_devices(view: Callable[P, R]) -> Callable[P, R]:
+    """Let only enrolled devices call a route, each request once."""
+
+    @wraps(view)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        g.caller = _authenticate()
+        return view(*args, **kwargs)
+
+    setattr(guarded, POLICY_ATTRIBUTE, "device")
+    return guarded
+
+
+def caller() -> Caller:
+    """Return the device that sent the current request."""
+    found = g.caller
+    if not isinstance(found, Caller):
+        raise TypeError("the route has no device policy")
+    return found
+
+
+def body() -> bytes:
+    """Return the request's whole body, checked against the hash that was signed.
+
+    Raises:
+        UsageError: ``body-too-large`` or ``body-hash``.
+    """
+    data = request.stream.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise UsageError("body-too-large", f"The body is larger than {MAX_JSON_BYTES} bytes.")
+    signed = g.caller.body_sha256 if "caller" in g else None
+    if signed is not None and not hmac.compare_digest(hashlib.sha256(data).hexdigest(), signed):
+        raise UsageError("body-hash", "The body is not the one that was signed.")
+    return data
+
+
+def _authenticate() -> Caller:
+    name = request.headers.get(DEVICE_HEADER, "")
+    counter = _counter(request.headers.get(COUNTER_HEADER, ""))
+    body_sha256 = request.headers.get(BODY_HEADER, "")
+    signature = octets_from_text(request.headers.get(SIGNATURE_HEADER, ""))
+    if len(body_sha256) != 64 or len(signature) != SIGNATURE_BYTES:
+        raise Unauthenticated("unsigned-request", "The request is not signed.", "use fedloom-agent")
+    parts = context()
+    with parts.database.read() as connection:
+        row = connection.execute(select(device).where(device.c.device == name)).one_or_none()
+    if row is None:
+        raise Unauthenticated("unknown-device", "The server does not know this device.", "enrol it with a new code")
+    target = request.full_path if request.query_string else request.path
+    message = request_message(parts.root.fingerprint, name, counter, request.method, target, body_sha256)
+    verify(row.identity_key, message, signature, "the request")
+    _use_counter(name, counter, sha256(message).hex())
+    return Caller(name, row.task, body_sha256)
+
+
+def _counter(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 17) or int(text) > MAX_SAFE_INTEGER:
+        raise Unauthenticated("unsigned-request", "The request has no counter.", "use fedloom-agent")
+    return int(text)
+
+
+def _use_counter(name: str, counter: int, digest: str) -> None:
+    """Accept a counter that grows, or an exact repeat of the last request, which every route answers alike."""
+    parts = context()
+    with parts.database.write() as connection:
+        row = connection.execute(select(device.c.counter, device.c.last_request).where(device.c.device == name)).one()
+        if counter < row.counter or (counter == row.counter and digest != row.last_request):
+            raise Conflict(
+                "replayed-request",
+                "A newer request of this device was already answered.",
+                "if two agents run with one identity, stop one",
+            )
+        connection.execute(
+            update(device)
+            .where(device.c.device == name)
+            .values(counter=counter, last_request=digest, last_seen_s=parts.clock.now_s())
+        )

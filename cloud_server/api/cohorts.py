@@ -1,0 +1,264 @@
+"""The steps of secure aggregation: members' messages are checked and recorded, never acted upon, here.
+
+Every PUT is idempotent: the same bytes again get the same answer, other bytes 409, too late 410. Every GET holds
+until the driver has moved the cohort to the phase that has the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from flask import Blueprint, Response, request
+
+from cloud_server.api.auth import body, caller, for_devices
+from cloud_server.api.context import context
+from cloud_server.api.waiting import hold
+from cloud_server.rounds.machine import Phase
+from cloud_server.rounds.records import (
+    StepName,
+    StoredCohort,
+    check_step,
+    cohort_over,
+    devices_in_order,
+    load_cohort,
+    step_bodies,
+    store_step,
+)
+from cloud_server.tasks import load_bundle, load_task
+from shared.errors import Missing, Unauthenticated, UsageError
+from shared.limits import READ_PIECE_BYTES
+from shared.numeric.contribution_vector import vector_words
+from shared.secagg.masking import WORD_BYTES
+from shared.secagg.roster import to_bitmap, verify_member
+from shared.secagg.session import agreement_message
+from shared.wire.canonical import decode
+from shared.wire.messages import Outcome, read_answer, read_octets, read_shares, write_indexed, write_octets
+from shared.wire.requests import COHORTS, JSON
+from shared.wire.signed import SIGNATURE_BYTES, verify
+
+blueprint = Blueprint("cohorts", __name__, url_prefix=f"{COHORTS}/<cohort_id>")
+ORDER = (Phase.FORMING, Phase.SHARING, Phase.COLLECTING, Phase.AGREEING, Phase.UNMASKING, Phase.SUMMED)
+
+
+def _load(cohort_id: str) -> StoredCohort:
+    with context().database.read() as connection:
+        record = load_cohort(connection, cohort_id)
+    if record.task != caller().task:
+        raise Missing("cohort-unknown", "There is no such cohort.")
+    return record
+
+
+def _index(record: StoredCohort) -> int:
+    """Return the caller's place in the roster."""
+    devices = devices_in_order(record.roster_body) if record.roster_body is not None else ()
+    if caller().device not in devices:
+        raise Missing("not-in-roster", "This device is not a member of the cohort.")
+    return devices.index(caller().device)
+
+
+def _record(record: StoredCohort, name: StepName, data: bytes) -> Response:
+    """Store a checked step; the phase is looked at again in the storing transaction."""
+    parts = context()
+    with parts.database.write() as connection:
+        current = load_cohort(connection, record.id)
+        if check_step(connection, current, caller().device, name, data):
+            store_step(connection, record.id, caller().device, name, data, parts.clock.now_s())
+    return Response(b"{}", content_type=JSON)
+
+
+def _is_new(record: StoredCohort, name: StepName, data: bytes) -> bool:
+    with context().database.read() as connection:
+        return check_step(connection, record, caller().device, name, data)
+
+
+def _accepted() -> Response:
+    return Response(b"{}", content_type=JSON)
+
+
+@blueprint.put("/join")
+@for_devices
+def join(cohort_id: str) -> Response:
+    """Take a signed join message."""
+    record, data = _load(cohort_id), body()
+    if not _is_new(record, "join", data):
+        return _accepted()
+    parts = context()
+    member = verify_member(decode(data), record.binding, parts.authority.public_key, parts.clock.now_s())
+    if member.device != caller().device:
+        raise Unauthenticated("wrong-device", "The join message is another device's.")
+    return _record(record, "join", data)
+
+
+@blueprint.put("/shares")
+@for_devices
+def shares(cohort_id: str) -> Response:
+    """Take a commitment and one sealed pair of shares for every other member."""
+    record, data = _load(cohort_id), body()
+    if not _is_new(record, "shares", data):
+        return _accepted()
+    expected = set(range(record.state.members)) - {_index(record)}
+    if read_shares(data).boxes.keys() != expected:
+        raise UsageError("wrong-receivers", "Shares must be sealed for every other member, and for nobody else.")
+    return _record(record, "shares", data)
+
+
+@blueprint.put("/vector")
+@for_devices
+def vector(cohort_id: str) -> Response:
+    """Take a masked vector; the answer comes when it is on disk."""
+    record = _load(cohort_id)
+    digest = caller().body_sha256.encode()
+    if not _is_new(record, "vector", digest):
+        return _accepted()
+    if _index(record) not in record.state.sharers:
+        raise UsageError("never-shared", "A device that did not share its keys cannot send a vector.")
+    temporary = _receive(_vector_bytes(record))
+    try:
+        parts = context()
+        with parts.database.write() as connection:
+            if check_step(connection, load_cohort(connection, record.id), caller().device, "vector", digest):
+                parts.uploads.keep(temporary, record.id, caller().device)
+                store_step(connection, record.id, caller().device, "vector", digest, parts.clock.now_s())
+    finally:
+        temporary.unlink(missing_ok=True)
+    return _accepted()
+
+
+def _vector_bytes(record: StoredCohort) -> int:
+    parts = context()
+    with parts.database.read() as connection:
+        task = load_task(connection, record.task)
+    manifest, _ = load_bundle(parts.blobs, task)
+    return vector_words(manifest.parameters, task.plan.update.lane_bits) * WORD_BYTES
+
+
+def _receive(expected_bytes: int) -> Path:
+    """Stream the body into a synced file of exactly the expected size and signed hash."""
+    digest = hashlib.sha256()
+    descriptor, name = tempfile.mkstemp(dir=context().folder.uploads)
+    path, received = Path(name), 0
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            while piece := request.stream.read(min(READ_PIECE_BYTES, expected_bytes + 1 - received)):
+                received += len(piece)
+                digest.update(piece)
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if received != expected_bytes:
+            size = "more" if received > expected_bytes else f"{received} bytes"
+            raise UsageError("wrong-vector-length", f"The vector has {size}, {expected_bytes} bytes are expected.")
+        if not hmac.compare_digest(digest.hexdigest(), caller().body_sha256):
+            raise UsageError("body-hash", "The body is not the one that was signed.")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+@blueprint.put("/agreement")
+@for_devices
+def agreement(cohort_id: str) -> Response:
+    """Take a survivor's signature over the survivors."""
+    record, data = _load(cohort_id), body()
+    if not _is_new(record, "agreement", data):
+        return _accepted()
+    signature = read_octets(data, "signature", SIGNATURE_BYTES)
+    index = _index(record)
+    if index not in record.state.survivors:
+        raise UsageError("not-a-survivor", "Only survivors sign.")
+    roster = record.roster(context().authority.public_key)
+    bitmap = to_bitmap(record.state.survivors, record.state.members)
+    key = roster.members[index].certificate.identity_key
+    verify(key, agreement_message(roster.sid, bitmap), signature, "the agreement")
+    return _record(record, "agreement", data)
+
+
+@blueprint.put("/answer")
+@for_devices
+def answer(cohort_id: str) -> Response:
+    """Take one share per member, by that member's fate."""
+    record, data = _load(cohort_id), body()
+    if not _is_new(record, "answer", data):
+        return _accepted()
+    if _index(record) not in record.state.survivors:
+        raise UsageError("not-a-survivor", "Only survivors answer.")
+    revealed, state = read_answer(data), record.state
+    if revealed.self_mask.keys() != state.survivors or revealed.mask_key.keys() != state.sharers - state.survivors:
+        raise UsageError("wrong-shares", "The answer does not hold one share per member by its fate.")
+    return _record(record, "answer", data)
+
+
+def _when(cohort_id: str, phase: Phase, read: Callable[[StoredCohort], bytes]) -> Response:
+    """Hold until the cohort has reached ``phase``, then return what ``read`` makes of it."""
+    first = _load(cohort_id)
+    if phase is not Phase.SHARING or first.roster_body is not None:
+        _index(first)
+
+    def attempt() -> bytes | None:
+        record = _load(cohort_id)
+        if record.state.phase is Phase.FAILED:
+            raise cohort_over(record)
+        return read(record) if ORDER.index(record.state.phase) >= ORDER.index(phase) else None
+
+    return hold(attempt)
+
+
+@blueprint.get("/roster")
+@for_devices
+def roster(cohort_id: str) -> Response:
+    """Return every member's signed join message, once the cohort is formed."""
+    return _when(cohort_id, Phase.SHARING, lambda record: record.roster_body or b"")
+
+
+@blueprint.get("/inbox")
+@for_devices
+def inbox(cohort_id: str) -> Response:
+    """Return the shares that the others sealed for the caller."""
+
+    def read(record: StoredCohort) -> bytes:
+        own, devices = _index(record), devices_in_order(record.roster_body or b"")
+        with context().database.read() as connection:
+            bodies = step_bodies(connection, record.id, "shares")
+        senders = record.state.sharers - {own}
+        return write_indexed("boxes", {index: read_shares(bodies[devices[index]]).boxes[own] for index in senders})
+
+    return _when(cohort_id, Phase.COLLECTING, read)
+
+
+@blueprint.get("/survivors")
+@for_devices
+def survivors(cohort_id: str) -> Response:
+    """Return the frozen survivor bitmap."""
+    return _when(
+        cohort_id,
+        Phase.AGREEING,
+        lambda record: write_octets("bitmap", to_bitmap(record.state.survivors, record.state.members)),
+    )
+
+
+@blueprint.get("/agreements")
+@for_devices
+def agreements(cohort_id: str) -> Response:
+    """Return the survivors' signatures, once there is a quorum."""
+
+    def read(record: StoredCohort) -> bytes:
+        devices = devices_in_order(record.roster_body or b"")
+        with context().database.read() as connection:
+            bodies = step_bodies(connection, record.id, "agreement")
+        signatures = {devices.index(name): read_octets(data, "signature") for name, data in bodies.items()}
+        return write_indexed("signatures", signatures)
+
+    return _when(cohort_id, Phase.UNMASKING, read)
+
+
+@blueprint.get("/outcome")
+@for_devices
+def outcome(cohort_id: str) -> Response:
+    """Say, once the cohort is over, whether the caller is in the sum."""
+    return _when(cohort_id, Phase.SUMMED, lambda record: Outcome(_index(record) in record.state.survivors).to_bytes())

@@ -1,0 +1,47 @@
+"""What every route needs, made once per process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+
+from cloud_server.authority.registry import Authority
+from cloud_server.settings import DataFolder
+from cloud_server.storage.blobs import BlobStore, UploadStore
+from cloud_server.storage.database import Changes, Database
+from shared.clock import Clock
+from shared.root import Root
+
+EXTENSION = "fedloom"
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of one aggregator.
+
+    Attributes:
+        folder: where it keeps things.
+        database: rounds, devices, versions.
+        changes: tells held requests when to look again.
+        blobs: files of releases.
+        uploads: masked vectors.
+        authority: enrolment, in this process.
+        root: the document that codes pin.
+        clock: the time.
+    """
+
+    folder: DataFolder
+    database: Database
+    changes: Changes
+    blobs: BlobStore
+    uploads: UploadStore
+    authority: Authority
+    root: Root
+    clock: Clock
+
+
+def context() -> Context:
+    """Return the running application's parts."""
+    return cast("Context", current_app.extensions[EXTENSION])

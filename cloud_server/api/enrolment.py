@@ -1,0 +1,52 @@
+"""Enrolment: the root document for everybody, a certificate for a code."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+from sqlalchemy import insert, select
+
+from cloud_server.api.auth import body, public
+from cloud_server.api.context import Context, context
+from cloud_server.storage.schema import device
+from shared.wire.canonical import encode
+from shared.wire.messages import EnrolRequest
+from shared.wire.requests import ENROL, JSON, ROOT
+from shared.wire.signed import Certificate
+
+blueprint = Blueprint("enrolment", __name__)
+
+
+@blueprint.get(ROOT)
+@public
+def root() -> Response:
+    """Return the document whose fingerprint enrolment codes carry."""
+    return Response(context().root.to_bytes(), content_type=JSON)
+
+
+@blueprint.post(ENROL)
+@public
+def enrol() -> Response:
+    """Redeem a code."""
+    parts = context()
+    certificate = parts.authority.redeem(EnrolRequest.from_bytes(body()), parts.root.fingerprint)
+    _admit(parts, certificate)
+    return Response(encode({"certificate": certificate.signed.to_json()}), content_type=JSON)
+
+
+def _admit(parts: Context, certificate: Certificate) -> None:
+    """Let the certified device send requests; once is enough."""
+    with parts.database.write() as connection:
+        if connection.execute(select(device.c.device).where(device.c.device == certificate.device)).one_or_none():
+            return
+        connection.execute(
+            insert(device).values(
+                device=certificate.device,
+                task=certificate.task,
+                certificate=certificate.signed.to_bytes(),
+                identity_key=certificate.identity_key,
+                enrolled_s=parts.clock.now_s(),
+                counter=0,
+                last_request="",
+                last_seen_s=0.0,
+            )
+        )

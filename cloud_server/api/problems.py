@@ -1,0 +1,51 @@
+"""Errors as problem details (RFC 9457): one code per cause, what happened, what to try, nothing secret."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from shared.errors import FedloomError
+from shared.wire.canonical import encode
+from shared.wire.requests import PROBLEM
+
+log = logging.getLogger("fedloom.web")
+
+
+def problem(status: int, code: str, detail: str, remedy: str = "") -> Response:
+    """Return a problem document."""
+    body = encode(
+        {
+            "type": f"urn:fedloom:problem:{code}",
+            "title": code.replace("-", " ").capitalize(),
+            "status": status,
+            "code": code,
+            "detail": detail,
+            "try": remedy,
+        }
+    )
+    return Response(body, status=status, content_type=PROBLEM)
+
+
+def register(app: Flask) -> None:
+    """Turn every exception of ``app`` into a problem document."""
+
+    @app.errorhandler(FedloomError)
+    def named(error: FedloomError) -> Response:
+        log.info("%s %s: %s", request.method, request.path, error.code)
+        return problem(error.http_status, error.code, error.message, error.remedy)
+
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response:
+        code = (error.name or "error").lower().replace(" ", "-")
+        return problem(error.code or 500, code, error.description or "")
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        # Where and what kind, not the text: it might quote what a device sent.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        log.error("%s %s: %s\n%s", request.method, request.path, type(error).__name__, frames)
+        return problem(500, "internal-error", "The server failed; nothing was stored.", "try again later")

@@ -1,0 +1,68 @@
+"""The Flask application: parts, routes, limits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flask import Flask
+
+from cloud_server.api import cohorts, enrolment, problems, work
+from cloud_server.api.context import EXTENSION, Context
+from cloud_server.authority.registry import Authority
+from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.storage.blobs import BlobStore, UploadStore
+from cloud_server.storage.database import Changes, Database
+from cloud_server.storage.schema import metadata
+from cloud_server.tls import ROOT_FILE
+from shared.clock import Clock, SystemClock
+from shared.errors import UsageError
+from shared.limits import MAX_VECTOR_BYTES, POLL_INTERVAL_S
+from shared.root import Root
+
+RELEASE_KEY_FILE = "release.key"
+
+
+def make_context(data: Path, clock: Clock) -> Context:
+    """Open the parts of the aggregator whose data folder is ``data``.
+
+    Raises:
+        UsageError: ``no-root`` before ``serve`` has made or been given TLS files.
+    """
+    folder = DataFolder.open(data)
+    authority = Authority(folder, clock, os.urandom)
+    tls_root = folder.keys / ROOT_FILE
+    if not tls_root.exists():
+        raise UsageError(
+            "no-root",
+            f"{data} has no TLS certificate yet.",
+            "start `fedloom-server serve` with this --data once; it makes one",
+        )
+    release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
+    database = Database(folder.database, metadata)
+    return Context(
+        folder=folder,
+        database=database,
+        changes=Changes(database, POLL_INTERVAL_S / 2),
+        blobs=BlobStore(folder.blobs),
+        uploads=UploadStore(folder.uploads),
+        authority=authority,
+        root=Root(authority.public_key, release_key.public, tls_root.read_text("ascii")),
+        clock=clock,
+    )
+
+
+def create_app(parts: Context) -> Flask:
+    """Return the WSGI application over ``parts``."""
+    app = Flask("fedloom", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_VECTOR_BYTES
+    app.extensions[EXTENSION] = parts
+    problems.register(app)
+    for blueprint in (enrolment.blueprint, work.blueprint, cohorts.blueprint):
+        app.register_blueprint(blueprint)
+    return app
+
+
+def application(data: str) -> Flask:
+    """Entry point of a web worker."""
+    return create_app(make_context(Path(data), SystemClock()))
