@@ -150,15 +150,19 @@ def _receive(expected_bytes: int) -> Path:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        if received != expected_bytes:
-            size = "more" if received > expected_bytes else f"{received} bytes"
-            raise UsageError("wrong-vector-length", f"The vector has {size}, {expected_bytes} bytes are expected.")
-        if not hmac.compare_digest(digest.hexdigest(), caller().body_sha256):
-            raise UsageError("body-hash", "The body is not the one that was signed.")
+        _check_received(received, expected_bytes, digest.hexdigest())
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return path
+
+
+def _check_received(received: int, expected_bytes: int, digest: str) -> None:
+    if received != expected_bytes:
+        size = "more" if received > expected_bytes else f"{received} bytes"
+        raise UsageError("wrong-vector-length", f"The vector has {size}, {expected_bytes} bytes are expected.")
+    if not hmac.compare_digest(digest, caller().body_sha256):
+        raise UsageError("body-hash", "The body is not the one that was signed.")
 
 
 @blueprint.put("/agreement")

@@ -1,0 +1,270 @@
+"""The command ``fedloom-server``: for people tables, for programs ``--json``, errors with a way out."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cloud_server.app import RELEASE_KEY_FILE, make_context
+from cloud_server.rounds.rounds import list_rounds
+from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
+from cloud_server.settings import DataFolder, load_or_create_key, write_private
+from cloud_server.storage.schema import setting
+from cloud_server.tasks import (
+    create_task,
+    file_of_release,
+    load_task,
+    newest_version,
+    release_of,
+    task_names,
+)
+from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, ensure_certificates
+from shared.bundle import read_bundle
+from shared.clock import SystemClock
+from shared.errors import FedloomError, UsageError
+from shared.plan import Plan
+from shared.release import RELEASE_FILE, SIGNATURE_FILE
+from shared.root import EnrolmentCode
+from shared.secagg.parameters import CohortRules, thresholds
+from shared.wire.canonical import Json, decode
+
+Command = Callable[[argparse.Namespace], Json]
+_DURATION = re.compile(r"(\d+)(s|m|h|d)")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        result = arguments.run(arguments)
+    except FedloomError as error:
+        if getattr(arguments, "json", False):
+            print(json.dumps({"error": error.to_json()}))
+        else:
+            print(f"fedloom-server: {error.message}", file=sys.stderr)
+            if error.remedy:
+                print(f"  try: {error.remedy}", file=sys.stderr)
+            print(f"  code: {error.code}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(result, int) and not isinstance(result, bool):
+        return result
+    if getattr(arguments, "json", False):
+        print(json.dumps(result))
+    elif isinstance(result, str):
+        print(result)
+    else:
+        print(_for_people(result))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fedloom-server", description="The Fedloom aggregator.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = _add(commands, "serve", "run the aggregator", _serve, json_option=False)
+    serve.add_argument("--listen", default="0.0.0.0:8443", metavar="HOST:PORT")  # noqa: S104  # a server is there to be reached
+    serve.add_argument("--public-url", help="address in enrolment codes, where it differs from --listen")
+    serve.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM, its root last")
+    serve.add_argument("--tls-key", type=Path, metavar="FILE")
+    serve.add_argument("--workers", type=int, default=1, help="web processes")
+    driver = _add(commands, "driver", "run only the driver (serve starts one by itself)", _driver, json_option=False)
+    driver.set_defaults(run=_driver)
+    _add_task(commands)
+    code = commands.add_parser("code", help="enrolment codes").add_subparsers(required=True, metavar="VERB")
+    create = _add(code, "create", "make one-time enrolment codes", _code_create)
+    create.add_argument("--task", required=True)
+    create.add_argument("--count", type=int, default=1)
+    create.add_argument("--expires", default="24h", help="like 30m, 24h or 7d")
+    create.add_argument("--url", help="address for devices, if serve has never run here")
+    parameters = _add(commands, "parameters", "show k and t for a cohort", _parameters, data_option=False)
+    parameters.add_argument("--members", type=int, required=True)
+    parameters.add_argument("--corrupt", type=float, default=0.05)
+    parameters.add_argument("--dropout", type=float, default=0.1)
+    parameters.add_argument("--adversary", choices=("semi-malicious", "semi-honest"), default="semi-malicious")
+    return parser
+
+
+def _add_task(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    task = commands.add_parser("task", help="tasks and their rounds").add_subparsers(required=True, metavar="VERB")
+    create = _add(task, "create", "make a task from a bundle and a plan", _task_create)
+    create.add_argument("--bundle", type=Path, required=True)
+    create.add_argument("--plan", type=Path, required=True, help="TOML file")
+    _add(task, "list", "list the tasks", _task_list)
+    show = _add(task, "show", "show a task and its rounds", _task_show)
+    show.add_argument("task")
+    model = commands.add_parser("model", help="published versions").add_subparsers(required=True, metavar="VERB")
+    export = _add(model, "export", "write a version's files into a folder", _model_export)
+    export.add_argument("task")
+    export.add_argument("--version", type=int, help="default: the newest")
+    export.add_argument("--out", type=Path, required=True)
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    help_text: str,
+    run: Command,
+    *,
+    json_option: bool = True,
+    data_option: bool = True,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_text, description=help_text)
+    if data_option:
+        parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the aggregator's folder")
+    if json_option:
+        parser.add_argument("--json", action="store_true", help="print one JSON value on standard output")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _for_people(value: Json, indent: str = "") -> str:
+    if isinstance(value, dict):
+        return "\n".join(
+            f"{indent}{key}:\n{_for_people(item, indent + '  ')}"
+            if isinstance(item, dict | list) and item
+            else f"{indent}{key}: {item if item not in ({}, []) else '-'}"
+            for key, item in value.items()
+        )
+    if isinstance(value, list):
+        return "\n".join(
+            indent + ", ".join(f"{key} {item}" for key, item in entry.items() if item not in (None, ""))
+            if isinstance(entry, dict)
+            else f"{indent}{entry}"
+            for entry in value
+        )
+    return f"{indent}{value}"
+
+
+def _serve(arguments: argparse.Namespace) -> Json:
+    set_up_logging()
+    folder = DataFolder.open(arguments.data)
+    host, _, port = arguments.listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError("bad-listen", f"--listen is {arguments.listen!r}.", "write it as HOST:PORT")
+    public_host = "127.0.0.1" if host in {"0.0.0.0", "[::]", "::"} else host  # noqa: S104  # compared, not bound
+    url = arguments.public_url or f"https://{public_host}:{port}"
+    certificate, key = _tls_files(arguments, folder, public_host)
+    parts = make_context(arguments.data, SystemClock())
+    with parts.database.write() as connection:
+        connection.execute(setting.delete().where(setting.c.name == "url"))
+        connection.execute(setting.insert().values(name="url", value=url))
+    parts.database.close()
+    logging.getLogger("fedloom").info("serving %s, root fingerprint %s", url, parts.root.fingerprint.hex())
+    logging.getLogger("fedloom").warning(
+        "this process is also the enrolment authority: whoever runs it could invent devices, so members are"
+        " protected from outsiders, and from an honest operator's mistakes, but not from a lying operator"
+    )
+    return Supervisor(
+        {
+            "web": web_command(folder.path, arguments.listen, certificate, key, arguments.workers),
+            "driver": [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)],
+        }
+    ).run()
+
+
+def _tls_files(arguments: argparse.Namespace, folder: DataFolder, host: str) -> tuple[Path, Path]:
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise UsageError("bad-tls", "--tls-cert and --tls-key go together.", "give both, or none for a self-made one")
+    if arguments.tls_cert is None:
+        ensure_certificates(folder.keys, host, dt.datetime.now(dt.UTC))
+        return folder.keys / CERTIFICATE_FILE, folder.keys / KEY_FILE
+    for path in (arguments.tls_cert, arguments.tls_key):
+        if not path.is_file():
+            raise UsageError("bad-tls", f"{path} is not a file.")
+    last = arguments.tls_cert.read_text("ascii").rstrip().rpartition("-----BEGIN CERTIFICATE-----")
+    write_private(folder.keys / ROOT_FILE, (last[1] + last[2] + "\n").encode("ascii"))
+    return arguments.tls_cert, arguments.tls_key
+
+
+def _driver(arguments: argparse.Namespace) -> Json:
+    run_driver(arguments.data)
+    return 0
+
+
+def _task_create(arguments: argparse.Namespace) -> Json:
+    if not arguments.plan.is_file():
+        raise UsageError("no-plan", f"{arguments.plan} is not a file.", "give the plan's TOML file")
+    plan = Plan.from_toml(arguments.plan.read_text("utf-8"))
+    bundle = read_bundle(arguments.bundle)
+    folder = DataFolder.open(arguments.data)
+    key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
+    ensure_certificates(folder.keys, "127.0.0.1", dt.datetime.now(dt.UTC))
+    parts = make_context(arguments.data, SystemClock())
+    with parts.database.write() as connection:
+        create_task(connection, parts.blobs, bundle, plan, key, parts.clock.now_s())
+    return {"task": plan.task}
+
+
+def _task_list(arguments: argparse.Namespace) -> Json:
+    parts = make_context(arguments.data, SystemClock())
+    with parts.database.read() as connection:
+        return {"tasks": list(task_names(connection))}
+
+
+def _task_show(arguments: argparse.Namespace) -> Json:
+    parts = make_context(arguments.data, SystemClock())
+    with parts.database.read() as connection:
+        task = load_task(connection, arguments.task)
+        return {
+            "task": task.name,
+            "state": task.state,
+            "reason": task.reason,
+            "version": newest_version(connection, task.name),
+            "plan": decode(task.plan.to_bytes()),
+            "rounds": list(list_rounds(connection, task.name)),
+        }
+
+
+def _model_export(arguments: argparse.Namespace) -> Json:
+    parts = make_context(arguments.data, SystemClock())
+    with parts.database.read() as connection:
+        load_task(connection, arguments.task)
+        number = newest_version(connection, arguments.task) if arguments.version is None else arguments.version
+        body, signature = release_of(connection, arguments.task, number)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / RELEASE_FILE).write_bytes(body)
+    (arguments.out / SIGNATURE_FILE).write_bytes(signature)
+    files = decode(body)["files"]
+    names = sorted(files) if isinstance(files, dict) else []
+    for name in names:
+        shutil.copyfile(parts.blobs.path(file_of_release(body, name).sha256), arguments.out / name)
+    return {"task": arguments.task, "version": number, "files": list(names)}
+
+
+def _code_create(arguments: argparse.Namespace) -> Json:
+    match = _DURATION.fullmatch(arguments.expires)
+    if match is None:
+        raise UsageError("bad-duration", f"--expires is {arguments.expires!r}.", "write it like 30m, 24h or 7d")
+    parts = make_context(arguments.data, SystemClock())
+    with parts.database.read() as connection:
+        load_task(connection, arguments.task)
+        stored = connection.execute(setting.select().where(setting.c.name == "url")).one_or_none()
+    url = arguments.url or (stored.value if stored else None)
+    if url is None:
+        raise UsageError(
+            "no-url",
+            "Codes carry the server's address, and this server has never run.",
+            "start `fedloom-server serve` once, or give --url https://HOST:PORT",
+        )
+    valid_s = int(match[1]) * _UNIT_S[match[2]]
+    secrets = parts.authority.mint(arguments.task, count=arguments.count, valid_s=valid_s)
+    codes = [EnrolmentCode(url, parts.root.fingerprint, secret).to_text() for secret in secrets]
+    return {"codes": list(codes)} if arguments.json else "\n".join(codes)
+
+
+def _parameters(arguments: argparse.Namespace) -> Json:
+    rules = CohortRules(2, max(arguments.members, 2), arguments.corrupt, arguments.dropout)
+    found = thresholds(arguments.members, rules)
+    return {
+        "neighbours": found.neighbours,
+        "threshold": found.threshold,
+        "survivors": found.survivors,
+        "quorum": found.quorum,
+    }

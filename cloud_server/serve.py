@@ -1,0 +1,124 @@
+"""``fedloom-server serve``: web workers and a driver as separate processes under one supervisor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from cloud_server.app import make_context
+from cloud_server.rounds.driver import Driver
+from cloud_server.settings import load_or_create_key
+from cloud_server.storage.database import Changes
+from shared.clock import SystemClock
+from shared.limits import MAX_POLL_HOLD_S
+
+ACTIVE_TICK_S: Final = 0.005  # how often the driver looks for commits
+IDLE_TICK_S: Final = 0.25  # how often it looks at deadlines
+RESTART_S: Final = 1.0
+log = logging.getLogger("fedloom")
+
+
+def set_up_logging() -> None:
+    """Log to standard error, one line per event, without secrets."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+
+def run_driver(data: Path) -> None:
+    """Drive rounds until the process is told to stop."""
+    set_up_logging()
+    parts = make_context(data, SystemClock())
+    driver = Driver(
+        database=parts.database,
+        blobs=parts.blobs,
+        uploads=parts.uploads,
+        release_key=load_or_create_key(parts.folder.keys / "release.key"),
+        authority_key=parts.authority.public_key,
+        clock=parts.clock,
+        random_bytes=os.urandom,
+    )
+    changes = Changes(parts.database, ACTIVE_TICK_S / 2)
+    mark, looked_s = -1, 0.0
+    supervisor = os.getppid()
+    while os.getppid() == supervisor:
+        now_mark, now_s = changes.mark(), time.monotonic()
+        if now_mark != mark or now_s - looked_s >= IDLE_TICK_S:
+            mark, looked_s = now_mark, now_s
+            while driver.tick():
+                pass
+        time.sleep(ACTIVE_TICK_S)
+
+
+def web_command(data: Path, listen: str, certificate: Path, key: Path, workers: int) -> list[str]:
+    """Return the command line of the web processes: gunicorn with gevent, TLS built in."""
+    return [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        f"cloud_server.app:application({str(data)!r})",
+        f"--bind={listen}",
+        "--worker-class=gevent",
+        f"--workers={workers}",
+        f"--certfile={certificate}",
+        f"--keyfile={key}",
+        "--config=python:cloud_server.web_config",
+        f"--graceful-timeout={int(MAX_POLL_HOLD_S)}",
+        "--keep-alive=75",
+        "--log-level=warning",
+    ]
+
+
+class Supervisor:
+    """Keeps the children running and stops them together.
+
+    Args:
+        commands: command lines by name.
+    """
+
+    def __init__(self, commands: dict[str, list[str]]) -> None:
+        self._commands = commands
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = False
+
+    def run(self) -> int:
+        """Start the children, restart one that dies, return when told to stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        for name in self._commands:
+            self._start(name)
+        while not self._stopping:
+            time.sleep(0.05)
+            for name, child in list(self._children.items()):
+                if child.poll() is not None and not self._stopping:
+                    log.error("%s ended with code %s; starting it again", name, child.returncode)
+                    time.sleep(RESTART_S)
+                    self._start(name)
+        for child in self._children.values():
+            child.terminate()
+        for child in self._children.values():
+            try:
+                child.wait(timeout=MAX_POLL_HOLD_S + 5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        return 0
+
+    def _start(self, name: str) -> None:
+        self._children[name] = subprocess.Popen(self._commands[name])  # noqa: S603  # our own programs
+
+    def _stop(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+
+def tls_context(_config: object, default: object) -> ssl.SSLContext:
+    """Return gunicorn's TLS context, TLS 1.2 or newer."""
+    context = default() if callable(default) else default
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError("gunicorn gave no TLS context")
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
