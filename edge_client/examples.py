@@ -48,10 +48,12 @@ def read_examples(folder: Path) -> tuple[Examples, Examples]:
 
 def _read(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as source:
+            file = np.load(source, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise UsageError("examples-unreadable", f"{path} is a single array.", "write it with numpy.savez")
-            return {name: file[name] for name in file.files}
+            with file:
+                return {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise UsageError(
             "examples-missing", f"There is no {path}.", f"put {EXAMPLES_FILE} there, or enrol with another --examples"

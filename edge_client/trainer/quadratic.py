@@ -1,7 +1,8 @@
 """The textbook model in NumPy: one point theta, f32[d], and the loss of an example x_i is ||theta - x_i||^2.
 
-Its minimum is the mean of all examples, wherever they are, and a gradient step of rate alpha over all of them is
-``theta - 2 alpha sum(theta - x_i)``: federated and central training can be compared digit by digit. Labels are ignored.
+Its minimum is the mean of all examples, wherever they are, and a gradient step of rate alpha over all of them
+is ``theta - 2 alpha sum(theta - x_i)``: federated and central training can be compared digit by digit. Labels
+are ignored.
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+"""Enrolled devices in temporary folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edge_client.enrolment import enrol
+from edge_client.identity import Enrolment
+from edge_client.state_folder import StateFolder
+from shared.clock import SystemClock
+from shared.secagg.session import DeviceFloors
+from tests.edge_client.aggregator import DIMENSION, Aggregator
+
+
+@dataclass
+class ManualClock:
+    """Time that passes only while somebody sleeps."""
+
+    time_s: float = 1_800_000_000.0
+    slept_s: list[float] = field(default_factory=list)
+
+    def now_s(self) -> float:
+        """Return the time."""
+        return self.time_s
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.slept_s.append(seconds)
+        self.time_s += seconds
+
+
+def write_points(folder: Path, number: int, count: int = 5) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Write device ``number``'s examples, and return those to train on."""
+    x = np.random.default_rng(number).normal(size=(count + 2, DIMENSION)).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out = np.arange(count + 2) >= count
+    np.savez(folder / "examples.npz", x=x, y=np.zeros(count + 2, np.int32), held_out=held_out)
+    return x[:count]
+
+
+def enrolled(path: Path, aggregator: Aggregator, url: str, number: int = 0, min_survivors: int = 2) -> Enrolment:
+    """Enrol a device with its state and examples below ``path``."""
+    write_points(path / "examples", number)
+    return enrol(
+        aggregator.code(url),
+        StateFolder(path / "state"),
+        path / "examples",
+        floors=DeviceFloors(min_survivors=min_survivors),
+        name="kitchen",
+        clock=SystemClock(),
+        random_bytes=np.random.default_rng(number).bytes,
+        jitter=lambda: 0.5,
+    )

@@ -1,0 +1,200 @@
+"""The agent against an aggregator in memory: whole rounds, and what it does when cohorts fail."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_client import report
+from edge_client.agent import open_agent
+from edge_client.journal import Journal, State
+from edge_client.state_folder import StateFolder
+from shared.errors import ProtocolAbort, TryLater
+from tests.edge_client.aggregator import Aggregator
+from tests.edge_client.devices import enrolled, write_points
+from tests.edge_client.loopback import serve
+from tests.shared.refusals import refused
+
+MEMBERS = 3
+WAY = [state for state in State if state not in {State.NOT_COUNTED, State.ABANDONED, State.REFUSED}]
+
+
+def ignore(_line: str) -> None:
+    """Drop a log line."""
+
+
+def run_devices(paths: list[Path], states: dict[Path, list[str]]) -> None:
+    def work(path: Path) -> None:
+        def on_state(state: str, _round: int) -> None:
+            states.setdefault(path, []).append(state)
+
+        with open_agent(StateFolder(path / "state"), log=ignore, on_state=on_state) as agent:
+            agent.run(exit_when_done=True)
+
+    threads = [threading.Thread(target=work, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_two_rounds_are_the_textbook_gradient_steps(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, MEMBERS, rounds=2)
+    paths = [tmp_path / str(number) for number in range(MEMBERS)]
+    states: dict[Path, list[str]] = {}
+    with serve(certificates, aggregator) as url:
+        for number, path in enumerate(paths):
+            enrolled(path, aggregator, url, number)
+        run_devices(paths, states)
+    points = np.concatenate([write_points(tmp_path / "again", number) for number in range(MEMBERS)]).astype(float)
+    theta = np.zeros(points.shape[1])
+    for _ in range(2):
+        theta -= 0.01 * 2 * (theta - points).sum(axis=0)
+    np.testing.assert_allclose(aggregator.master, theta, atol=1e-5)
+    assert all(seen == [str(state) for state in WAY] * 2 for seen in states.values())
+    assert aggregator.cohorts[0].aggregate is not None
+    assert aggregator.cohorts[0].aggregate.evaluation.count == 2 * MEMBERS
+
+
+def test_ledger_and_status_say_what_left_the_device(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    paths = [tmp_path / "0", tmp_path / "1"]
+    with serve(certificates, aggregator) as url:
+        for number, path in enumerate(paths):
+            enrolled(path, aggregator, url, number)
+        run_devices(paths, {})
+    folder = StateFolder(paths[0] / "state")
+    ledger = report.ledger(folder)
+    vector = next(iter(aggregator.cohorts[0].steps["vector"].values()))
+    assert [row["state"] for row in ledger["contributions"]] == ["counted"]
+    assert ledger["contributions"][0]["traffic"]["vector_up"] == len(vector) == ledger["totals"]["vector_up"]
+    assert ledger["totals"]["weights_down"] == sum(
+        len(version.files["weights_int8.safetensors"]) for version in aggregator.versions
+    )
+    assert json.dumps(ledger)
+    status = report.status(folder)
+    assert (status["version"], status["name"], status["last"]["round"]) == (1, "kitchen", 1)
+    assert "no agent is running" in report.status_text(status)
+    assert "counted" in report.ledger_text(ledger)
+
+
+def test_an_update_that_never_left_joins_the_next_cohort(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    aggregator.over = {"inbox": "too-few-shares"}
+    paths = [tmp_path / "0", tmp_path / "1"]
+    states: dict[Path, list[str]] = {}
+    with serve(certificates, aggregator) as url:
+        for number, path in enumerate(paths):
+            enrolled(path, aggregator, url, number)
+        run_devices(paths, states)
+    for path in paths:
+        assert states[path].count("training") == 1
+        assert states[path].count("joined") == 2
+        assert states[path].count("vector-sent") == 1
+        row = report.ledger(StateFolder(path / "state"))["contributions"][0]
+        assert (row["state"], row["cohort"]) == ("counted", "cohort-1")
+
+
+def test_an_update_that_left_is_spent(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    aggregator.over = {"vector": "too-few-survivors"}
+    paths = [tmp_path / "0", tmp_path / "1"]
+    states: dict[Path, list[str]] = {}
+    with serve(certificates, aggregator) as url:
+        for number, path in enumerate(paths):
+            enrolled(path, aggregator, url, number)
+        run_devices(paths, states)
+    for path in paths:
+        assert states[path].count("training") == 2
+        rows = report.ledger(StateFolder(path / "state"))["contributions"]
+        assert [(row["state"], row["reason"]) for row in rows] == [("abandoned", "too-few-survivors"), ("counted", "")]
+
+
+class Killed(BaseException):
+    """The power is cut."""
+
+
+@pytest.mark.parametrize("state", [State.TRAINED, State.SHARES_SENT, State.UPLOADING, State.ANSWERED])
+def test_killed_in_a_state_closes_the_contribution(tmp_path: Path, certificates: Path, state: State) -> None:
+    aggregator = Aggregator(certificates, 2)
+    paths = [tmp_path / "0", tmp_path / "1"]
+
+    def kill(now: str, _round: int) -> None:
+        if now == state:
+            raise Killed
+
+    with serve(certificates, aggregator) as url:
+        for number, path in enumerate(paths):
+            enrolled(path, aggregator, url, number)
+        other = threading.Thread(target=_once, args=(paths[1],), daemon=True)
+        other.start()
+        with pytest.raises(Killed), open_agent(StateFolder(paths[0] / "state"), log=ignore, on_state=kill) as agent:
+            agent.once()
+        aggregator.over = dict.fromkeys(("roster", "shares", "inbox", "vector", "survivors", "outcome"), "late")
+        aggregator.rounds = 0
+        other.join(30)
+        lines: list[str] = []
+        with open_agent(StateFolder(paths[0] / "state"), log=lines.append) as agent:
+            assert agent.once() is None
+    row = report.ledger(StateFolder(paths[0] / "state"))["contributions"][0]
+    assert (row["state"], row["reason"]) == ("abandoned", "process-ended")
+    assert f"in state {state}" in lines[0]
+    sent = state in {State.UPLOADING, State.ANSWERED}
+    journal = Journal(StateFolder(paths[0] / "state").journal_file)
+    assert journal.contributed_round == (1 if sent else -1)
+    journal.close()
+
+
+def _once(path: Path) -> None:
+    with open_agent(StateFolder(path / "state"), log=ignore) as agent:
+        try:
+            agent.once()
+        except TryLater:
+            return
+
+
+def test_floors_refuse_small_cohorts(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path, aggregator, url, min_survivors=10)
+        with (
+            open_agent(StateFolder(tmp_path / "state"), log=ignore) as agent,
+            refused("floor-cohort-size", ProtocolAbort),
+        ):
+            agent.once()
+    assert not any("rendezvous" in request.path for request in aggregator.requests)
+
+
+def test_once_says_when_there_is_no_work(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    with serve(certificates, aggregator) as url:
+        enrolment = enrolled(tmp_path, aggregator, url)
+        aggregator.cohorts[0].steps["join"] = {enrolment.device: b""}
+        with open_agent(StateFolder(tmp_path / "state"), log=ignore) as agent, refused("no-round-open", TryLater):
+            agent.once()
+
+
+def test_bad_examples_upload_nothing_and_are_journaled(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path, aggregator, url)
+        np.savez(tmp_path / "examples" / "examples.npz", x=np.zeros((3, 2), np.float32), y=np.zeros(3, np.int32))
+        with open_agent(StateFolder(tmp_path / "state"), log=ignore) as agent, refused("examples-shape"):
+            agent.once()
+    assert not any("cohorts" in request.path for request in aggregator.requests)
+    row = report.ledger(StateFolder(tmp_path / "state"))["contributions"][0]
+    assert (row["state"], row["reason"]) == ("abandoned", "examples-shape")
+
+
+def test_two_agents_do_not_share_a_state_folder(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path, aggregator, url)
+    folder = StateFolder(tmp_path / "state")
+    with open_agent(folder, log=ignore), refused("agent-running", TryLater), open_agent(folder, log=ignore):
+        pass

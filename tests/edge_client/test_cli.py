@@ -1,0 +1,90 @@
+"""The command line: exit codes, the shape of errors, and what is on which stream."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge_client.cli import main
+from tests.edge_client.aggregator import Aggregator
+from tests.edge_client.devices import write_points
+from tests.edge_client.loopback import refusal, serve
+
+Captured = pytest.CaptureFixture[str]
+
+
+def error_of(captured: Captured) -> dict[str, str]:
+    out = captured.readouterr().out
+    document: dict[str, dict[str, str]] = json.loads(out)
+    assert set(document) == {"error"}
+    assert set(document["error"]) == {"code", "message", "try"}
+    return document["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "exit_code"),
+    [
+        (["enroll", "nonsense", "--state", "S", "--examples", "E"], "bad-code", 2),
+        (["enroll", "--state", "S"], "usage", 2),
+        (["enroll", "c", "--state", "S", "--examples", "E", "--allow-cohorts-of", "1"], "usage", 2),
+        (["dance"], "usage", 2),
+        ([], "usage", 2),
+        (["status", "--state", "S"], "identity-missing", 3),
+        (["ledger", "--state", "S"], "identity-missing", 3),
+        (["once", "--state", "S"], "identity-missing", 3),
+        (["run", "--state", "S"], "identity-missing", 3),
+        (["leave", "--state", "S", "--yes"], "identity-missing", 3),
+    ],
+)
+def test_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, words: list[str], code: str, exit_code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--json"]) == exit_code
+    assert error_of(capsys)["code"] == code
+    assert main(words) == exit_code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"[{code}]" in captured.err
+
+
+def test_a_device_from_enrolment_to_leaving(tmp_path: Path, certificates: Path, capsys: Captured) -> None:
+    aggregator = Aggregator(certificates, 2, rounds=0)
+    write_points(tmp_path / "examples", 0)
+    state = ["--state", str(tmp_path / "state")]
+    with serve(certificates, aggregator) as url:
+        words = ["enroll", aggregator.code(url), *state, "--examples", str(tmp_path / "examples")]
+        assert main([*words, "--allow-cohorts-of", "2"]) == 0
+        assert "Sums of 2 devices" in capsys.readouterr().err
+        assert main([*words, "--json"]) == 3
+        assert error_of(capsys)["code"] == "already-enrolled"
+        assert main(["once", *state, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"contribution": None}
+        assert main(["run", *state, "--exit-when-done", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["version"] == 0
+    assert main(["status", *state]) == 0
+    assert "no agent is running" in capsys.readouterr().out
+    assert main(["ledger", *state, "--json"]) == 0
+    ledger = json.loads(capsys.readouterr().out)
+    assert set(ledger) == {"device", "task", "contributions", "totals", "int8"}
+    assert main(["leave", *state]) == 2
+    assert main(["leave", *state, "--yes"]) == 0
+    assert not (tmp_path / "state").exists()
+
+
+def test_codes_of_the_server_reach_the_person(tmp_path: Path, certificates: Path, capsys: Captured) -> None:
+    aggregator = Aggregator(certificates, 2)
+    write_points(tmp_path / "examples", 0)
+    with serve(certificates, lambda r: refusal(403, "code-used") if "enrol" in r.path else aggregator(r)) as url:
+        words = [
+            "enroll",
+            aggregator.code(url),
+            "--state",
+            str(tmp_path / "s"),
+            "--examples",
+            str(tmp_path / "examples"),
+        ]
+        assert main([*words, "--json"]) == 3
+    assert error_of(capsys) == {"code": "code-used", "message": "why", "try": "that"}

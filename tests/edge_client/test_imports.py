@@ -1,0 +1,42 @@
+"""What the agent loads: nothing of TensorFlow, and no network where the data is."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "edge_client").rglob("*.py")
+    if path.name != "__init__.py"
+)
+
+
+def run(python: Path, program: str) -> str:
+    if not python.exists():
+        pytest.skip(f"{python.parent.parent.name} is not set up; run make")
+    result = subprocess.run([str(python), "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("environment", [".venv-edge", ".venv-edge-tflite"])
+def test_the_agent_needs_no_tensorflow(environment: str) -> None:
+    assert "edge_client.agent" in MODULES
+    program = (
+        "import importlib, importlib.util, sys\n"
+        f"for name in {MODULES}: importlib.import_module(name)\n"
+        "assert importlib.util.find_spec('tensorflow') is None, 'TensorFlow is installed'\n"
+        "bad = {'tensorflow', 'keras', 'flask', 'sqlalchemy', 'models', 'tools', 'cloud_server'} & set(sys.modules)\n"
+        "assert not bad, bad\n"
+    )
+    run(ROOT / environment / "bin" / "python", program)
+
+
+@pytest.mark.parametrize("module", ["edge_client.examples", "edge_client.contribution"])
+def test_data_is_read_and_trained_on_without_a_network_or_a_database(module: str) -> None:
+    program = f"import sys, {module}; print(sorted({{'urllib3', 'http.client', 'sqlite3'}} & set(sys.modules)))"
+    assert run(ROOT / ".venv-edge" / "bin" / "python", program).strip() == "[]"

@@ -1,0 +1,101 @@
+"""The journal: what may follow what, what survives, and what a damaged file says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_client.journal import COUNTER_BLOCK, TERMINAL, Journal, State, may_follow
+from edge_client.traffic import Traffic
+from shared.errors import BrokenState
+from tests.shared.refusals import refused
+
+WAY = tuple(State)[: tuple(State).index(State.COUNTED) + 1]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path / "journal.sqlite3")
+    yield opened
+    opened.close()
+
+
+def go(journal: Journal, entry: int, last: State) -> None:
+    for state in WAY[1 : WAY.index(last) + 1]:
+        journal.record(entry, state, 1.0, cohort="cohort-a")
+
+
+def test_each_state_is_durable(journal: Journal, tmp_path: Path) -> None:
+    entry = journal.begin(3, 2, 1.0)
+    for state in WAY[1:]:
+        journal.record(entry, state, 1.0, cohort="cohort-a", traffic=Traffic(vector_up=1))
+        other = Journal(tmp_path / "journal.sqlite3")
+        assert other.contribution(entry).state is state
+        other.close()
+    assert journal.contribution(entry).traffic.vector_up == len(WAY) - 1
+
+
+@pytest.mark.parametrize("last", WAY[:-1])
+def test_recovery_closes_every_unfinished_state(journal: Journal, last: State) -> None:
+    entry = journal.begin(3, 2, 1.0)
+    go(journal, entry, last)
+    assert [row.state for row in journal.recover(2.0)] == [last]
+    row = journal.contribution(entry)
+    assert (row.state, row.reason) == (State.ABANDONED, "process-ended")
+    assert journal.contributed_round == (3 if WAY.index(last) >= WAY.index(State.UPLOADING) else -1)
+    assert journal.recover(3.0) == []
+
+
+def test_an_update_returns_only_before_its_vector_left() -> None:
+    assert may_follow(State.SHARES_SENT, State.TRAINED)
+    for state in (State.UPLOADING, State.VECTOR_SENT, State.AGREED, State.ANSWERED, State.COUNTED):
+        assert not may_follow(state, State.TRAINED)
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+def test_nothing_follows_an_end(state: State) -> None:
+    assert not any(may_follow(state, after) for after in State)
+
+
+def test_steps_are_not_skipped(journal: Journal) -> None:
+    entry = journal.begin(0, 0, 1.0)
+    with refused("bad-transition"):
+        journal.record(entry, State.UPLOADING, 1.0)
+
+
+def test_counters_grow_over_restarts(journal: Journal, tmp_path: Path) -> None:
+    first = [journal.next_counter() for _ in range(COUNTER_BLOCK + 5)]
+    again = Journal(tmp_path / "journal.sqlite3")
+    second = [again.next_counter() for _ in range(5)]
+    again.close()
+    assert first == sorted(set(first))
+    assert second[0] > first[-1]
+
+
+def test_versions_never_go_back(journal: Journal) -> None:
+    journal.use_version(5)
+    journal.use_version(3)
+    assert journal.highest_version == 5
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal.sqlite3"
+    path.write_bytes(content)
+    with refused("journal-damaged", BrokenState):
+        Journal(path)
+
+
+def test_a_damaged_page_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    journal = Journal(path)
+    for number in range(200):
+        journal.put(f"name-{number}", "x" * 200)
+    journal.close()
+    data = bytearray(path.read_bytes())
+    data[8192:12288] = b"\x5a" * 4096
+    path.write_bytes(data)
+    with refused("journal-damaged", BrokenState):
+        Journal(path)

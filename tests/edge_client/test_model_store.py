@@ -1,0 +1,200 @@
+"""Releases: each rule that is broken has its name, and the release in use stays in use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud_server.publishing import make_version
+from edge_client.identity import Enrolment, load_identity
+from edge_client.int8_check import count_correct
+from edge_client.journal import Journal
+from edge_client.model_store import ModelStore, current_version
+from edge_client.state_folder import StateFolder
+from edge_client.trainer.protocol import Examples
+from edge_client.transport import Signer, Transport, pinned_pool
+from shared.bundle import INFER_INT8_FILE, MANIFEST_FILE, Bundle, initial_weights
+from shared.plan import Plan
+from shared.release import FileEntry, Release, sign_release, verify_release
+from shared.wire.canonical import sha256
+from shared.wire.messages import read_release, write_release
+from shared.wire.signed import SigningKey
+from tests.edge_client.aggregator import DIMENSION, RELEASE_KEY, Aggregator, publish
+from tests.edge_client.devices import ManualClock, enrolled
+from tests.edge_client.loopback import Answer, Request, serve
+from tests.shared.refusals import refused
+
+Change = Callable[[Request, Answer], Answer]
+
+
+class Device:
+    """An enrolled device's model store, whose traffic a test may change."""
+
+    def __init__(self, path: Path, certificates: Path) -> None:
+        self.path = path
+        self.folder = StateFolder(path / "state")
+        self.aggregator = Aggregator(certificates, 2)
+        self.aggregator.versions.append(
+            publish(1, np.ones(DIMENSION, np.float32), self.aggregator.plan, self.aggregator.now_s)
+        )
+        self.change: Change = lambda _request, answer: answer
+        self.clock = ManualClock()
+
+    def answer(self, request: Request) -> Answer:
+        return self.change(request, self.aggregator(request))
+
+    @contextmanager
+    def opened(self, url: str, enrolment: Enrolment) -> Iterator[ModelStore]:
+        journal = Journal(self.folder.journal_file)
+        key = load_identity(self.folder).key
+        signer = Signer(enrolment.fingerprint, enrolment.device, key, journal.next_counter)
+        pool = pinned_pool(enrolment.root.tls_root_pem)
+        transport = Transport(url, pool, signer=signer, clock=self.clock, jitter=lambda: 0.0)
+        yield ModelStore(self.folder, enrolment, transport, journal, self.clock)
+        transport.close()
+        journal.close()
+
+
+@pytest.fixture
+def device(tmp_path: Path, certificates: Path) -> Device:
+    return Device(tmp_path, certificates)
+
+
+@pytest.fixture
+def store(device: Device, certificates: Path) -> Iterator[ModelStore]:
+    with serve(certificates, device.answer) as url:
+        enrolment = enrolled(device.path, device.aggregator, url)
+        with device.opened(url, enrolment) as opened:
+            yield opened
+
+
+def resigned(change: Callable[[Release], Release], key: SigningKey = RELEASE_KEY) -> Change:
+    """Return a change that signs an altered release, as an operator could."""
+
+    def apply(request: Request, answer: Answer) -> Answer:
+        if "releases" not in request.path:
+            return answer
+        body, signature = read_release(answer.body)
+        release = verify_release(body, signature, public_key=RELEASE_KEY.public, task="point", min_version=0, now_s=0.0)
+        return Answer(body=write_release(*sign_release(change(release), key)))
+
+    return apply
+
+
+def test_versions_are_installed_in_turn(device: Device, store: ModelStore) -> None:
+    first, second = store.install(0), store.install(1)
+    assert (first.version, second.version) == (0, 1)
+    np.testing.assert_array_equal(second.weights, np.ones(DIMENSION, np.float32))
+    assert current_version(device.folder) == 1
+    assert [path.name for path in device.folder.releases.iterdir()] == ["1"]
+    blobs = [request.path for request in device.aggregator.requests if "blobs" in request.path]
+    assert len(blobs) == len(set(blobs)) == 4  # plan, manifest and weights, then weights alone
+    assert second.plan == device.aggregator.plan
+    assert len(list(device.folder.store.iterdir())) == 3
+
+
+def test_a_release_in_use_is_not_fetched_again(device: Device, store: ModelStore) -> None:
+    store.install(1)
+    before = len(device.aggregator.requests)
+    store.install(1)
+    assert len(device.aggregator.requests) == before
+
+
+def test_older_versions_are_refused(device: Device, store: ModelStore) -> None:
+    store.install(1)
+    with refused("version-rollback"):
+        store.install(0)
+    assert current_version(device.folder) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("bad-signature", resigned(lambda release: release, SigningKey(sha256(b"stranger")))),
+        ("wrong-key", resigned(lambda release: dataclasses.replace(release, key_id="0" * 64))),
+        ("wrong-task", resigned(lambda release: dataclasses.replace(release, task="other"))),
+        ("release-expired", resigned(lambda release: dataclasses.replace(release, expires_at_s=1))),
+        ("wrong-version", resigned(lambda release: dataclasses.replace(release, version=7))),
+        ("wrong-model-hash", resigned(lambda release: dataclasses.replace(release, model_sha256="0" * 64))),
+        (
+            "release-incomplete",
+            resigned(
+                lambda release: dataclasses.replace(
+                    release, files={k: v for k, v in release.files.items() if k != "weights_int8.safetensors"}
+                )
+            ),
+        ),
+    ],
+)
+def test_bad_releases(device: Device, store: ModelStore, code: str, change: Change) -> None:
+    store.install(0)
+    device.change = change
+    with refused(code):
+        store.install(1)
+    assert current_version(device.folder) == 0
+    device.change = lambda _request, answer: answer
+    assert store.install(1).version == 1
+
+
+def test_changed_files_are_refused(device: Device, store: ModelStore) -> None:
+    def swap(request: Request, answer: Answer) -> Answer:
+        flipped = bytes([answer.body[0] ^ 1]) + answer.body[1:]
+        return dataclasses.replace(answer, body=flipped) if "blobs" in request.path else answer
+
+    device.change = swap
+    with refused("wrong-file-hash"):
+        store.install(0)
+    assert current_version(device.folder) is None
+
+
+def test_a_worn_file_is_fetched_again(device: Device, store: ModelStore) -> None:
+    store.install(0)
+    for path in device.folder.store.iterdir():
+        path.write_bytes(b"worn")
+    assert store.install(1).version == 1
+
+
+def test_the_plan_must_be_the_tasks(device: Device, store: ModelStore) -> None:
+    other = Plan("other").to_bytes()
+    first = device.aggregator.versions[0]
+    device.aggregator.versions[0] = dataclasses.replace(first, files={**first.files, "other": other})
+    device.change = resigned(
+        lambda release: dataclasses.replace(release, files={**release.files, "plan.json": FileEntry.of(other)})
+    )
+    with refused("wrong-task"):
+        store.install(0)
+
+
+def test_later_versions_bring_weights_alone_and_the_twin_is_made_here(
+    device: Device, store: ModelStore, activity_bundle: Bundle
+) -> None:
+    files = {**activity_bundle.files, MANIFEST_FILE: activity_bundle.manifest.to_bytes()}
+    start = initial_weights(activity_bundle)
+    device.aggregator.versions = [
+        make_version(
+            number,
+            start * np.float32(1 + number),
+            plan=device.aggregator.plan,
+            manifest=activity_bundle.manifest,
+            bundle=files,
+            key=RELEASE_KEY,
+            now_s=device.aggregator.now_s,
+        )
+        for number in range(2)
+    ]
+    store.install(0)
+    before = len(device.aggregator.requests)
+    installed = store.install(1)
+    twin = device.aggregator.versions[1].files[INFER_INT8_FILE]
+    assert len(device.aggregator.requests) == before + 2  # the release and the weights
+    assert installed.int8 == (device.folder.current / INFER_INT8_FILE).read_bytes() == twin
+    spec = activity_bundle.manifest.inputs[0]
+    held_out = Examples(np.zeros((3, *spec.shape[1:]), np.float32), np.zeros(3, np.int32))
+    result = count_correct(installed, held_out)
+    assert result is not None
+    assert result[1] == 3
