@@ -58,7 +58,6 @@ def _run(words: list[str]) -> int:
         subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
         if words[:1] == [command.name]:
             chosen = importlib.import_module(command.module)
-            subparser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
             chosen.register(subparser)
     arguments = parser.parse_args(words)
     if chosen is None:

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import FedloomError
+from shared.examples import Examples
 
 F32: TypeAlias = NDArray[np.float32]
-Inputs: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]]
+
+
+__all__ = ["Evaluation", "Examples", "Trained", "Trainer", "TrainingDiverged", "TrainingRecipe"]
 
 
 class TrainingDiverged(FedloomError):
     """A loss or a weight became infinite or not a number; nothing of this training may be used."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Labelled examples.
-
-    ``x`` is f32[n, ...] (or the model's dtype); a model with several inputs takes one array per signature
-    name. ``y`` is an integer array [n] for sparse labels, else f32[n, ...].
-    """
-
-    x: Inputs
-    y: NDArray[Any]
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def inputs(self) -> Mapping[str, NDArray[Any]]:
-        """Return the inputs by signature name."""
-        return self.x if isinstance(self.x, Mapping) else {"x": self.x}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", metavar="B", type=_batch_size, default=16, help="examples in a training step (16)"
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--loss", metavar="NAME", help="a Keras loss, or package.module:callable (from the last layer)")
     parser.add_argument(
         "--local",

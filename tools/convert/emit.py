@@ -28,6 +28,7 @@ def emit_inference(functions: Mapping[str, Function], *, quantize: bool) -> byte
 
 def _emit(module: Module, functions: Mapping[str, Function], *, variables: bool, quantize: bool) -> bytes:
     concrete = {name: function.get_concrete_function() for name, function in functions.items()}
+    _refuse_randomness(concrete)
     with tempfile.TemporaryDirectory(prefix="fedloom-convert-") as folder:
         # With custom gradients saved, every lowered gradient would be traced a second time as a function.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -45,6 +46,17 @@ def _emit(module: Module, functions: Mapping[str, Function], *, variables: bool,
                 return cast("bytes", converter.convert())
         except Exception as error:
             raise _unsupported(str(error), concrete) from error
+
+
+def _refuse_randomness(concrete: Mapping[str, Function]) -> None:
+    """A draw needs a state that TFLite does not keep; without this check TensorFlow fails with a stack trace."""
+    operations = (op for function in concrete.values() for op in function.graph.get_operations())
+    if drawing := {_scope(op.name) for op in operations if "Random" in op.type}:
+        raise BundleError(
+            "convert-random-layer",
+            f"layer {', '.join(sorted(drawing))} draws random numbers while training, which TFLite cannot",
+            "remove it (dropout, noise or augmentation layers)",
+        )
 
 
 def _without_initializer(model: bytes) -> bytes:
@@ -100,10 +112,16 @@ def _unsupported(message: str, concrete: Mapping[str, Function]) -> BundleError:
 def _layer(name: str, concrete: Mapping[str, Function]) -> str:
     graphs = [function.graph for function in concrete.values()]
     for op in (op for graph in graphs for op in graph.get_operations() if op.type == name):
-        scopes = [part for part in op.name.split("/")[:-1] if not part.startswith("gradients")]
-        if scopes:
-            return re.sub(r"_grad$", "", scopes[min(1, len(scopes) - 1)])
+        return _scope(op.name)
     return "(unnamed)"
+
+
+def _scope(operation: str) -> str:
+    """Return the layer of an operation: gradients/dense_1/Relu_grad/mul is of dense, as Keras counts calls."""
+    scopes = [part for part in operation.split("/")[:-1] if not part.startswith("gradients")]
+    if scopes[:1] == ["model"]:  # an imported SavedModel, whose scopes are its author's
+        return "/".join(scopes[1:])
+    return re.sub(r"_\d+$", "", scopes[0]) if scopes else "(unnamed)"
 
 
 def builtin_names(model: bytes) -> list[str]:

@@ -12,12 +12,15 @@ from tools.convert.losses import Loss, choose_loss, output_kind
 from tools.convert.tf import Function, Module, Tensor, tf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from tools.convert.source import SourceModel
+
+
+_LOWEST = -3.0e38  # below every weight
 
 
 @dataclass(frozen=True)
@@ -153,11 +156,21 @@ class _Steps:
         return {"y": self._source.call(self._store.read(), x, training=False)[0]}
 
 
-def build_inference(source: SourceModel, weights: Sequence[NDArray[np.float32]]) -> Function:
-    """Return the function of the signature ``infer``, batch 1, with the given weights as constants."""
+def build_inference(
+    source: SourceModel, weights: Sequence[NDArray[np.float32]], kept_apart: Collection[int] = ()
+) -> Function:
+    """Return the function of the signature ``infer``, batch 1, with the given weights as constants.
+
+    The converter folds constants into each other, such as batch normalisation into a convolution. A weight
+    whose index is in ``kept_apart`` goes through a maximum with something that is always lower but not a
+    constant, so that its values stay in the file as they are.
+    """
 
     def infer(*x: Tensor) -> dict[str, Tensor]:
-        return {"y": source.call([tf.constant(weight) for weight in weights], x, training=False)[0]}
+        low = tf.minimum(tf.reshape(tf.cast(x[0], tf.float32), [-1])[:1], _LOWEST)
+        values = [tf.constant(weight) for weight in weights]
+        values = [tf.maximum(value, low) if index in kept_apart else value for index, value in enumerate(values)]
+        return {"y": source.call(values, x, training=False)[0]}
 
     return tf.function(infer, input_signature=input_specs(source, 1))
 

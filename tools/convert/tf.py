@@ -53,6 +53,7 @@ Module: TypeAlias = Any
 KerasModel: TypeAlias = Any
 
 absl.logging.set_verbosity(absl.logging.ERROR)
+tf.get_logger().setLevel("ERROR")
 
 __all__ = [
     "Function",

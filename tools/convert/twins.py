@@ -21,7 +21,7 @@ from tools.convert.emit import emit_inference
 from tools.convert.program import build_inference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tools.convert.source import SourceModel
 
@@ -35,15 +35,36 @@ def make_twins(source: SourceModel, tensors: Sequence[TensorSpec]) -> tuple[dict
         BundleError: "convert-patch" if a weight cannot be found in a twin.
     """
     marks = _distinctive(source)
-    function = build_inference(source, marks)
     flat = np.concatenate([weight.value.reshape(-1) for weight in source.weights])
-    files, patches = {}, []
-    for name, quantize in ((INFER_FILE, False), (INFER_INT8_FILE, True)):
-        marked = emit_inference({"infer": function}, quantize=quantize)
-        found = _find_all(name, marked, tensors, marks)
-        files[name] = patch_model(marked, tuple(found), flat, tuple(tensors))
-        patches += found
+    marked = _convert(source, marks, ())
+    if lost := _lost(marked, tensors, marks):
+        # Vectors are what gets folded into their neighbours; a kernel kept apart would lose its fast path.
+        marked = _convert(source, marks, [index for index in lost if marks[index].ndim < 2])
+    if lost := _lost(marked, tensors, marks):
+        raise BundleError(
+            "convert-patch",
+            f"{tensors[lost[0]].path} cannot be found in the inference files: the converter merged it",
+            "remove the layer that is folded into its neighbour",
+        )
+    patches = [patch for name in marked for patch in _find_all(name, marked[name], tensors, marks)]
+    files = {
+        name: patch_model(model, tuple(p for p in patches if p.file == name), flat, tuple(tensors))
+        for name, model in marked.items()
+    }
     return files, patches
+
+
+def _convert(source: SourceModel, marks: Sequence[F32], kept_apart: Sequence[int]) -> dict[str, bytes]:
+    function = build_inference(source, marks, kept_apart)
+    kinds = {INFER_FILE: False, INFER_INT8_FILE: True}
+    return {name: emit_inference({"infer": function}, quantize=kind) for name, kind in kinds.items()}
+
+
+def _lost(marked: Mapping[str, bytes], tensors: Sequence[TensorSpec], marks: Sequence[F32]) -> list[int]:
+    """Return the indices of the tensors that some twin lacks."""
+    found = [{patch.path for patch in _find_all(name, model, tensors, marks)} for name, model in marked.items()]
+    everywhere = set.intersection(*found)
+    return [index for index, spec in enumerate(tensors) if spec.path not in everywhere]
 
 
 def _distinctive(source: SourceModel) -> list[F32]:
@@ -59,17 +80,11 @@ def _distinctive(source: SourceModel) -> list[F32]:
 
 def _find_all(name: str, model: bytes, tensors: Sequence[TensorSpec], marks: Sequence[F32]) -> list[Patch]:
     places = constants(model)
-    patches = []
+    patches: list[Patch] = []
     for spec, mark in zip(tensors, marks, strict=True):
         found = [patch for place in places if (patch := _match(name, model, place, spec, mark))]
-        if not found:
-            raise BundleError(
-                "convert-patch",
-                f"{spec.path} cannot be found in {name}: the converter merged it with other weights",
-                "remove the layer that is folded into its neighbour",
-            )
         # Tensors that share one buffer would give one patch each.
-        patches += list({patch.offset: patch for patch in found}.values())
+        patches += {patch.offset: patch for patch in found}.values()
     return patches
 
 

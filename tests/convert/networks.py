@@ -1,0 +1,119 @@
+"""Small Keras models, each with operations whose gradients are lowered or layers that are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+layers = keras.layers
+
+
+def _sequential(seed: int, *parts: Any) -> Any:  # noqa: ANN401 - Keras has no types
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(list(parts), name="network")
+
+
+def window(seed: int = 1) -> Any:  # noqa: ANN401
+    """1-D convolution, max pooling whose windows do not divide the input, dense layers."""
+    return _sequential(
+        seed,
+        layers.Input((21, 3)),
+        layers.Conv1D(16, 5, activation="relu"),
+        layers.MaxPooling1D(2),
+        layers.Conv1D(32, 3, padding="same", activation="relu"),
+        layers.MaxPooling1D(3),
+        layers.Flatten(),
+        layers.Dense(32, activation="relu"),
+        layers.Dense(4),
+    )
+
+
+def window_of_other_weights() -> Any:  # noqa: ANN401
+    """The same model as ``window`` with other first weights."""
+    return window(2)
+
+
+def image() -> Any:  # noqa: ANN401
+    """Strided, dilated and padded 2-D convolutions, overlapping max pooling."""
+    return _sequential(
+        3,
+        layers.Input((13, 11, 3)),
+        layers.Conv2D(6, 3, strides=2, padding="same", activation="relu6"),
+        layers.Conv2D(5, (3, 2), dilation_rate=2, activation="leaky_relu"),
+        layers.MaxPooling2D(2, strides=1, padding="same"),
+        layers.Flatten(),
+        layers.Dense(4, activation="softmax"),
+    )
+
+
+def pools() -> Any:  # noqa: ANN401
+    """Depthwise convolution, average pooling, a sigmoid."""
+    return _sequential(
+        4,
+        layers.Input((12, 14, 2)),
+        layers.Conv2D(4, 3, activation="elu"),
+        layers.MaxPooling2D(3, strides=2),
+        layers.AveragePooling2D(2, strides=1, padding="same"),
+        layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same", activation="relu"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(1, activation="sigmoid"),
+    )
+
+
+def upsampling() -> Any:  # noqa: ANN401
+    """Transposed and separable convolution."""
+    return _sequential(
+        5,
+        layers.Input((6, 6, 2)),
+        layers.Conv2DTranspose(3, 3, strides=2, padding="same", activation="relu"),
+        layers.SeparableConv2D(4, 3),
+        layers.Flatten(),
+        layers.Dense(2),
+    )
+
+
+def two_inputs() -> Any:  # noqa: ANN401
+    """Regression from two inputs."""
+    keras.utils.set_random_seed(6)
+    left, right = layers.Input((4,), name="left"), layers.Input((5,), name="right")
+    joined = layers.Concatenate()([layers.Dense(3, activation="tanh")(left), right])
+    return keras.Model([left, right], layers.Dense(1)(joined), name="network")
+
+
+def normalized() -> Any:  # noqa: ANN401
+    """Batch normalisation, which the converter would fold into the convolution."""
+    return _sequential(
+        7,
+        layers.Input((20, 3)),
+        layers.Conv1D(8, 3, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Flatten(),
+        layers.Dense(3),
+    )
+
+
+def erf() -> Any:  # noqa: ANN401
+    """Exact GELU needs an operation that TFLite lacks."""
+    return _sequential(8, layers.Input((10,)), layers.Dense(6, activation="gelu", name="hidden"), layers.Dense(3))
+
+
+def random() -> Any:  # noqa: ANN401
+    """Dropout draws random numbers."""
+    return _sequential(9, layers.Input((10,)), layers.Dropout(0.3, name="forget"), layers.Dense(3))
+
+
+def open_length() -> Any:  # noqa: ANN401
+    """A sequence of any length."""
+    return _sequential(10, layers.Input((None, 3)), layers.Conv1D(2, 3), layers.GlobalMaxPooling1D(), layers.Dense(3))
+
+
+def squared(y: Any, output: Any) -> Any:  # noqa: ANN401
+    """A loss of one's own."""
+    return (y - output) ** 2
+
+
+def not_a_model() -> str:
+    """A factory that returns something else."""
+    return "model"

@@ -1,0 +1,152 @@
+"""``fedloom convert``: what it makes of models, and what it says when it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+
+from edge_client.trainer.runtime import InferenceModel, installed_runtimes
+from shared.bundle import INFER_FILE, INFER_INT8_FILE, Bundle, initial_weights, patch_model, read_bundle
+from shared.tflite_file import custom_operators
+
+Results: TypeAlias = dict[str, tuple[int, dict[str, Any]]]
+
+pytestmark = pytest.mark.xdist_group("convert")  # one worker runs all conversions
+
+CONVERTED = (
+    "window", "window_of_other_weights", "image", "pools", "upsampling", "two_inputs", "normalized",
+    "keras_file", "saved_model", "own_loss",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Results:
+    command = [sys.executable, "-m", "tests.convert.run_all", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {name: (code, json.loads(text)) for name, (code, text) in json.loads(done.stdout).items()}
+
+
+def bundle(results: Results, folder: Path, name: str) -> Bundle:
+    assert results[name][0] == 0, results[name]
+    return read_bundle(folder / name)
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_every_runtime_computes_what_tensorflow_does(results: Results, name: str) -> None:
+    code, answer = results[name]
+    assert code == 0, answer
+    proofs = answer["proof"]["runtimes"]
+    assert [proof["name"] for proof in proofs] == installed_runtimes()
+    for proof in proofs:
+        assert proof["passed"]
+        assert max(tensor["max_relative_error"] for tensor in proof["tensors"]) <= 1e-4
+        assert proof["ram_bytes"] > 0
+        assert proof["step_ms"] > 0
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_programs_are_builtin_only_and_hold_no_weights(results: Results, folder: Path, name: str) -> None:
+    made = bundle(results, folder, name)
+    programs = {file: data for file, data in made.files.items() if file.endswith(".tflite")}
+    assert not any(custom_operators(data) for data in programs.values())
+    kernel = max(made.manifest.tensors, key=lambda spec: spec.size)
+    values = initial_weights(made)[kernel.offset : kernel.offset + kernel.size]
+    assert values.tobytes() not in programs["train.tflite"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "names"),
+    [
+        ("erf", "convert-unsupported-op", ["Erfc", "hidden"]),
+        ("random", "convert-random-layer", ["forget"]),
+        ("open_length", "convert-dynamic-shape", ["None"]),
+        ("not_a_model", "convert-source", ["keras.Model"]),
+        ("unknown_loss", "convert-loss", ["nonsense"]),
+        ("occupied", "convert-out", ["not a bundle"]),
+        ("missing", "convert-source", ["no-such-model"]),
+        ("no_such_tensor", "convert-tensors", ["nothing/*"]),
+    ],
+)
+def test_refusal_names_the_cause_and_writes_nothing(
+    results: Results, folder: Path, name: str, code: str, names: list[str]
+) -> None:
+    exit_code, answer = results[name]
+    assert exit_code == 2
+    error = answer["error"]
+    assert error["code"] == code
+    assert all(word in error["message"] for word in names)
+    assert not (folder / name / "manifest.json").exists()
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_loss_follows_from_the_last_layer(results: Results) -> None:
+    read = {name: (results[name][1]["loss"], results[name][1]["output"]) for name in CONVERTED}
+    assert read["window"] == ("sparse_categorical_crossentropy", "logits")
+    assert read["image"] == ("sparse_categorical_crossentropy", "probabilities")
+    assert read["pools"] == ("binary_crossentropy", "probabilities")
+    assert read["two_inputs"] == ("mean_squared_error", "values")
+
+
+def test_roles_say_what_is_aggregated_and_trained(results: Results, folder: Path) -> None:
+    window = {spec.path: spec.role for spec in bundle(results, folder, "window").manifest.tensors}
+    assert window.pop("network/dense_1/kernel") == window.pop("network/dense_1/bias") == "local"
+    assert set(window.values()) == {"shared"}
+    normalized = bundle(results, folder, "normalized").manifest.tensors
+    assert {spec.path.split("/")[-1] for spec in normalized if spec.role == "statistic"} == {
+        "moving_mean",
+        "moving_variance",
+    }
+
+
+def test_several_inputs_go_by_their_names(results: Results, folder: Path) -> None:
+    inputs = bundle(results, folder, "two_inputs").manifest.inputs
+    assert {spec.name: spec.shape for spec in inputs} == {"x_left": (4, 4), "x_right": (4, 5)}
+
+
+@pytest.mark.parametrize("file", [INFER_FILE, INFER_INT8_FILE])
+@pytest.mark.parametrize("runtime", installed_runtimes()[:1])
+def test_patched_twin_equals_fresh_conversion(results: Results, folder: Path, file: str, runtime: str) -> None:
+    one, other = (bundle(results, folder, name) for name in ("window", "window_of_other_weights"))
+    patches = tuple(patch for patch in one.manifest.patches if patch.file == file)
+    patched = patch_model(one.files[file], patches, initial_weights(other), one.manifest.tensors)
+    x = np.random.default_rng(5).normal(size=(20, 21, 3)).astype(np.float32)
+    got, expected, before = (
+        InferenceModel(model, 1, runtime).predict(x) for model in (patched, other.files[file], one.files[file])
+    )
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    assert np.abs(before - expected).max() > 0.1
+
+
+def test_int8_patch_is_what_the_converter_quantizes(results: Results, folder: Path) -> None:
+    """A twin holds the weights' int8 levels as TensorFlow's own quantizer would have written them."""
+    made = bundle(results, folder, "window")
+    int8 = [patch for patch in made.manifest.patches if patch.dtype == "int8"]
+    assert {patch.path.split("/")[1] for patch in int8} >= {"conv1d_1"}
+    for patch in int8:
+        spec = next(spec for spec in made.manifest.tensors if spec.path == patch.path)
+        model = made.files[INFER_INT8_FILE]
+        scales = np.frombuffer(model, "<f4", patch.channels, patch.scale_offset or 0)
+        levels = np.frombuffer(model, np.int8, spec.size, patch.offset)
+        stored = (levels.reshape(-1, patch.channels, patch.inner) * scales[:, None]).reshape(-1)
+        weights = initial_weights(made)[spec.offset : spec.offset + spec.size].reshape(spec.shape)
+        assert np.abs(stored - weights.transpose(patch.order).reshape(-1)).max() <= scales.max() * 0.501
+
+
+def test_usage_errors_are_one_text_with_a_way_out() -> None:
+    command = [sys.executable, "-m", "tools.convert", "model.keras", "--out", "b", "--batch-size", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "--batch-size" in done.stderr
+    assert "Try:" in done.stderr

@@ -1,0 +1,66 @@
+"""The simulation against what it must equal where the answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_client.trainer.protocol import Evaluation, Examples, Trained, TrainingRecipe
+from shared.bundle import TensorSpec
+from tools.baselines import Bounds, Budget, train_centralised, train_federated, train_local_only
+
+F32 = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+TENSORS = (TensorSpec("w", (2,), 0, 2, "shared"),)
+START = np.zeros(2, np.float32)
+
+
+class MeanSeeker:
+    """A model whose best weights are the mean of the examples, and whose training goes there at once."""
+
+    parameters = 2
+
+    def train(self, weights: F32, examples: Examples, recipe: TrainingRecipe, shuffle_seed: int) -> Trained:
+        del shuffle_seed
+        goal = np.asarray(examples.x).mean(axis=0)
+        return Trained(weights + np.float32(recipe.learning_rate) * (goal - weights), len(examples), 1, 0.0)
+
+    def gradient_sum(self, weights: F32, examples: Examples) -> tuple[F32, int]:
+        return weights, len(examples)
+
+    def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
+        near = np.abs(np.asarray(examples.x) - weights).max(axis=1) < 0.6
+        return Evaluation(0.0, int(near.sum()), len(examples))
+
+
+def owner(value: float, count: int) -> tuple[Examples, Examples]:
+    part = Examples(np.full((count, 2), value, np.float32), np.zeros(count, np.int32))
+    return part, part
+
+
+DEVICES = {1: owner(0.0, 10), 2: owner(1.0, 30)}
+TEST = owner(0.75, 4)[0]
+BUDGET = Budget(rounds=3, epochs=1, learning_rate=1.0)
+
+
+def test_federated_averaging_is_the_example_weighted_mean() -> None:
+    bounds = Bounds(max_l2_norm=100.0, max_weight=100)
+    curve = train_federated(MeanSeeker(), TENSORS, START, DEVICES, TEST, BUDGET, bounds, seed=1)
+    np.testing.assert_allclose(curve.weights[0], [0.75, 0.75], rtol=1e-6)
+    assert curve.accuracy == (1.0, 1.0, 1.0)
+
+
+def test_max_weight_makes_devices_equal_and_the_norm_is_bounded() -> None:
+    equal = Bounds(max_l2_norm=100.0, max_weight=1)
+    curve = train_federated(MeanSeeker(), TENSORS, START, DEVICES, TEST, BUDGET, equal, seed=1)
+    np.testing.assert_allclose(curve.weights[0], [0.5, 0.5], rtol=1e-6)
+    tight = Bounds(max_l2_norm=0.01, max_weight=1)
+    curve = train_federated(MeanSeeker(), TENSORS, START, DEVICES, TEST, BUDGET, tight, seed=1)
+    assert np.linalg.norm(curve.weights[0]) <= 3 * 0.01
+
+
+def test_centralised_pools_and_local_only_stays_apart() -> None:
+    pooled = train_centralised(MeanSeeker(), START, DEVICES, TEST, BUDGET, seed=1)
+    np.testing.assert_allclose(pooled.weights[0], [0.75, 0.75], rtol=1e-6)
+    alone = train_local_only(MeanSeeker(), START, DEVICES, TEST, BUDGET, seed=1)
+    np.testing.assert_allclose(alone.weights[2], [1.0, 1.0])
+    assert alone.accuracy == (0.5, 0.5, 0.5)
+    assert alone.accuracy_participants == (1.0, 1.0, 1.0)

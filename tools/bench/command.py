@@ -1,0 +1,30 @@
+"""``fedloom bench``: which benchmarks there are."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from tools.bench.report import Result, to_json, to_text
+
+# Each module has ``measure() -> list[Result]``; it is loaded when it is asked for.
+BENCHES = {"accuracy": "tools.bench.accuracy"}
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("what", choices=[*BENCHES, "all"], help="what to measure")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the results to FILE too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and report."""
+    chosen = list(BENCHES) if arguments.what == "all" else [arguments.what]
+    results: list[Result] = []
+    for name in chosen:
+        results += importlib.import_module(BENCHES[name]).measure()
+    print(to_text(results))
+    if arguments.json:
+        arguments.json.write_text(to_json(results) + "\n")
+    return 0
