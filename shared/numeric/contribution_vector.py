@@ -6,6 +6,7 @@ learns their sums over the cohort and nobody's own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +74,9 @@ def to_words(update: QuantizedUpdate, evaluation: Evaluation) -> npt.NDArray[np.
     """Return u64[vector_words], ready to be masked."""
     grid = update.grid
     count = min(evaluation.count, MAX_EVALUATED_EXAMPLES)
-    loss = min(max(evaluation.loss_sum, 0.0), count * MAX_EXAMPLE_LOSS)
+    worst = count * MAX_EXAMPLE_LOSS
+    # A model that diverged on this device gives NaN: the worst there is, not a reason to send nothing.
+    loss = worst if math.isnan(evaluation.loss_sum) else min(max(evaluation.loss_sum, 0.0), worst)
     counts = [
         update.weight,
         round(loss * LOSS_UNITS_PER_NAT),
