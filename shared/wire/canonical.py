@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import itertools
 import json
 import math
 from typing import Any, Final, NoReturn, TypeAlias
@@ -20,6 +21,8 @@ from shared.limits import MAX_JSON_BYTES, MAX_JSON_DEPTH
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 MAX_SAFE_INTEGER: Final = 2**53 - 1  # what every JSON reader keeps exactly
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_NESTING: Final = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1)}
 
 
 def encode(value: Json) -> bytes:
@@ -80,7 +83,7 @@ def decode(data: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Json]:
 
     Raises:
         UsageError: ``body-too-large`` or ``bad-json`` (not UTF-8, not an object, duplicate keys, NaN, too deep,
-            integers beyond 2^53).
+            integers beyond 2^53, floats beyond their range).
     """
     if len(data) > max_bytes:
         raise UsageError("body-too-large", f"The message has {len(data)} bytes, at most {max_bytes} are read.")
@@ -91,6 +94,7 @@ def decode(data: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Json]:
             data.decode("utf-8"),
             object_pairs_hook=_unique_keys,
             parse_constant=_refuse_constant,
+            parse_float=_finite,
             parse_int=_bounded_integer,
         )
     except (ValueError, RecursionError) as error:
@@ -102,14 +106,8 @@ def decode(data: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Json]:
 
 def _depth(data: bytes) -> int:
     """Return an upper bound of the nesting: brackets inside strings count too, which only refuses more."""
-    depth = deepest = 0
-    for octet in data:
-        if octet in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif octet in b"]}":
-            depth -= 1
-    return deepest
+    brackets = data.translate(None, _NO_BRACKETS)
+    return max(itertools.accumulate(map(_NESTING.__getitem__, brackets), initial=0))
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -121,6 +119,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("number beyond the range of floats")
+    return value
 
 
 def _bounded_integer(text: str) -> int:
