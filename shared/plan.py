@@ -168,7 +168,7 @@ class Plan:
         """
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also integers of thousands of digits, and deep nesting
             raise UsageError("bad-plan", f"The plan is not TOML: {error}.") from error
         return cls._from_values(values)
 
@@ -257,8 +257,13 @@ def _value(where: str, value: object, default: object) -> object:
         raise UsageError("bad-plan", f"{where} is {value!r}, {'a whole number' if whole else 'a number'} is needed.")
     low, high = _BOUNDS.get(where, _DURATION_BOUNDS)
     if not low <= value <= high:
-        raise UsageError("bad-plan", f"{where} is {value}, it must lie between {low:g} and {high:g}.")
+        raise UsageError("bad-plan", f"{where} is {_short(value)}, it must lie between {low:g} and {high:g}.")
     return value if whole else float(value)
+
+
+def _short(value: float) -> str:
+    # Python does not print integers of thousands of digits, which hexadecimal TOML can hold.
+    return "a huge number" if isinstance(value, int) and abs(value) >= 2**64 else f"{value}"
 
 
 def _refuse_unknown(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -7,6 +7,7 @@ may sign (the root document pins the key).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Final
 
 from shared.errors import Refused, UsageError
 from shared.ids import require_name
-from shared.limits import MAX_BLOB_BYTES
+from shared.limits import MAX_BLOB_BYTES, MAX_NAME_CHARACTERS
 from shared.wire.canonical import Fields, Json, decode, encode, sha256
 from shared.wire.signed import SigningKey, verify
 
@@ -24,6 +25,7 @@ PLAN_FILE: Final = "plan.json"
 WEIGHTS_FILE: Final = "weights_int8.safetensors"
 MAX_VERSION: Final = 2**53 - 1
 MAX_FILES: Final = 32
+_FILE_NAME: Final = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{MAX_NAME_CHARACTERS - 1}}}", re.ASCII)
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -153,8 +155,8 @@ def _parse(body: bytes) -> Release:
 
 
 def _entry(name: str, value: Json) -> FileEntry:
-    if "/" in name or "\\" in name or name.startswith(".") or not name.isprintable():
-        raise UsageError("bad-file-name", "A release names a file outside its folder.")
+    if not _FILE_NAME.fullmatch(name):
+        raise UsageError("bad-file-name", "A release names a file outside its folder, or by odd characters.")
     fields = Fields(value, name)
     entry = FileEntry(_hex_sha256(fields.text("sha256", 64)), fields.integer("bytes", 0, MAX_BLOB_BYTES))
     fields.end()
@@ -173,6 +175,9 @@ def _to_text(seconds: int) -> str:
 
 def _from_text(text: str) -> int:
     try:
-        return int(datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC).timestamp())
+        seconds = int(datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC).timestamp())
     except ValueError as error:
         raise UsageError("bad-time", "A release holds a time that is not like 2030-01-31T12:00:00Z.") from error
+    if _to_text(seconds) != text:
+        raise UsageError("bad-time", "A release holds a time with digits left out.")
+    return seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ from shared.wire.signed import PUBLIC_KEY_BYTES
 CODE_PREFIX: Final = "fedloom1."
 SECRET_BYTES: Final = 20
 _MAX_PEM_CHARACTERS: Final = 20_000
+_URL: Final = re.compile(r"https://[^/?#\s]+(?:/[^?#\s]*)?")  # a server, perhaps below a path
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,16 @@ class Root:
         root = cls(
             fields.octets("authority_key", PUBLIC_KEY_BYTES),
             fields.octets("release_key", PUBLIC_KEY_BYTES),
-            fields.octets("tls_root_pem_octets", max_length=_MAX_PEM_CHARACTERS).decode("ascii", "strict"),
+            _pem(fields.octets("tls_root_pem_octets", max_length=_MAX_PEM_CHARACTERS)),
         )
         fields.end()
         return root
+
+
+def _pem(octets: bytes) -> str:
+    if not octets.isascii():
+        raise UsageError("bad-field", "root document: tls_root_pem_octets should be a certificate in PEM form.")
+    return octets.decode("ascii")
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,6 @@ class EnrolmentCode:
                 "This is not a complete enrolment code.",
                 f"paste it whole; it begins with {CODE_PREFIX} and has no spaces",
             ) from error
-        if not url.startswith("https://"):
-            raise UsageError("bad-code", "The code leads to an address without TLS.", "ask for a new code")
+        if not _URL.fullmatch(url):
+            raise UsageError("bad-code", "The code leads to an address without TLS, or to none.", "ask for a new code")
         return code
