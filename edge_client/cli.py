@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
     """Raises instead of exiting, so that usage errors look like all others."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError("usage", f"{self.prog}: {message}.", f"{self.prog} --help")
+        raise UsageError("usage", f"{message[:1].upper()}{message[1:]}.", f"{self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from edge_client.journal import Record, State
 from edge_client.problems import CohortOver
 from edge_client.traffic import Upward
-from edge_client.transport import Transport
+from edge_client.transport import PATIENCE_S, Transport
 from shared.clock import Clock
 from shared.ids import require_name
 from shared.secagg.masking import MaskedUpdate
@@ -99,10 +99,18 @@ class CohortClient:
         content_type: str = JSON,
         counts_as: Upward = "other_up",
     ) -> None:
-        if self._clock.now_s() > self._meeting.expires_at_s:
+        now_s, expires_at_s = self._clock.now_s(), float(self._meeting.expires_at_s)
+        if now_s > expires_at_s:
             raise CohortOver("cohort-expired", "The cohort took longer than its messages are valid.")
         self._record(before)
-        self._transport.send("PUT", self._target(step), body, content_type=content_type, counts_as=counts_as)
+        self._transport.send(
+            "PUT",
+            self._target(step),
+            body,
+            content_type=content_type,
+            counts_as=counts_as,
+            until_s=min(expires_at_s, now_s + PATIENCE_S),
+        )
         self._record(after)
 
     def _ask(self, step: str) -> bytes:

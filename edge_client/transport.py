@@ -17,10 +17,10 @@ from http import HTTPStatus
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
-from edge_client.problems import CohortOver, not_the_server, problem
+from edge_client.problems import CohortOver, VersionClosed, not_the_server, problem
 from edge_client.traffic import Downward, Traffic, Upward
 from shared.clock import Clock
-from shared.errors import BrokenState, FedloomError, TryLater
+from shared.errors import BrokenState, TryLater
 from shared.limits import MAX_JSON_BYTES, MAX_POLL_HOLD_S
 from shared.wire.canonical import Fields, decode, octets_to_text, sha256
 from shared.wire.requests import (
@@ -35,7 +35,8 @@ from shared.wire.signed import SigningKey
 
 CONNECT_TIMEOUT_S = 20.0  # also for each piece of a body that goes up
 READ_TIMEOUT_S = MAX_POLL_HOLD_S + 20.0
-ATTEMPTS = 6  # of one request; about 15 s when the server is down
+ATTEMPTS = 6  # of one request, at least; about 15 s when the server is down
+PATIENCE_S = 600.0  # in a cohort and on the way to one: the trained update would be lost
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 8.0
 MAX_WAIT_MS = 60_000  # a longer retry_after_ms is cut: the server may open a round earlier
@@ -130,11 +131,26 @@ class Transport:
         self._pool.clear()
 
     def send(
-        self, method: str, target: str, body: bytes = b"", *, content_type: str = JSON, counts_as: Upward = "other_up"
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        *,
+        content_type: str = JSON,
+        counts_as: Upward = "other_up",
+        until_s: float = 0.0,
     ) -> Reply:
         """Send one request until it is answered.
 
         Every attempt carries the same bytes, counter and signature included, so the server can tell a repeat.
+
+        Args:
+            method: in capitals.
+            target: the path.
+            body: the whole body.
+            content_type: of the body.
+            counts_as: what the body is in the ledger.
+            until_s: attempts go on until then (seconds since the epoch), and at least ``ATTEMPTS`` times.
 
         Raises:
             TryLater: ``no-connection``, ``not-the-server`` or the server's code, after every attempt failed.
@@ -143,21 +159,27 @@ class Transport:
         headers = self.signed(method, target, body)
         if body:
             headers |= {"Content-Type": content_type, "Content-Length": str(len(body))}
-        failure: FedloomError = TryLater("no-connection", "No attempt was made.")
-        for attempt in range(ATTEMPTS):
-            self.back_off(attempt)
+        failures = 0
+        while True:
+            self.back_off(failures)
             try:
-                with self.open(method, target, headers, body, counts_as=counts_as) as response:
-                    status, answer = response.status, self.read(response, MAX_JSON_BYTES)
-            except (HTTPError, OSError) as error:
-                failure = unreachable(error)
-                continue
-            if status < HTTPStatus.BAD_REQUEST:
-                return _expected(Reply(status, answer))
-            failure = problem(status, answer)
-            if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
-                break
-        raise failure
+                return self._attempt(method, target, headers, body, counts_as)
+            except TryLater as error:
+                failures += 1
+                if isinstance(error, CohortOver | VersionClosed) or (
+                    failures >= ATTEMPTS and self._clock.now_s() >= until_s
+                ):
+                    raise
+
+    def _attempt(self, method: str, target: str, headers: Mapping[str, str], body: bytes, counts_as: Upward) -> Reply:
+        try:
+            with self.open(method, target, headers, body, counts_as=counts_as) as response:
+                reply = Reply(response.status, self.read(response, MAX_JSON_BYTES))
+        except (HTTPError, OSError) as error:
+            raise unreachable(error) from error
+        if reply.status >= HTTPStatus.BAD_REQUEST:
+            raise problem(reply.status, reply.body)
+        return _expected(reply)
 
     def poll(self, target: str, deadline_s: float, method: str = "GET", body: bytes = b"") -> bytes:
         """Ask until the answer is there.
@@ -167,7 +189,8 @@ class Transport:
             FedloomError: as ``send``.
         """
         while self._clock.now_s() <= deadline_s:
-            reply = self.send(method, target, body)
+            until_s = min(deadline_s, self._clock.now_s() + PATIENCE_S)
+            reply = self.send(method, target, body, until_s=until_s)
             if reply.status != HTTPStatus.ACCEPTED:
                 return reply.body
             fields = Fields(decode(reply.body), "wait")
@@ -182,7 +205,7 @@ class Transport:
     def back_off(self, failures: int) -> None:
         """Wait before the next attempt: not at all after no failure, then longer and longer."""
         if failures:
-            longest = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (failures - 1))
+            longest = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16))
             self._clock.sleep(longest * (0.5 + 0.5 * self._jitter()))
 
     def open(

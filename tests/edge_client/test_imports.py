@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in (ROOT / "edge_client").rglob("*.py")
-    if path.name != "__init__.py"
+    if path.name not in {"__init__.py", "__main__.py"}
 )
 
 

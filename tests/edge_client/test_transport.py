@@ -94,6 +94,15 @@ def test_it_gives_up_after_some_attempts(certificates: Path) -> None:
     assert len(script.seen) == ATTEMPTS
 
 
+def test_it_is_patient_where_an_update_would_be_lost(certificates: Path) -> None:
+    script = Script(*[Answer(hang_up=True)] * 20, Answer())
+    clock = ManualClock()
+    with connected(certificates, script, clock) as transport:
+        transport.send("PUT", "/v1/cohorts/c/join", b"{}", until_s=clock.now_s() + 600)
+    assert len(script.seen) == 21
+    assert max(clock.slept_s) == 8.0
+
+
 def test_requests_are_signed_with_growing_counters(certificates: Path) -> None:
     script = Script(Answer())
     with connected(certificates, script) as transport:
