@@ -5,7 +5,6 @@ BIN := .venv/bin
 TASK ?= activity
 DEVICES ?= 8
 ROUNDS ?= 15
-SEED ?= 1
 export PYTHONDONTWRITEBYTECODE := 1
 
 LOCKS := requirements/edge.txt requirements/server.txt requirements/convert.txt requirements/dev.txt
@@ -38,7 +37,7 @@ all: .venv $(DEVICE_VENVS)
 	@touch $@
 
 demo: all
-	$(BIN)/python -m tools.demo --task $(TASK) --devices $(DEVICES) --rounds $(ROUNDS) --seed $(SEED)
+	$(BIN)/python -m tools.demo --task $(TASK) --devices $(DEVICES) --rounds $(ROUNDS)
 
 test: all
 	$(BIN)/pytest -n 2 --dist loadgroup tests

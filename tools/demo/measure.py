@@ -1,0 +1,151 @@
+"""What the demo measures after the run: every version, the two baselines, and the bytes in the devices' ledgers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.database import Database
+from cloud_server.storage.schema import metadata
+from cloud_server.tasks import file_of_release, load_master, newest_version, release_of
+from edge_client.trainer.protocol import Examples
+from edge_client.trainer.runtime import InferenceModel
+from edge_client.trainer.tflite import TfliteTrainer
+from shared.bundle import INFER_INT8_FILE, Bundle, initial_weights, read_bundle
+from shared.examples import concatenate
+from shared.numeric.contribution_vector import vector_words
+from shared.plan import Plan
+from shared.release import WEIGHTS_FILE
+from shared.secagg.masking import WORD_BYTES
+from tools.baselines import CENTRALISED, LOCAL_ONLY, Budget, Curve, train_centralised, train_local_only
+
+F32 = npt.NDArray[np.float32]
+Devices = Mapping[int, tuple[Examples, Examples]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one model does: accuracy and mean loss on strangers, accuracy on the participants' held-out examples."""
+
+    accuracy: float
+    loss: float
+    accuracy_participants: float
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the server published, read from its folder.
+
+    Attributes:
+        masters: f32[d] by version.
+        int8: the int8 inference model of the newest version.
+        weights_payload_bytes: tensor bytes of the weights that go down, without file header.
+    """
+
+    masters: tuple[F32, ...]
+    int8: bytes
+    weights_payload_bytes: int
+
+    @classmethod
+    def read(cls, data: Path, task: str) -> Published:
+        """Read every version of a task."""
+        database, blobs = Database(data / "server.db", metadata), BlobStore(data / "blobs")
+        with database.read() as connection:
+            newest = newest_version(connection, task)
+            masters = tuple(load_master(connection, blobs, task, number) for number in range(newest + 1))
+            release, _ = release_of(connection, task, newest)
+        database.close()
+        weights = blobs.get(file_of_release(release, WEIGHTS_FILE).sha256)
+        (header_bytes,) = struct.unpack("<Q", weights[:8])
+        int8 = blobs.get(file_of_release(release, INFER_INT8_FILE).sha256)
+        return cls(masters, int8, len(weights) - 8 - header_bytes)
+
+
+def score(trainer: TfliteTrainer, weights: F32, devices: Devices, test: Examples) -> Score:
+    """Evaluate one set of weights."""
+    strangers = trainer.evaluate(weights, test)
+    participants = trainer.evaluate(weights, concatenate([held for _, held in devices.values()]))
+    return Score(
+        strangers.correct / strangers.count,
+        strangers.loss_sum / strangers.count,
+        participants.correct / participants.count,
+    )
+
+
+def int8_accuracy(model: bytes, test: Examples) -> float:
+    """Return the share of strangers' examples that the int8 model gets right."""
+    return float(np.mean(InferenceModel(model).predict(test.x).argmax(axis=1) == test.y))
+
+
+def baselines(bundle_folder: Path, devices: Devices, test: Examples, rounds: int) -> tuple[Curve, Curve]:
+    """Return the curves of local-only and centralised training, from the bundle's own initial weights."""
+    local, central = (Budget(rounds, budget.epochs, budget.learning_rate) for budget in (LOCAL_ONLY, CENTRALISED))
+    # Side by side, in fresh processes: a TFLite runtime and fork do not go together.
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        first = pool.submit(_local_only, bundle_folder, dict(devices), test, local)
+        second = pool.submit(_centralised, bundle_folder, dict(devices), test, central)
+        return first.result(), second.result()
+
+
+def _opened(folder: Path) -> tuple[Bundle, TfliteTrainer]:
+    bundle = read_bundle(folder)
+    return bundle, TfliteTrainer(bundle)
+
+
+def _local_only(folder: Path, devices: Devices, test: Examples, budget: Budget) -> Curve:
+    bundle, trainer = _opened(folder)
+    return train_local_only(trainer, initial_weights(bundle), devices, test, budget, seed=1)
+
+
+def _centralised(folder: Path, devices: Devices, test: Examples, budget: Budget) -> Curve:
+    bundle, trainer = _opened(folder)
+    return train_centralised(trainer, initial_weights(bundle), devices, test, budget, seed=1)
+
+
+@dataclass(frozen=True)
+class RoundBytes:
+    """Means over the devices that were counted in a round.
+
+    Attributes:
+        up: every byte that left, in requests.
+        down: every byte that came, in answers, the one-time program files apart.
+        overhead_up: ``up`` without the masked vector itself.
+        overhead_down: ``down`` without the weights themselves.
+    """
+
+    up: float
+    down: float
+    overhead_up: float
+    overhead_down: float
+
+
+def round_bytes(
+    ledgers: Sequence[Any], round_number: int, plan: Plan, parameters: int, weights_payload_bytes: int
+) -> RoundBytes:
+    """Return what one round cost its survivors, from their own ledgers."""
+    entries = [
+        entry["traffic"]
+        for ledger in ledgers
+        for entry in ledger["contributions"]
+        if entry["round"] == round_number and entry["state"] == "counted"
+    ]
+    vector_bytes = vector_words(parameters, plan.update.lane_bits) * WORD_BYTES
+    up = mean(entry["vector_up"] + entry["other_up"] for entry in entries)
+    down = mean(entry["weights_down"] + entry["other_down"] for entry in entries)
+    return RoundBytes(up, down, up - vector_bytes, down - weights_payload_bytes)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON for people and programs."""
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
