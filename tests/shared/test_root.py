@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shared.errors import FedloomError, Refused, UsageError
 from shared.root import CODE_PREFIX, EnrolmentCode, Root
-from shared.wire.canonical import decode, encode, octets_to_text, sha256
+from shared.wire.canonical import decode, encode, octets_from_text, octets_to_text, sha256
 from tests.shared.refusals import refused
 
 ROOT = Root(b"a" * 32, b"r" * 32, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
@@ -18,14 +18,8 @@ CODE = EnrolmentCode("https://fl.example.org:8443", ROOT.fingerprint, b"s" * 20)
 
 
 def code_with(**changes: str | int | None) -> str:
-    fields = {**decode(_body(CODE.to_text())), **changes}
+    fields = {**decode(octets_from_text(CODE.to_text().removeprefix(CODE_PREFIX))), **changes}
     return CODE_PREFIX + octets_to_text(encode({key: value for key, value in fields.items() if value is not None}))
-
-
-def _body(text: str) -> bytes:
-    from shared.wire.canonical import octets_from_text  # noqa: PLC0415  # only this test reads a code by hand
-
-    return octets_from_text(text.removeprefix(CODE_PREFIX))
 
 
 def test_a_code_is_one_word_and_is_read_back() -> None:
