@@ -9,7 +9,7 @@ from pathlib import Path
 from tools.bench.report import Result, to_json, to_text
 
 # Each module has ``measure() -> list[Result]``; it is loaded when it is asked for.
-BENCHES = {"accuracy": "tools.bench.accuracy"}
+BENCHES = {"accuracy": "tools.bench.accuracy", "round": "tools.bench.round"}
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
+from cloud_server.rounds.rounds import list_rounds
+from cloud_server.storage.database import Database
+from cloud_server.storage.schema import metadata
+from cloud_server.tasks import load_task
 from edge_client.trainer.tflite import TfliteTrainer
 from models.activity import TaskData
 from models.registry import Task, get_task
@@ -18,10 +22,10 @@ from shared.bundle import Bundle, read_bundle
 from shared.errors import FedloomError, UsageError
 from shared.examples import write_examples
 from shared.plan import Plan
-from tools.demo.fleet import DemoFailed, Device, Server, call, device_runtimes
 from tools.demo.measure import Published, Score, baselines, int8_accuracy, round_bytes, score, write_json
 from tools.demo.plan_file import for_demo, to_toml
 from tools.demo.plot import draw
+from tools.fleet import Device, FleetFailed, Server, call, device_runtimes
 
 REPORT: Final = Path("demo-report")
 KILLED_IN_ROUND: Final = 2
@@ -91,7 +95,7 @@ class Demo:
             self._train()
         finally:
             for device in self._devices:
-                if device.process is not None and device.process.poll() is None:
+                if device.running:
                     device.kill()
             self._server.stop()
         self._report(bundle, started_s)
@@ -116,11 +120,10 @@ class Demo:
             train, held_out = self._data.devices[device.owner]
             write_examples(device.folder / "examples", train, held_out)
             device.enrol(code, smallest)
-            say(
-                f"  person {device.owner:2d}: {len(train)} windows to train on, {len(held_out)} held out, {device.runtime}"
-            )
+            sizes = f"{len(train)} windows to train on, {len(held_out)} held out"
+            say(f"  person {device.owner:2d}: {sizes}, {device.runtime}")
         say(
-            f"Cohorts of {smallest} survivors are allowed here (the default is 10) because the data set is small:"
+            f"Sums of {smallest} devices are allowed here (the default is 10) because the data set is small:"
             f" any {smallest - 1} of them together could compute the last one's update from the sum."
         )
 
@@ -140,21 +143,22 @@ class Demo:
 
     def _watch(self) -> None:
         """Follow the rounds until the task is done, and let the two accidents happen."""
-        closed, changed_s = 0, time.monotonic()
+        database = Database(self._server.data / "server.db", metadata)
+        announced, changed_s = 0, time.monotonic()
         while True:
-            shown = self._server.run("task", "show", self._plan.task)
-            now_closed = sum(row["phase"] != "open" for row in shown["rounds"])
-            if now_closed > closed:
-                closed, changed_s = now_closed, time.monotonic()
-                self._announce(shown["rounds"][closed - 1])
-                if closed == VANISHED_IN_ROUND and self._vanished.marker.exists():
-                    self._vanished.start()
-            if shown["state"] == "done":
-                return
-            self._cause_accidents()
+            with database.read() as connection:
+                rounds = list_rounds(connection, self._plan.task)
+                done = load_task(connection, self._plan.task).state == "done"
+            for row in (row for row in rounds[announced:] if row["phase"] != "open"):
+                self._announce(row)
+                announced, changed_s = announced + 1, time.monotonic()
+            if done:
+                break
+            self._cause_accidents(announced)
             if time.monotonic() - changed_s > ROUND_TIMEOUT_S:
-                raise DemoFailed("round-stuck", "No round closed for a long time.", f"read {self._server.log}")
-            time.sleep(0.2)
+                raise FleetFailed("round-stuck", "No round closed for a long time.", f"read {self._server.log}")
+            time.sleep(0.05)
+        database.close()
 
     def _announce(self, row: Any) -> None:  # noqa: ANN401  # one round as the server shows it
         if row["phase"] != "closed":
@@ -166,7 +170,8 @@ class Demo:
             f" windows, summed under masks: {judged} right before this round"
         )
 
-    def _cause_accidents(self) -> None:
+    def _cause_accidents(self, closed_rounds: int) -> None:
+        """Kill the two agents once they have stopped; the second one comes back after the round it missed."""
         killed, vanished = self._killed, self._vanished
         if killed.marker.exists() and killed.process is not None and killed not in self._hit:
             self._hit.append(killed)
@@ -179,6 +184,8 @@ class Demo:
             self._hit.append(vanished)
             vanished.kill()
             say(f"  person {vanished.owner}'s agent: vanished before joining in round {VANISHED_IN_ROUND}")
+        if vanished in self._hit and closed_rounds >= VANISHED_IN_ROUND and not vanished.running:
+            vanished.start()
 
     def _report(self, bundle: Bundle, started_s: float) -> None:
         say("Training the two baselines: each device alone, and everyone's data in one place ...")
@@ -252,8 +259,8 @@ class Demo:
         last = rows[-1]
         strangers = ", ".join(str(owner) for owner in self._task.test_owners)
         say(
-            f"\n{len(self._devices)} devices taught one model without sharing a window. On people {strangers}, who never"
-            f" took part, it is right on {final['accuracy_federated']:.1%} of the windows, its int8 form on"
+            f"\n{len(self._devices)} devices taught one model without sharing a window. On people {strangers}, who"
+            f" never took part, it is right on {final['accuracy_federated']:.1%} of the windows, its int8 form on"
             f" {final['accuracy_int8']:.1%}; models trained on one device alone on"
             f" {final['accuracy_local_only']:.1%} on average, one trained on everyone's data in one place on"
             f" {final['accuracy_centralised']:.1%}."

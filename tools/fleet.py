@@ -1,4 +1,4 @@
-"""The demo's processes: one server, one agent per person, each with a folder of its own."""
+"""One server and several agents as real processes, each with a folder of its own: for the demo and benchmarks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any, Final
 
 from shared.errors import FedloomError
 
-REPOSITORY: Final = Path(__file__).parents[2]
+REPOSITORY: Final = Path(__file__).parents[1]
 DEVICE_ENVIRONMENTS: Final = {"LiteRT": ".venv-edge", "tflite-runtime": ".venv-edge-tflite"}
 START_TIMEOUT_S: Final = 60.0
 
 
-class DemoFailed(FedloomError):
-    """A process of the demo did not do what it should; its log says more."""
+class FleetFailed(FedloomError):
+    """A process did not do what it should; its log says more."""
 
 
 def free_port() -> int:
@@ -36,12 +36,12 @@ def device_runtimes() -> dict[str, Path]:
     """Return the Python of each device environment that is set up, by the runtime's name.
 
     Raises:
-        DemoFailed: ``no-device-environment``.
+        FleetFailed: ``no-device-environment``.
     """
     found = {name: REPOSITORY / folder / "bin" / "python" for name, folder in DEVICE_ENVIRONMENTS.items()}
     found = {name: python for name, python in found.items() if python.exists()}
     if not found:
-        raise DemoFailed("no-device-environment", "No device environment is set up.", "run `make` first")
+        raise FleetFailed("no-device-environment", "No device environment is set up.", "run `make` first")
     return found
 
 
@@ -49,11 +49,11 @@ def call(command: Sequence[str | Path], what: str) -> str:
     """Run a command to its end and return what it printed.
 
     Raises:
-        DemoFailed: ``command-failed`` with the command's own words.
+        FleetFailed: ``command-failed`` with the command's own words.
     """
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, cwd=REPOSITORY)
     if done.returncode:
-        raise DemoFailed("command-failed", f"{what} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+        raise FleetFailed("command-failed", f"{what} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout
 
 
@@ -81,7 +81,7 @@ class Server:
         """Start serving and wait until it answers.
 
         Raises:
-            DemoFailed: ``server-silent``.
+            FleetFailed: ``server-silent``.
         """
         command = [sys.executable, "-m", "cloud_server", "serve", "--data", self.data]
         with self.log.open("ab") as log:
@@ -97,7 +97,7 @@ class Server:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.1)
-        raise DemoFailed("server-silent", "The server did not start.", f"read {self.log}")
+        raise FleetFailed("server-silent", "The server did not start.", f"read {self.log}")
 
     def stop(self) -> None:
         """Stop serving."""
@@ -127,6 +127,11 @@ class Device:
     def state(self) -> Path:
         """The agent's state folder."""
         return self.folder / "state"
+
+    @property
+    def running(self) -> bool:
+        """Whether the agent's process is there."""
+        return self.process is not None and self.process.poll() is None
 
     @property
     def marker(self) -> Path:
@@ -164,18 +169,18 @@ class Device:
         """Wait until the agent has installed the last version and ended.
 
         Raises:
-            DemoFailed: ``agent-stuck`` or ``agent-failed``.
+            FleetFailed: ``agent-stuck`` or ``agent-failed``.
         """
         if self.process is None:
             return
         try:
             code = self.process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise DemoFailed(
+            raise FleetFailed(
                 "agent-stuck", f"Person {self.owner}'s agent did not end.", f"read {self.folder}/log"
             ) from error
         if code:
-            raise DemoFailed(
+            raise FleetFailed(
                 "agent-failed", f"Person {self.owner}'s agent ended with {code}.", f"read {self.folder}/log"
             )
 
