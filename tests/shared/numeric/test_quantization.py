@@ -74,6 +74,16 @@ def test_a_coordinate_at_the_clip_norm_stays_within_the_levels(sign: int, lane_b
         assert grid.levels - 1 <= abs(int(steps[0])) <= grid.levels
 
 
+def test_a_division_that_lands_just_above_the_levels_is_not_rounded_up() -> None:
+    above = 0
+    for members in range(2, 65):
+        grid = Grid.for_cohort(members, lane_bits=32, max_l2_norm=0.1)
+        above += 0.1 / grid.step > grid.levels
+        steps = quantize(update_of(np.array([0.1])), grid, bytes).steps  # zeros: any remainder rounds up
+        assert int(steps[0]) == grid.levels
+    assert above > 0
+
+
 def test_the_same_randomness_gives_the_same_steps_and_other_randomness_others() -> None:
     grid = Grid.for_cohort(10, lane_bits=16, max_l2_norm=1.0)
     update = update_of(unit_vector("same", 200))
