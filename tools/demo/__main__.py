@@ -15,14 +15,13 @@ from cloud_server.rounds.rounds import list_rounds
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import metadata
 from cloud_server.tasks import load_task
-from edge_client.trainer.tflite import TfliteTrainer
 from models.activity import TaskData
 from models.registry import Task, get_task
 from shared.bundle import Bundle, read_bundle
 from shared.errors import FedloomError, UsageError
 from shared.examples import write_examples
 from shared.plan import Plan
-from tools.demo.measure import Published, Score, baselines, int8_accuracy, round_bytes, score, write_json
+from tools.demo.measure import Published, Score, measure, round_bytes, write_json
 from tools.demo.plan_file import for_demo, to_toml
 from tools.demo.plot import draw
 from tools.fleet import Device, FleetFailed, Server, call, device_runtimes
@@ -189,15 +188,20 @@ class Demo:
 
     def _report(self, bundle: Bundle, started_s: float) -> None:
         say("Training the two baselines: each device alone, and everyone's data in one place ...")
-        devices, test = self._data.devices, self._data.test
-        local, central = baselines(self._work / "bundle", devices, test, self._rounds)
         published = Published.read(self._server.data, self._plan.task)
-        trainer = TfliteTrainer(bundle)
-        scores = [score(trainer, master, devices, test) for master in published.masters]
+        found = measure(
+            self._work / "bundle",
+            published,
+            self._data.devices,
+            self._data.test,
+            self._rounds,
+            self._work / "measure.log",
+        )
+        scores, local, central = found.scores, found.local, found.central
         rows = self._rows(bundle, published, scores)
         final = {
             "accuracy_federated": scores[-1].accuracy,
-            "accuracy_int8": int8_accuracy(published.int8, test),
+            "accuracy_int8": found.int8,
             "accuracy_local_only": local.accuracy[-1],
             "accuracy_centralised": central.accuracy[-1],
             "accuracy_participants_federated": scores[-1].accuracy_participants,
@@ -214,15 +218,15 @@ class Demo:
         write_json(REPORT / "report.json", report)
         draw(
             REPORT / "accuracy.png",
-            [found.accuracy for found in scores],
-            [found.accuracy_participants for found in scores],
+            [each.accuracy for each in scores],
+            [each.accuracy_participants for each in scores],
             local,
             central,
             f"Task {self._plan.task}: {len(self._devices)} devices, {self._rounds} rounds of masked sums",
         )
         self._conclude(rows, final, started_s)
 
-    def _rows(self, bundle: Bundle, published: Published, scores: list[Score]) -> list[dict[str, Any]]:
+    def _rows(self, bundle: Bundle, published: Published, scores: Sequence[Score]) -> list[dict[str, Any]]:
         ledgers = [device.ledger() for device in self._devices]
         shown = self._server.run("task", "show", self._plan.task)
         rows = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -88,14 +89,57 @@ def int8_accuracy(model: bytes, test: Examples) -> float:
     return float(np.mean(InferenceModel(model).predict(test.x).argmax(axis=1) == test.y))
 
 
-def baselines(bundle_folder: Path, devices: Devices, test: Examples, rounds: int) -> tuple[Curve, Curve]:
-    """Return the curves of local-only and centralised training, from the bundle's own initial weights."""
+@dataclass(frozen=True)
+class Measured:
+    """Everything that is computed after the run.
+
+    Attributes:
+        scores: of every published version, the initial weights first.
+        int8: accuracy of the newest int8 model on strangers.
+        local: curve of local-only training.
+        central: curve of training on everyone's data.
+    """
+
+    scores: Sequence[Score]
+    int8: float
+    local: Curve
+    central: Curve
+
+
+def measure(
+    bundle_folder: Path, published: Published, devices: Devices, test: Examples, rounds: int, log: Path
+) -> Measured:
+    """Judge every version and train the two baselines, from the bundle's own initial weights.
+
+    Args:
+        bundle_folder: of the converted model.
+        published: what the run produced.
+        devices: the participants' examples.
+        test: the strangers' examples.
+        rounds: budget of the baselines.
+        log: takes what the runtimes print.
+    """
     local, central = (Budget(rounds, budget.epochs, budget.learning_rate) for budget in (LOCAL_ONLY, CENTRALISED))
-    # Side by side, in fresh processes: a TFLite runtime and fork do not go together.
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        first = pool.submit(_local_only, bundle_folder, dict(devices), test, local)
-        second = pool.submit(_centralised, bundle_folder, dict(devices), test, central)
-        return first.result(), second.result()
+    everyone = dict(devices)
+    # Fresh processes side by side: a TFLite runtime and fork do not go together.
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=_log_to, initargs=(log,)) as pool:
+        alone = pool.submit(_local_only, bundle_folder, everyone, test, local)
+        together = pool.submit(_centralised, bundle_folder, everyone, test, central)
+        judged = pool.submit(_judge, bundle_folder, published, everyone, test)
+        scores, int8 = judged.result()
+        return Measured(scores, int8, alone.result(), together.result())
+
+
+def _log_to(log: Path) -> None:
+    """Send standard error to a file: the runtimes write to it from below Python."""
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+
+
+def _judge(folder: Path, published: Published, devices: Devices, test: Examples) -> tuple[list[Score], float]:
+    _, trainer = _opened(folder)
+    scores = [score(trainer, master, devices, test) for master in published.masters]
+    return scores, int8_accuracy(published.int8, test)
 
 
 def _opened(folder: Path) -> tuple[Bundle, TfliteTrainer]:
