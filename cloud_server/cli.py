@@ -18,6 +18,7 @@ from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_comma
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.database import Database
+from cloud_server.storage.schema import device as device_table
 from cloud_server.storage.schema import metadata, setting
 from cloud_server.tasks import (
     create_task,
@@ -101,6 +102,8 @@ def _add_task(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add(task, "list", "list the tasks", _task_list)
     show = _add(task, "show", "show a task and its rounds", _task_show)
     show.add_argument("task")
+    device = commands.add_parser("device", help="enrolled devices").add_subparsers(required=True, metavar="VERB")
+    _add(device, "list", "list the devices, when they were seen and what they use", _device_list)
     model = commands.add_parser("model", help="published versions").add_subparsers(required=True, metavar="VERB")
     export = _add(model, "export", "write a version's files into a folder", _model_export)
     export.add_argument("task")
@@ -222,6 +225,23 @@ def _task_show(arguments: argparse.Namespace) -> Json:
             "plan": decode(task.plan.to_bytes()),
             "rounds": list(list_rounds(connection, task.name)),
         }
+
+
+def _device_list(arguments: argparse.Namespace) -> Json:
+    parts = make_context(arguments.data, SystemClock())
+    with parts.database.read() as connection:
+        rows = connection.execute(device_table.select().order_by(device_table.c.enrolled_s)).all()
+    devices: list[Json] = [
+        {
+            "device": row.device,
+            "task": row.task,
+            "enrolled_s": row.enrolled_s,
+            "last_seen_s": row.last_seen_s,
+            "version": row.version,
+        }
+        for row in rows
+    ]
+    return {"devices": devices}
 
 
 def _model_export(arguments: argparse.Namespace) -> Json:

@@ -148,7 +148,7 @@ class Agent:
         return longest * (0.5 + 0.5 * self._around.jitter())
 
     def _check_in(self) -> Assignment:
-        body = CheckIn(self._journal.contributed_round).to_bytes()
+        body = CheckIn(self._journal.installed_version).to_bytes()
         return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
 
     def _install(self, version: int) -> Installed:

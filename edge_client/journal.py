@@ -177,6 +177,11 @@ class Journal:
         return counter
 
     @property
+    def installed_version(self) -> int:
+        """The newest version used, -1 before the first."""
+        return int(self.get("highest-version") or "-1")
+
+    @property
     def highest_version(self) -> int:
         """The newest version that this device ever used; older ones are refused."""
         return int(self.get("highest-version") or "0")
@@ -251,11 +256,6 @@ class Journal:
             first,
         )
         return [_contribution(*row) for row in rows]
-
-    @property
-    def contributed_round(self) -> int:
-        """The last round in which a byte of a masked vector may have left, -1 for none."""
-        return int(self._run("SELECT coalesce(max(round), -1) FROM contribution WHERE vector_sent")[0][0])
 
     @property
     def other_traffic(self) -> Traffic:

@@ -48,5 +48,6 @@ def _admit(parts: Context, certificate: Certificate) -> None:
                 counter=0,
                 last_request="",
                 last_seen_s=0.0,
+                version=-1,
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask import Blueprint, Response, send_file
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
@@ -11,6 +11,7 @@ from cloud_server.api.waiting import hold
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.records import current_cohort_id, load_cohort, step_body
 from cloud_server.rounds.rounds import last_round_number, open_round
+from cloud_server.storage.schema import device as device_table
 from cloud_server.tasks import load_task, newest_version, release_of
 from shared.errors import Conflict
 from shared.limits import RETRY_AFTER_MS
@@ -25,8 +26,10 @@ DONE_RETRY_MS = 60_000
 @for_devices
 def check_in() -> Response:
     """Say what the device should do, holding the request while that is to wait."""
-    CheckIn.from_bytes(body())
+    message = CheckIn.from_bytes(body())
     device, task_name = caller().device, caller().task
+    with context().database.write() as connection:
+        connection.execute(update(device_table).where(device_table.c.device == device).values(version=message.version))
 
     def answer() -> bytes | None:
         with context().database.read() as connection:

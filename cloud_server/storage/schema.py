@@ -46,6 +46,7 @@ device = Table(
     Column("counter", BigInteger, nullable=False),  # highest request counter seen
     Column("last_request", String, nullable=False),  # digest of the request that used it
     Column("last_seen_s", Float, nullable=False),
+    Column("version", Integer, nullable=False),  # that it said it uses, -1 before the first
 )
 
 version = Table(

@@ -74,19 +74,19 @@ class EnrolRequest:
 
 @dataclass(frozen=True)
 class CheckIn:
-    """A device asks what to do; ``contributed_round`` is the last round that it sent a masked vector in, else -1."""
+    """A device asks what to do, and says which version it uses; -1 before the first."""
 
-    contributed_round: int
+    version: int
 
     def to_bytes(self) -> bytes:
         """Write."""
-        return encode({"contributed_round": self.contributed_round})
+        return encode({"version": self.version})
 
     @classmethod
     def from_bytes(cls, body: bytes) -> CheckIn:
         """Read."""
         fields = Fields(decode(body), "check-in")
-        message = cls(fields.integer("contributed_round", -1, MAX_VERSION))
+        message = cls(fields.integer("version", -1, MAX_VERSION))
         fields.end()
         return message
 

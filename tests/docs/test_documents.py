@@ -29,7 +29,7 @@ def tracked_files() -> list[str]:
 @pytest.mark.parametrize("words", sorted(set(COMMAND.findall(README))))
 def test_every_command_in_the_readme_exists(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     program, verbs = words
-    nouns = {"task", "code", "model"}
+    nouns = {"task", "code", "model", "device"}
     first, *rest = verbs.split()
     call = [first, *rest[:1]] if first in nouns else [first]
     with pytest.raises(SystemExit) as ended:

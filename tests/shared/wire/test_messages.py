@@ -78,9 +78,7 @@ CASES = {
             "proof": [octets(63), octets(65), 0],
         },
     ),
-    "check-in": Case(
-        CheckIn(-1), CheckIn(-1).to_bytes(), CheckIn.from_bytes, {"contributed_round": [-2, 2**53, 1.5, "1", None]}
-    ),
+    "check-in": Case(CheckIn(-1), CheckIn(-1).to_bytes(), CheckIn.from_bytes, {"version": [-2, 2**53, 1.5, "1", None]}),
     "assignment": Case(
         Assignment("train", 3, 4, 500),
         Assignment("train", 3, 4, 500).to_bytes(),
