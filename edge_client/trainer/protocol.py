@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shared.errors import FedloomError
 from shared.examples import Examples
+from shared.numeric.contribution_vector import Evaluation
 
 F32: TypeAlias = NDArray[np.float32]
 
@@ -45,15 +46,6 @@ class Trained:
     examples: int
     steps: int
     mean_loss: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Sums over examples; for a loss that is no classification ``correct`` is 0."""
-
-    loss_sum: float
-    correct: int
-    count: int
 
 
 class Trainer(Protocol):
