@@ -5,7 +5,6 @@ BIN := .venv/bin
 TASK ?= activity
 DEVICES ?= 8
 ROUNDS ?= 15
-export PYTHONDONTWRITEBYTECODE := 1
 
 LOCKS := requirements/edge.txt requirements/server.txt requirements/convert.txt requirements/dev.txt
 # tflite-runtime ends at Python 3.11; on newer Pythons every agent runs on LiteRT.

@@ -22,7 +22,7 @@ from edge_client.trainer.protocol import F32
 from edge_client.transport import Transport
 from shared.bundle import INFER_INT8_FILE, MANIFEST_FILE, TRAIN_FILE, Bundle, BundleManifest, patch_model, verify_bundle
 from shared.clock import Clock
-from shared.errors import BundleError, Refused, UsageError
+from shared.errors import BundleError, Refused
 from shared.numeric.wire_weights import dequantize_weights, model_hash
 from shared.plan import Plan
 from shared.release import (
@@ -137,8 +137,6 @@ class ModelStore:
         plan = Plan.from_bytes(data)
         if plan.task != self._enrolment.task:
             raise Refused("wrong-task", f"The release brings the plan of another task, {plan.task!r}.")
-        if plan.server.combine == "sum" and plan.update.max_weight != 1:
-            raise UsageError("bad-plan", "A plan that adds updates up (combine sum) needs max_weight 1.")
         self._enrolment.floors.check(plan.rules, plan.update.max_l2_norm)
         return plan
 

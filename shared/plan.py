@@ -200,6 +200,12 @@ class Plan:
                 "cohort.adversary semi-honest gives nothing here: on the complete graph semi-malicious costs the same.",
                 'write adversary = "semi-malicious" or leave it out',
             )
+        if self.server.combine == "sum" and self.update.max_weight != 1:
+            raise UsageError(
+                "bad-plan",
+                f"server.combine is sum and update.max_weight {self.update.max_weight}: weights would scale the sum.",
+                'write max_weight = 1, or combine = "mean"',
+            )
         thresholds(self.cohort.largest, self.rules)
         self.grid(self.cohort.largest)
 

@@ -224,3 +224,8 @@ def test_only_the_canonical_bytes_are_read(data: bytes) -> None:
 def test_damaged_bytes_are_refused_by_name(data: bytes) -> None:
     with refused("bad-json", UsageError):
         Plan.from_bytes(data)
+
+
+def test_weights_may_not_scale_a_plain_sum() -> None:
+    with refused("bad-plan", UsageError):
+        Plan.from_toml('task = "t"\nserver = { combine = "sum" }\nupdate = { max_weight = 2 }')
