@@ -1,4 +1,4 @@
-"""A running server for each module."""
+"""A running server for the tests of one worker."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from tests.e2e.servers import Deployment, deployment
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Return a server whose processes run while the module's tests do."""
+    """Return a server whose processes run while tests do; every test makes tasks of its own."""
     with deployment(tmp_path_factory.mktemp("deployment")) as server:
         yield server
