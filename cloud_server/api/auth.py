@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -29,6 +30,7 @@ from shared.wire.signed import SIGNATURE_BYTES, verify
 P = ParamSpec("P")
 R = TypeVar("R")
 POLICY_ATTRIBUTE: Final = "fedloom_policy"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _authenticate() -> Caller:
     counter = _counter(request.headers.get(COUNTER_HEADER, ""))
     body_sha256 = request.headers.get(BODY_HEADER, "")
     signature = octets_from_text(request.headers.get(SIGNATURE_HEADER, ""))
-    if len(body_sha256) != 64 or len(signature) != SIGNATURE_BYTES:
+    if not _SHA256.fullmatch(body_sha256) or len(signature) != SIGNATURE_BYTES:
         raise Unauthenticated("unsigned-request", "The request is not signed.", "use fedloom-agent")
     parts = context()
     with parts.database.read() as connection:

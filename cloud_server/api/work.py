@@ -13,8 +13,9 @@ from cloud_server.rounds.records import current_cohort_id, load_cohort, step_bod
 from cloud_server.rounds.rounds import last_round_number, open_round
 from cloud_server.storage.schema import device as device_table
 from cloud_server.tasks import load_task, newest_version, release_of
-from shared.errors import Conflict
+from shared.errors import Conflict, Missing
 from shared.limits import RETRY_AFTER_MS
+from shared.release import MAX_VERSION
 from shared.wire.messages import Action, Assignment, CheckIn, Meeting, read_version, write_release
 from shared.wire.requests import BLOBS, CHECK_IN, JSON, OCTETS, RELEASES, RENDEZVOUS
 
@@ -63,6 +64,8 @@ def _assignment(connection: Connection, task_name: str, device: str) -> Assignme
 @for_devices
 def release(number: int) -> Response:
     """Return a version's release.json and its signature."""
+    if number > MAX_VERSION:  # the database could not even compare it
+        raise Missing("version-unknown", "There is no such version.")
     with context().database.read() as connection:
         exact, signature = release_of(connection, caller().task, number)
     return Response(write_release(exact, signature), content_type=JSON)
