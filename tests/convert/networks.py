@@ -109,6 +109,19 @@ def open_length() -> Any:  # noqa: ANN401
     return _sequential(10, layers.Input((None, 3)), layers.Conv1D(2, 3), layers.GlobalMaxPooling1D(), layers.Dense(3))
 
 
+def grouped() -> Any:  # noqa: ANN401
+    """A convolution in two groups."""
+    return _sequential(
+        11, layers.Input((6, 6, 4)), layers.Conv2D(4, 3, groups=2, name="apart"), layers.Flatten(), layers.Dense(3)
+    )
+
+
+def channels_first() -> Any:  # noqa: ANN401
+    """Channels before places."""
+    first = layers.Conv1D(2, 3, data_format="channels_first", name="early")
+    return _sequential(12, layers.Input((3, 9)), first, layers.Flatten(), layers.Dense(3))
+
+
 def squared(y: Any, output: Any) -> Any:  # noqa: ANN401
     """A loss of one's own."""
     return (y - output) ** 2

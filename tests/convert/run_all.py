@@ -23,7 +23,7 @@ def cases(folder: Path) -> dict[str, list[str]]:
         return [NETWORKS + name, "--out", str(folder / name), "--batch-size", "4", *options]
 
     names = ("window_of_other_weights", "image", "pools", "upsampling", "two_inputs", "normalized")
-    refused = ("erf", "random", "open_length", "not_a_model")
+    refused = ("erf", "random", "open_length", "not_a_model", "grouped", "channels_first")
     other = {
         "window": of("window", "--local", "network/dense_1/*"),
         "keras_file": [str(folder / "window.keras"), "--out", str(folder / "keras_file")],

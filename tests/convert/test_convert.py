@@ -72,6 +72,8 @@ def test_programs_are_builtin_only_and_hold_no_weights(results: Results, folder:
         ("random", "convert-random-layer", ["forget"]),
         ("open_length", "convert-dynamic-shape", ["None"]),
         ("not_a_model", "convert-source", ["keras.Model"]),
+        ("grouped", "convert-layout", ["apart", "grouped"]),
+        ("channels_first", "convert-layout", ["early", "channels first"]),
         ("unknown_loss", "convert-loss", ["nonsense"]),
         ("occupied", "convert-out", ["not a bundle"]),
         ("missing", "convert-source", ["no-such-model"]),

@@ -51,7 +51,7 @@ def _emit(module: Module, functions: Mapping[str, Function], *, variables: bool,
 def _refuse_randomness(concrete: Mapping[str, Function]) -> None:
     """A draw needs a state that TFLite does not keep; without this check TensorFlow fails with a stack trace."""
     operations = (op for function in concrete.values() for op in function.graph.get_operations())
-    if drawing := {_scope(op.name) for op in operations if "Random" in op.type}:
+    if drawing := {layer_of(op.name) for op in operations if "Random" in op.type}:
         raise BundleError(
             "convert-random-layer",
             f"layer {', '.join(sorted(drawing))} draws random numbers while training, which TFLite cannot",
@@ -112,11 +112,11 @@ def _unsupported(message: str, concrete: Mapping[str, Function]) -> BundleError:
 def _layer(name: str, concrete: Mapping[str, Function]) -> str:
     graphs = [function.graph for function in concrete.values()]
     for op in (op for graph in graphs for op in graph.get_operations() if op.type == name):
-        return _scope(op.name)
+        return layer_of(op.name)
     return "(unnamed)"
 
 
-def _scope(operation: str) -> str:
+def layer_of(operation: str) -> str:
     """Return the layer of an operation: gradients/dense_1/Relu_grad/mul is of dense, as Keras counts calls."""
     scopes = [part for part in operation.split("/")[:-1] if not part.startswith("gradients")]
     if scopes[:1] == ["model"]:  # an imported SavedModel, whose scopes are its author's

@@ -12,13 +12,15 @@ row ``i`` and kernel row ``k``, and the same for columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import add
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from tools.convert.tf import Operation, Tensor, tf
+from shared.errors import BundleError
+from tools.convert.emit import layer_of
+from tools.convert.tf import Graph, Operation, Tensor, tf
 
 Lowering: TypeAlias = Callable[[Operation, Tensor], list[Tensor | None]]
 
@@ -180,7 +182,6 @@ def _filter_gradient(op: Operation, x: Tensor, dy: Tensor, shape: Sequence[int])
 def conv2d(op: Operation, dy: Tensor) -> list[Tensor | None]:
     """Gradients of a convolution: dx is the transposed convolution of dy (dilated: windows), dw as above."""
     x, w = op.inputs
-    _only_plain_layout(op, x, w)
     dw = _filter_gradient(op, x, dy, w.shape.as_list())
     strides, padding = op.get_attr("strides"), op.get_attr("padding").decode()
     if padding == "EXPLICIT" or max(op.get_attr("dilations")) > 1:
@@ -222,11 +223,6 @@ def depthwise_conv2d(op: Operation, dy: Tensor) -> list[Tensor | None]:
     return [_gather_back(parts, rows, columns), tf.reshape(tf.stack(dw), w.shape)]
 
 
-def _only_plain_layout(op: Operation, x: Tensor, w: Tensor) -> None:
-    if op.get_attr("data_format") != b"NHWC" or x.shape[3] != w.shape[2]:
-        raise NotImplementedError(f"{op.type} in {op.name} is grouped or channels-first")
-
-
 LOWERINGS: dict[str, Lowering] = {
     "AvgPool": average_pool,
     "Conv2D": conv2d,
@@ -238,6 +234,39 @@ LOWERINGS: dict[str, Lowering] = {
     "Relu": relu,
     "Relu6": relu6,
 }
+
+
+def require_plain_layout(graph: Graph) -> None:
+    """Refuse the layouts that the gradients above are not written for, in the traced forward pass.
+
+    Raises:
+        BundleError: "convert-layout", naming the layer.
+    """
+    library = {function.signature.name: function for function in graph.as_graph_def().library.function}
+    for op in graph.get_operations():
+        attributes = {attribute.name for attribute in op.op_def.attr}
+        if op.type in LOWERINGS and "data_format" in attributes and op.get_attr("data_format") != b"NHWC":
+            raise BundleError(
+                "convert-layout",
+                f"layer {layer_of(op.name)} has its channels first, which cannot be trained on devices",
+                'build it with data_format="channels_last" and give it inputs whose channels come last',
+            )
+        if _grouped(op, library):
+            raise BundleError(
+                "convert-layout",
+                f"layer {layer_of(op.name)} is a grouped convolution, which cannot be trained on devices",
+                "use groups=1, a depthwise convolution, or one convolution per group and concatenate",
+            )
+
+
+def _grouped(op: Operation, library: Mapping[str, Any]) -> bool:
+    """Tell whether this is a grouped convolution: Keras compiles those, in functions of their own."""
+    if op.type == "Conv2D":
+        return bool(op.inputs[0].shape[3] != op.inputs[1].shape[2])
+    if "PartitionedCall" not in op.type:
+        return False
+    called = library[op.get_attr("f").name]
+    return "_XlaMustCompile" in called.attr and any(node.op == "Conv2D" for node in called.node_def)
 
 
 @cache

@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tools.convert.gradients import override_map
+from tools.convert.gradients import override_map, require_plain_layout
 from tools.convert.losses import Loss, choose_loss, output_kind
-from tools.convert.tf import Function, Module, Tensor, tf
+from tools.convert.tf import Function, Graph, Module, Tensor, tf
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -36,7 +36,7 @@ class Program:
 
 def pick_loss(source: SourceModel, name: str | None) -> Loss:
     """Choose the loss from its name and the model's last operation."""
-    output = _output_symbol(source)
+    output = _forward(source).outputs[0]
     return choose_loss(name, output_kind(output), int(output.shape[-1]))
 
 
@@ -56,7 +56,9 @@ def build_program(source: SourceModel, loss: Loss, batch_size: int) -> Program:
     """Write set_weights, get_weights, train, evaluate and infer as CONTRACT describes them."""
     names = x_names(source)
     xs = input_specs(source, batch_size)
-    output = _output_symbol(source, batch_size)
+    forward = _forward(source, batch_size)
+    require_plain_layout(forward)
+    output = forward.outputs[0]
     label_shape = tuple(output.shape.as_list()[:-1] if loss.sparse else output.shape.as_list())
     label_dtype = "int32" if loss.sparse else "float32"
     batch = [
@@ -175,10 +177,10 @@ def build_inference(
     return tf.function(infer, input_signature=input_specs(source, 1))
 
 
-def _output_symbol(source: SourceModel, batch_size: int = 1) -> Tensor:
-    """Trace the model for the shape and the last operation of its output."""
+def _forward(source: SourceModel, batch_size: int = 1) -> Graph:
+    """Trace the model, for its operations and the shape of its output."""
 
     def call(*x: Tensor) -> Tensor:
         return source.call([tf.constant(weight.value) for weight in source.weights], x, training=False)[0]
 
-    return tf.function(call, input_signature=input_specs(source, batch_size)).get_concrete_function().graph.outputs[0]
+    return tf.function(call, input_signature=input_specs(source, batch_size)).get_concrete_function().graph

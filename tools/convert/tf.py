@@ -45,6 +45,7 @@ with quiet():
     )
 
 Tensor: TypeAlias = Any
+Graph: TypeAlias = Any
 GraphDef: TypeAlias = Any
 Operation: TypeAlias = Any
 Variable: TypeAlias = Any
@@ -57,6 +58,7 @@ tf.get_logger().setLevel("ERROR")
 
 __all__ = [
     "Function",
+    "Graph",
     "GraphDef",
     "KerasModel",
     "Module",
