@@ -217,7 +217,12 @@ def _when(cohort_id: str, phase: Phase, read: Callable[[StoredCohort], bytes]) -
 @for_devices
 def roster(cohort_id: str) -> Response:
     """Return every member's signed join message, once the cohort is formed."""
-    return _when(cohort_id, Phase.SHARING, lambda record: record.roster_body or b"")
+
+    def read(record: StoredCohort) -> bytes:
+        _index(record)  # who asked before there was a roster may not be in it
+        return record.roster_body or b""
+
+    return _when(cohort_id, Phase.SHARING, read)
 
 
 @blueprint.get("/inbox")

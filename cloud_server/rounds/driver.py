@@ -81,6 +81,7 @@ class Driver:
         self._lease_until_s = 0.0
         self._sums: dict[str, RunningSum] = {}
         self._unmask_failed: dict[str, int] = {}
+        self._stuck: dict[str, str] = {}
 
     def tick(self) -> bool:
         """Do whatever is due now; say whether any cohort moved, so that the caller looks again at once."""
@@ -88,8 +89,21 @@ class Driver:
             return False
         with self._database.read() as connection:
             names = task_names(connection, state="active")
-        moved = [self._advance_task(name) for name in names]  # every task gets its turn
+        moved = [self._try_task(name) for name in names]  # every task gets its turn
         return any(moved)
+
+    def _try_task(self, name: str) -> bool:
+        """Advance one task; what is wrong with it, a damaged file for instance, must not stop the others."""
+        try:
+            moved = self._advance_task(name)
+        except FedloomError as error:
+            if self._stuck.get(name) != str(error):
+                log.error("task %s cannot go on: %s", name, error)  # noqa: TRY400  # the code says where
+            self._stuck[name] = str(error)
+            self._sums.clear()  # rebuilt from the files
+            return False
+        self._stuck.pop(name, None)
+        return moved
 
     def _hold_lease(self) -> bool:
         now_s = self._clock.now_s()
@@ -104,8 +118,16 @@ class Driver:
                 connection.execute(insert(lease).values(name="driver", **values))
             else:
                 connection.execute(update(lease).where(lease.c.name == "driver").values(values))
+            over = [] if self._lease_until_s else self._cohorts_over(connection)
+        for cohort_id in over:  # what a driver left that was killed before it cleaned up
+            self._uploads.remove(cohort_id)
         self._lease_until_s = now_s + LEASE_S
         return True
+
+    def _cohorts_over(self, connection: Connection) -> list[str]:
+        phases = [phase.value for phase in OVER]
+        query = select(cohort.c.id).where(cohort.c.id.in_(self._uploads.cohorts()), cohort.c.phase.in_(phases))
+        return list(connection.execute(query).scalars())
 
     def _advance_task(self, name: str) -> bool:
         with self._database.read() as connection:
@@ -130,8 +152,14 @@ class Driver:
         return True
 
     def _abandon(self, task: Task, reason: str) -> bool:
+        now_s = self._clock.now_s()
         with self._database.write() as connection:
-            close_round(connection, task, None, self._clock.now_s(), reason=reason)
+            cohort_id = current_cohort_id(connection, task.name)
+            state = load_cohort(connection, cohort_id).state if cohort_id else None
+            if cohort_id and state is not None and state.phase not in OVER:
+                failed = replace(state, phase=Phase.FAILED, since_s=now_s, failure=f"round-abandoned: {reason}")
+                save_state(connection, cohort_id, failed)
+            close_round(connection, task, None, now_s, reason=reason)
         log.warning("task %s: round abandoned, %s", task.name, reason)
         return True
 
@@ -268,7 +296,7 @@ class Driver:
     def _close(
         self, connection: Connection, task: Task, record: StoredCohort, aggregate: AggregateSum, now_s: float
     ) -> str:
-        stopped = stop_reason(connection, task, record.round_number, aggregate.evaluation, now_s)
+        stopped = stop_reason(connection, task, aggregate.evaluation, now_s)
         close_round(connection, task, aggregate, now_s, members=record.state.members, stopped=stopped)
         return stopped
 

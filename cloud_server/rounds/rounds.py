@@ -55,13 +55,12 @@ def new_round(connection: Connection, task: Task, now_s: float) -> int:
     return number
 
 
-def stop_reason(connection: Connection, task: Task, number: int, evaluation: Evaluation, now_s: float) -> str:
-    """Return why no further round is opened after this one, empty if one is.
+def stop_reason(connection: Connection, task: Task, evaluation: Evaluation, now_s: float) -> str:
+    """Return why no further round is opened after the one that closes now, empty if one is.
 
     Args:
         connection: inside the closing transaction.
         task: the task.
-        number: of the round that closes.
         evaluation: of the version that the round started from, summed over its devices.
         now_s: seconds since the epoch.
     """
@@ -69,7 +68,8 @@ def stop_reason(connection: Connection, task: Task, number: int, evaluation: Eva
     accuracy = evaluation.accuracy
     if stop.target_accuracy and accuracy is not None and accuracy >= stop.target_accuracy:
         return f"the target accuracy of {stop.target_accuracy:g} was reached"
-    if stop.rounds and number >= stop.rounds:
+    closed = select(func.count()).where(round_.c.task == task.name, round_.c.phase == CLOSED)
+    if stop.rounds and connection.execute(closed).scalar_one() + 1 >= stop.rounds:  # abandoned ones do not count
         return f"{stop.rounds} rounds were planned"
     query = select(func.min(round_.c.opened_s)).where(round_.c.task == task.name)
     first_s = connection.execute(query).scalar_one() or now_s

@@ -70,6 +70,10 @@ class UploadStore:
         sync_folder(path.parent)
         sync_folder(self.folder)
 
+    def cohorts(self) -> list[str]:
+        """Return the cohorts that have vectors here."""
+        return [path.name for path in self.folder.iterdir() if path.is_dir()]
+
     def remove(self, cohort: str) -> None:
         """Delete every vector of a cohort that is over."""
         folder = self.folder / cohort
