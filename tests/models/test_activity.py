@@ -12,6 +12,8 @@ from models.activity import DATA_FILE, load
 from models.registry import TASKS, get_task
 from shared.errors import UsageError
 from shared.examples import Examples, write_examples
+from shared.plan import Plan
+from tools.baselines import BOUNDS, FEDERATED, Bounds, Budget
 
 
 def test_data_files_are_what_the_checksums_say() -> None:
@@ -68,6 +70,14 @@ def test_every_task_has_its_card() -> None:
     for task in TASKS.values():
         card = task.card.read_text()
         assert all(word in card for word in ("Data", "Licence", "Intended use", "Limits"))
+
+
+def test_plan_and_simulation_train_alike() -> None:
+    plan = Plan.from_toml(get_task("activity").plan.read_text())
+    training, update = plan.training, plan.update
+    assert training.method == "fedavg"
+    assert Budget(plan.stop.rounds, training.epochs, training.learning_rate) == FEDERATED
+    assert Bounds(update.max_l2_norm, update.max_weight, plan.server.learning_rate) == BOUNDS
 
 
 def test_unknown_task_names_the_known_ones() -> None:
