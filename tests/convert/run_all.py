@@ -22,15 +22,16 @@ def cases(folder: Path) -> dict[str, list[str]]:
     def of(name: str, *options: str) -> list[str]:
         return [NETWORKS + name, "--out", str(folder / name), "--batch-size", "4", *options]
 
-    names = ("window_of_other_weights", "image", "pools", "upsampling", "two_inputs", "normalized")
+    names = ("window_of_other_weights", "image", "pools", "two_inputs", "normalized")
     refused = ("erf", "random", "open_length", "not_a_model", "grouped", "channels_first")
     other = {
         "window": of("window", "--local", "network/dense_1/*"),
-        "keras_file": [str(folder / "window.keras"), "--out", str(folder / "keras_file")],
-        "saved_model": [str(folder / "exported"), "--out", str(folder / "saved_model")],
-        "own_loss": [
-            NETWORKS + "two_inputs", "--out", str(folder / "own_loss"), "--loss", NETWORKS + "squared",
+        # A conversion takes seconds, so this one proves three things: a file, a loss of one's own, and the model.
+        "upsampling": [
+            str(folder / "network.keras"), "--out", str(folder / "upsampling"), "--batch-size", "4",
+            "--loss", NETWORKS + "squared",
         ],
+        "saved_model": [str(folder / "exported"), "--out", str(folder / "saved_model")],
         "unknown_loss": of("window", "--loss", "nonsense"),
         "occupied": [NETWORKS + "window", "--out", str(folder / "occupied")],
         "missing": ["no-such-model", "--out", str(folder / "missing")],
@@ -41,13 +42,13 @@ def cases(folder: Path) -> dict[str, list[str]]:
 
 def prepare(folder: Path) -> None:
     """Write the sources that are files."""
-    from tests.convert.networks import window  # noqa: PLC0415 - after tools has set TensorFlow up
+    from tests.convert.networks import upsampling, window  # noqa: PLC0415 - after tools has set TensorFlow up
     from tools.convert.tf import quiet  # noqa: PLC0415
 
     (folder / "occupied").mkdir()
     (folder / "occupied" / "notes.txt").write_text("not a bundle")
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
-        window().save(folder / "window.keras")
+        upsampling().save(folder / "network.keras")
         window().export(str(folder / "exported"), verbose=False)
 
 

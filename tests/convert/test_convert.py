@@ -20,8 +20,7 @@ Results: TypeAlias = dict[str, tuple[int, dict[str, Any]]]
 pytestmark = pytest.mark.xdist_group("convert")  # one worker runs all conversions
 
 CONVERTED = (
-    "window", "window_of_other_weights", "image", "pools", "upsampling", "two_inputs", "normalized",
-    "keras_file", "saved_model", "own_loss",
+    "window", "window_of_other_weights", "image", "pools", "upsampling", "two_inputs", "normalized", "saved_model",
 )  # fmt: skip
 
 
