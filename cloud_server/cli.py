@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from cloud_server.app import RELEASE_KEY_FILE, make_context
 from cloud_server.rounds.rounds import list_rounds
@@ -43,13 +44,21 @@ _DURATION = re.compile(r"(\d+)(s|m|h|d)")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that usage errors look like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("usage", f"{message[:1].upper()}{message[1:]}.", f"{self.prog} --help")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        arguments = _parser().parse_args(words)
         result = arguments.run(arguments)
     except FedloomError as error:
-        if getattr(arguments, "json", False):
+        if "--json" in words:
             print(json.dumps({"error": error.to_json()}))
         else:
             print(f"fedloom-server: {error.message}", file=sys.stderr)
@@ -69,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fedloom-server", description="The Fedloom aggregator.")
+    parser = _Parser(prog="fedloom-server", description="The Fedloom aggregator.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = _add(commands, "serve", "run the aggregator", _serve, json_option=False)
     serve.add_argument("--listen", default="0.0.0.0:8443", metavar="HOST:PORT")  # a server is there to be reached
@@ -94,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_task(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     task = commands.add_parser("task", help="tasks and their rounds").add_subparsers(required=True, metavar="VERB")
     create = _add(task, "create", "make a task from a bundle and a plan", _task_create)
     create.add_argument("--bundle", type=Path, required=True)
@@ -112,7 +121,7 @@ def _add_task(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     help_text: str,
     run: Command,
@@ -196,7 +205,10 @@ def _driver(arguments: argparse.Namespace) -> Json:
 def _task_create(arguments: argparse.Namespace) -> Json:
     if not arguments.plan.is_file():
         raise UsageError("no-plan", f"{arguments.plan} is not a file.", "give the plan's TOML file")
-    plan = Plan.from_toml(arguments.plan.read_text("utf-8"))
+    try:
+        plan = Plan.from_toml(arguments.plan.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError("bad-plan", f"{arguments.plan} is not UTF-8 text.", "save it as UTF-8") from error
     bundle = read_bundle(arguments.bundle)
     folder = DataFolder.open(arguments.data)
     key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
