@@ -20,7 +20,6 @@ from flask import Flask
 from cloud_server.app import RELEASE_KEY_FILE, create_app, make_context
 from cloud_server.rounds.driver import LEASE_S, Driver
 from cloud_server.settings import DataFolder, load_or_create_key
-from cloud_server.storage.database import Changes
 from cloud_server.tasks import create_task
 from cloud_server.tls import ensure_certificates
 from shared.plan import Cohort, Deadlines, Plan, Server, Stop, Update
@@ -157,7 +156,5 @@ class Local:
 
     def close(self) -> None:
         """Close the databases."""
-        changes: Changes = self.parts.changes
-        changes._connection.close()
         self.parts.database.close()
         self.parts.authority._database.close()

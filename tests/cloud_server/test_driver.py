@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 from safetensors.numpy import load
@@ -20,14 +17,6 @@ from shared.plan import Stop
 from tests.cloud_server.local import HOUR_S, Local, small_plan
 from tests.cloud_server.members import STEPS, Member
 from tests.shared.refusals import refused
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[Local]:
-    """Return an aggregator in this process."""
-    made = Local(tmp_path / "data")
-    yield made
-    made.close()
 
 
 def assert_each_counted_once(local: Local, members: list[Member], counted: int) -> None:

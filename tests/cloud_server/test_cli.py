@@ -1,0 +1,113 @@
+"""The operator's command: exit codes, one shape of errors, and what each command prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_server.cli import main
+from tests.cloud_server.local import Local
+from tools.bench.quadratic import write_quadratic_bundle
+
+Captured = pytest.CaptureFixture[str]
+PLAN = 'task = "point"\ncohort = { min_survivors = 4, largest = 4, dropout_share = 0.0 }\n'
+
+
+def run(captured: Captured, *words: str) -> tuple[int, Any]:
+    """Run a command under ``--json`` and return its exit code and what it printed."""
+    code = main([*words, "--json"])
+    return code, json.loads(captured.readouterr().out)
+
+
+@pytest.fixture
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with a bundle, a plan and a data folder that has been served from."""
+    monkeypatch.chdir(tmp_path)
+    Local(tmp_path / "data").close()
+    write_quadratic_bundle(tmp_path / "bundle", 8)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    (tmp_path / "typo.toml").write_text('task = "point"\n[cohort]\nmin_survivor = 4\n')
+    (tmp_path / "latin.toml").write_bytes(b'task = "caf\xe9"\n')
+    return tmp_path
+
+
+CREATE = ["task", "create", "--data", "data", "--bundle", "bundle"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "exit_code"),
+    [
+        ([], "usage", 2),
+        (["dance"], "usage", 2),
+        (["parameters"], "usage", 2),
+        (["parameters", "--members", "many"], "usage", 2),
+        (["parameters", "--members", "1"], "cohort-size", 2),
+        (["parameters", "--members", "10", "--dropout", "0.5"], "unsafe-cohort", 2),
+        ([*CREATE, "--plan", "nowhere.toml"], "no-plan", 2),
+        ([*CREATE, "--plan", "typo.toml"], "bad-plan", 2),
+        ([*CREATE, "--plan", "latin.toml"], "bad-plan", 2),
+        (["task", "show", "nothing", "--data", "data"], "task-unknown", 3),
+        (["task", "list", "--data", "fresh"], "no-root", 2),
+        (["model", "export", "nothing", "--data", "data", "--out", "out"], "task-unknown", 3),
+        (["code", "create", "--task", "nothing", "--data", "data"], "task-unknown", 3),
+        (["code", "create", "--task", "x", "--expires", "soon", "--data", "data"], "bad-duration", 2),
+    ],
+)
+def test_errors_have_one_shape(operator: Path, capsys: Captured, words: list[str], code: str, exit_code: int) -> None:
+    assert operator.is_dir()
+    got, document = run(capsys, *words)
+    assert document.keys() == {"error"}
+    assert document["error"].keys() == {"code", "message", "try"}
+    assert (got, document["error"]["code"]) == (exit_code, code)
+    assert main(words) == exit_code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert code in captured.err
+    assert document["error"]["message"] in captured.err
+
+
+def test_a_misspelt_key_is_answered_with_the_nearest_one(operator: Path, capsys: Captured) -> None:
+    assert operator.is_dir()
+    _, document = run(capsys, *CREATE, "--plan", "typo.toml")
+    assert "'min_survivor'" in document["error"]["message"]
+    assert document["error"]["try"] == "did you mean min_survivors?"
+
+
+def test_a_task_from_its_creation_to_its_codes(operator: Path, capsys: Captured) -> None:
+    assert operator.is_dir()
+    assert run(capsys, *CREATE, "--plan", "plan.toml") == (0, {"task": "point"})
+    code, document = run(capsys, *CREATE, "--plan", "plan.toml")
+    assert (code, document["error"]["code"]) == (3, "task-exists")
+    assert run(capsys, "task", "list", "--data", "data") == (0, {"tasks": ["point"]})
+    code, shown = run(capsys, "task", "show", "point", "--data", "data")
+    assert (code, shown["state"], shown["version"], shown["rounds"]) == (0, "active", 0, [])
+    code, document = run(capsys, "code", "create", "--task", "point", "--data", "data")
+    assert (code, document["error"]["code"]) == (2, "no-url")
+    words = ["code", "create", "--task", "point", "--count", "3", "--url", "https://a:1", "--data", "data"]
+    code, minted = run(capsys, *words)
+    assert (code, len(set(minted["codes"]))) == (0, 3)
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("fedloom1.") == 3
+
+
+def test_the_newest_version_is_exported_whole(operator: Path, capsys: Captured) -> None:
+    assert run(capsys, *CREATE, "--plan", "plan.toml")[0] == 0
+    code, document = run(capsys, "model", "export", "point", "--out", "out", "--data", "data")
+    assert (code, document["version"]) == (0, 0)
+    assert {path.name for path in (operator / "out").iterdir()} == {
+        *document["files"],
+        "release.json",
+        "release.json.sig",
+    }
+    words = ["model", "export", "point", "--version", "5", "--out", "out", "--data", "data"]
+    code, document = run(capsys, *words)
+    assert (code, document["error"]["code"]) == (3, "version-unknown")
+
+
+def test_parameters_are_what_devices_derive(capsys: Captured) -> None:
+    code, document = run(capsys, "parameters", "--members", "64", "--corrupt", "0.05", "--dropout", "0.1")
+    assert code == 0
+    assert document == {"neighbours": 63, "threshold": 34, "survivors": 58, "quorum": 34}

@@ -1,0 +1,82 @@
+"""From a cohort's sum to the next weights, against NumPy; the running sum against Python integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cloud_server.aggregation.closing import step_weights
+from cloud_server.aggregation.running_sum import RunningSum
+from shared.limits import READ_PIECE_BYTES
+from shared.numeric.contribution_vector import AggregateSum, Evaluation
+from shared.plan import Plan, Server, Update
+from tests.shared.refusals import refused
+
+DIMENSION: Final = 7
+finite = st.floats(-10, 10, width=32)
+
+
+def aggregate_of(values: npt.NDArray[np.float64], weight_sum: int, survivors: int) -> AggregateSum:
+    return AggregateSum(values, weight_sum, 0, Evaluation(0.0, 0, 0), survivors)
+
+
+@given(
+    hnp.arrays(np.float32, (4, DIMENSION), elements=finite),
+    hnp.arrays(np.float32, DIMENSION, elements=finite),
+    st.lists(st.integers(1, 50), min_size=4, max_size=4),
+    st.integers(1, 32),
+)
+def test_mean_is_the_mean_weighted_by_examples(
+    updates: npt.NDArray[np.float32], master: npt.NDArray[np.float32], examples: list[int], max_weight: int
+) -> None:
+    plan = Plan("t", update=Update(max_weight=max_weight), server=Server("mean", 0.5))
+    weights = np.minimum(examples, max_weight)
+    sent = updates.astype(np.float64) * (weights / max_weight)[:, None]  # what devices add up
+    got = step_weights(master, aggregate_of(sent.sum(axis=0), int(weights.sum()), 4), plan)
+    expected = master + 0.5 * np.average(updates.astype(np.float64), axis=0, weights=weights)
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-5)
+    assert got.dtype == np.float32
+
+
+@given(hnp.arrays(np.float32, (4, DIMENSION), elements=finite), hnp.arrays(np.float32, DIMENSION, elements=finite))
+def test_sum_is_the_textbook_step(updates: npt.NDArray[np.float32], master: npt.NDArray[np.float32]) -> None:
+    plan = Plan("t", server=Server("sum", 0.1))
+    got = step_weights(master, aggregate_of(updates.astype(np.float64).sum(axis=0), 4, 4), plan)
+    np.testing.assert_allclose(got, master + 0.1 * updates.astype(np.float64).sum(axis=0), rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e40])
+def test_weights_that_are_no_numbers_are_not_published(value: float) -> None:
+    values = np.zeros(DIMENSION)
+    values[3] = value
+    with refused("not-finite"), np.errstate(over="ignore"):
+        step_weights(np.zeros(DIMENSION, np.float32), aggregate_of(values, 4, 4), Plan("t"))
+
+
+@pytest.mark.parametrize("words", [1, READ_PIECE_BYTES // 8, READ_PIECE_BYTES // 8 + 1, READ_PIECE_BYTES // 4 + 3])
+def test_vectors_are_added_modulo_two_to_the_64_each_once(tmp_path: Path, words: int) -> None:
+    random = np.random.default_rng(words)
+    vectors = [random.integers(0, 2**64, words, dtype=np.uint64) for _ in range(3)]
+    running = RunningSum(words)
+    for index, vector in enumerate(vectors):
+        (tmp_path / str(index)).write_bytes(vector.astype("<u8").tobytes())
+        running.add(index, tmp_path / str(index))
+        running.add(index, tmp_path / str(index))
+    for place in (0, words // 2, words - 1):
+        assert int(running.total[place]) == sum(int(vector[place]) for vector in vectors) % 2**64
+    assert running.added == {0, 1, 2}
+
+
+def test_a_stored_vector_of_another_length_is_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "short").write_bytes(bytes(16))
+    running = RunningSum(3)
+    with pytest.raises(ValueError, match="16 bytes"):
+        running.add(0, tmp_path / "short")
+    assert running.added == frozenset()
