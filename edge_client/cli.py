@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--exit-when-done", action="store_true", help="exit once the task is done")
     add("status", _status, "show how this device stands, and why it is not training")
     add("ledger", _ledger, "show what left this device")
-    leaving = add("leave", _leave, "delete this device's key and state; it cannot be undone")
+    leaving = add("leave", _leave, "delete this device's key and state, and no other file; it cannot be undone")
     leaving.add_argument("--yes", action="store_true", help="do it")
     return parser
 
@@ -144,13 +144,14 @@ def _ledger(arguments: argparse.Namespace) -> None:
 
 def _leave(arguments: argparse.Namespace) -> None:
     folder = StateFolder(arguments.state)
-    if not folder.key_file.exists():
+    if not (folder.key_file.exists() or folder.enrolment_file.exists()):
         load_enrolment(folder)
     if not arguments.yes:
         raise UsageError("not-confirmed", f"This deletes the key in {folder.path} for good.", "add --yes to do it")
     with folder.lock():
         folder.erase()
-    _say(f"{folder.path} is deleted; the server keeps the contributions that it already has.")
+    rest = "; other files in it were left alone" if folder.path.exists() else ""
+    _say(f"This device's state in {folder.path} is deleted{rest}; the server keeps the contributions that it has.")
 
 
 def _say(text: str) -> None:

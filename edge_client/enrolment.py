@@ -10,7 +10,7 @@ from edge_client.identity import Enrolment, key_for_enrolment, save_enrolment
 from edge_client.state_folder import StateFolder
 from edge_client.transport import Transport, pinned_pool, unverified_pool
 from shared.clock import Clock
-from shared.errors import Refused
+from shared.errors import Refused, UsageError
 from shared.root import EnrolmentCode, Root
 from shared.secagg.session import DeviceFloors
 from shared.wire.canonical import Fields, decode
@@ -33,12 +33,18 @@ def enrol(
     """Enrol this device and return what it now is; running it again after a lost answer is safe.
 
     Raises:
-        UsageError: ``bad-code``, or what is wrong with the examples: a code is good for one device, so everything
-            that can fail here is checked before it is used.
+        UsageError: ``bad-code``, ``state-folder-not-empty``, ``examples-in-state-folder``, or what is wrong with the
+            examples: a code is good for one device, so everything that can fail here is checked before it is used.
         Refused: ``already-enrolled``, ``wrong-root``, ``wrong-certificate``, or the server's reason.
         TryLater: if the server cannot be reached.
     """
     code = EnrolmentCode.from_text(code_text)
+    if examples.resolve().is_relative_to(folder.path.resolve()):
+        raise UsageError(
+            "examples-in-state-folder",
+            f"{examples} is inside {folder.path}, which is the agent's own.",
+            "keep the examples in a folder apart from --state",
+        )
     read_examples(examples)
     folder.create()
     with folder.lock():

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import BrokenState, TryLater
+from shared.errors import BrokenState, TryLater, UsageError
+
+_LOCK = "lock"
+_CURRENT = ("current", ".current.new")
+_FOLDERS = ("store", "releases")
+_FILES = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "enrolment.json")
+_HALF_WRITTEN = re.compile(r"\.(identity\.key|enrolment\.json)\.[0-9]+\.new", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -49,18 +56,35 @@ class StateFolder:
         return self.path / "current"
 
     def create(self) -> None:
-        """Make the folder if it is not there.
+        """Make the folder if it is not there, and close an empty one to other users.
 
         Raises:
+            UsageError: ``state-folder-not-empty`` for a folder with files of somebody else; it stays as it is.
             BrokenState: ``state-not-writable``.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._is_own():
+                raise UsageError(
+                    "state-folder-not-empty",
+                    f"{self.path} holds files that are not an agent's.",
+                    "give --state a new folder, for instance one below it",
+                )
             self.path.chmod(0o700)
         except OSError as error:
-            raise BrokenState(
-                "state-not-writable", f"Cannot use {self.path}: {error.strerror}.", "choose another --state folder"
-            ) from error
+            raise self._not_writable(error) from error
+
+    def _is_own(self) -> bool:
+        """Say whether an agent enrolled here, or began to, or nobody uses the folder."""
+        if self.enrolment_file.exists():
+            return True
+        rest = {path.name for path in self.path.iterdir()} - {_LOCK, self.key_file.name}
+        return all(_HALF_WRITTEN.fullmatch(name) for name in rest)
+
+    def _not_writable(self, error: OSError) -> BrokenState:
+        return BrokenState(
+            "state-not-writable", f"Cannot use {self.path}: {error.strerror}.", "choose another --state folder"
+        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -68,8 +92,13 @@ class StateFolder:
 
         Raises:
             TryLater: ``agent-running``: two agents would use the same counters twice.
+            BrokenState: ``state-not-writable``.
         """
-        with (self.path / "lock").open("w") as file:
+        try:
+            opened = (self.path / _LOCK).open("w")
+        except OSError as error:
+            raise self._not_writable(error) from error
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -87,6 +116,20 @@ class StateFolder:
             return True
 
     def erase(self) -> None:
-        """Delete everything in the folder; the key goes first."""
-        self.key_file.unlink(missing_ok=True)
-        shutil.rmtree(self.path)
+        """Delete what an agent makes, the key first, and the folder if nothing else is in it.
+
+        Raises:
+            BrokenState: ``state-not-writable``; what is left can be erased later.
+        """
+        try:
+            self.key_file.unlink(missing_ok=True)
+            half_written = [path.name for path in self.path.iterdir() if _HALF_WRITTEN.fullmatch(path.name)]
+            for name in _FOLDERS:
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+            for name in (*half_written, *_CURRENT, *_FILES, _LOCK):
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from error
+        with suppress(OSError):  # files of somebody else
+            self.path.rmdir()
