@@ -21,7 +21,7 @@ all: .venv $(DEVICE_VENVS)
 .venv/.ready: $(LOCKS) pyproject.toml
 	@echo "setting up .venv (TensorFlow included: about 700 MB, a few minutes)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --require-hashes $(addprefix -r ,$(LOCKS))
+	$(BIN)/pip install --quiet --require-hashes $(addprefix -r ,$(LOCKS))
 	@rm -rf .venv/editable && mkdir .venv/editable
 	$(BIN)/python -c 'from hatchling.build import build_editable; build_editable(".venv/editable")' >/dev/null
 	$(BIN)/pip install --quiet --no-deps --force-reinstall .venv/editable/*.whl
@@ -31,7 +31,7 @@ all: .venv $(DEVICE_VENVS)
 .venv-%/.ready: requirements/%.txt .venv/.ready
 	@echo "setting up .venv-$* (what a device installs)"
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install --quiet --no-compile --require-hashes -r $<
+	.venv-$*/bin/pip install --quiet --require-hashes -r $<
 	.venv-$*/bin/pip install --quiet --no-deps --force-reinstall .venv/editable/*.whl
 	@touch $@
 

@@ -12,7 +12,7 @@ from cloud_server.api.context import EXTENSION, Context
 from cloud_server.authority.registry import Authority
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore, UploadStore
-from cloud_server.storage.database import Changes, Database
+from cloud_server.storage.database import Database, Revisions
 from cloud_server.storage.schema import metadata
 from cloud_server.tls import ROOT_FILE
 from shared.clock import Clock, SystemClock
@@ -43,7 +43,7 @@ def make_context(data: Path, clock: Clock) -> Context:
     return Context(
         folder=folder,
         database=database,
-        changes=Changes(database, POLL_INTERVAL_S / 2),
+        revisions=Revisions(database, POLL_INTERVAL_S / 2),
         blobs=BlobStore(folder.blobs),
         uploads=UploadStore(folder.uploads),
         authority=authority,

@@ -6,13 +6,16 @@ import argparse
 import datetime as dt
 import json
 import logging
+import os
 import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
+from cloud_server.api.context import Context
 from cloud_server.app import RELEASE_KEY_FILE, make_context
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
@@ -41,6 +44,7 @@ from shared.wire.canonical import Json, decode
 
 Command = Callable[[argparse.Namespace], Json]
 _DURATION = re.compile(r"(\d+)(s|m|h|d)")
+LARGEST_SHARE = 0.5
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -54,6 +58,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.umask(0o077)  # databases, uploads and logs are the operator's alone
     try:
         arguments = _parser().parse_args(words)
         result = arguments.run(arguments)
@@ -87,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls-key", type=Path, metavar="FILE")
     serve.add_argument("--workers", type=int, default=1, help="web processes")
     driver = _add(commands, "driver", "run only the driver (serve starts one by itself)", _driver, json_option=False)
-    driver.set_defaults(run=_driver)
+    driver.add_argument("--supervisor", type=int, default=os.getppid(), help="end with this process")
     _add_task(commands)
     code = commands.add_parser("code", help="enrolment codes").add_subparsers(required=True, metavar="VERB")
     create = _add(code, "create", "make one-time enrolment codes", _code_create)
@@ -162,10 +167,15 @@ def _serve(arguments: argparse.Namespace) -> Json:
     host, _, port = arguments.listen.rpartition(":")
     if not host or not port.isdigit():
         raise UsageError("bad-listen", f"--listen is {arguments.listen!r}.", "write it as HOST:PORT")
-    public_host = "127.0.0.1" if host in {"0.0.0.0", "[::]", "::"} else host  # noqa: S104  # compared, not bound
-    url = arguments.public_url or f"https://{public_host}:{port}"
+    anywhere = host in {"0.0.0.0", "[::]", "::"}  # noqa: S104  # compared, not bound
+    url = arguments.public_url or f"https://{'127.0.0.1' if anywhere else host}:{port}"
+    public_host = urlsplit(url).hostname
+    if not url.startswith("https://") or not public_host:
+        raise UsageError("bad-url", f"--public-url is {url!r}.", "write it like https://my-server:8443")
+    if anywhere and not arguments.public_url:
+        logging.getLogger("fedloom").warning("codes will carry %s: other machines need --public-url", url)
     certificate, key = _tls_files(arguments, folder, public_host)
-    parts = make_context(arguments.data, SystemClock())
+    parts = make_context(folder.path, SystemClock())
     with parts.database.write() as connection:
         connection.execute(setting.delete().where(setting.c.name == "url"))
         connection.execute(setting.insert().values(name="url", value=url))
@@ -175,10 +185,11 @@ def _serve(arguments: argparse.Namespace) -> Json:
         "this process is also the enrolment authority: whoever runs it could invent devices, so members are"
         " protected from outsiders, and from an honest operator's mistakes, but not from a lying operator"
     )
+    driver = [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)]
     return Supervisor(
         {
             "web": web_command(folder.path, arguments.listen, certificate, key, arguments.workers),
-            "driver": [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)],
+            "driver": [*driver, "--supervisor", str(os.getpid())],
         }
     ).run()
 
@@ -192,23 +203,30 @@ def _tls_files(arguments: argparse.Namespace, folder: DataFolder, host: str) -> 
     for path in (arguments.tls_cert, arguments.tls_key):
         if not path.is_file():
             raise UsageError("bad-tls", f"{path} is not a file.")
-    last = arguments.tls_cert.read_text("ascii").rstrip().rpartition("-----BEGIN CERTIFICATE-----")
+    text = _read_text(arguments.tls_cert, "ascii", "bad-tls", "the certificate chain in PEM")
+    last = text.rstrip().rpartition("-----BEGIN CERTIFICATE-----")
+    if not last[1]:
+        raise UsageError("bad-tls", f"{arguments.tls_cert} holds no certificate in PEM.")
     write_private(folder.keys / ROOT_FILE, (last[1] + last[2] + "\n").encode("ascii"))
     return arguments.tls_cert, arguments.tls_key
 
 
+def _read_text(path: Path, encoding: str, code: str, what: str) -> str:
+    try:
+        return path.read_text(encoding)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(code, f"{path} cannot be read ({type(error).__name__}).", f"give {what}") from error
+
+
 def _driver(arguments: argparse.Namespace) -> Json:
-    run_driver(arguments.data)
+    run_driver(arguments.data, arguments.supervisor)
     return 0
 
 
 def _task_create(arguments: argparse.Namespace) -> Json:
     if not arguments.plan.is_file():
         raise UsageError("no-plan", f"{arguments.plan} is not a file.", "give the plan's TOML file")
-    try:
-        plan = Plan.from_toml(arguments.plan.read_text("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UsageError("bad-plan", f"{arguments.plan} is not UTF-8 text.", "save it as UTF-8") from error
+    plan = Plan.from_toml(_read_text(arguments.plan, "utf-8", "bad-plan", "the plan as UTF-8 text"))
     bundle = read_bundle(arguments.bundle)
     folder = DataFolder.open(arguments.data)
     key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
@@ -219,14 +237,19 @@ def _task_create(arguments: argparse.Namespace) -> Json:
     return {"task": plan.task}
 
 
+def _open(arguments: argparse.Namespace) -> Context:
+    DataFolder.existing(arguments.data)
+    return make_context(arguments.data, SystemClock())
+
+
 def _task_list(arguments: argparse.Namespace) -> Json:
-    parts = make_context(arguments.data, SystemClock())
+    parts = _open(arguments)
     with parts.database.read() as connection:
         return {"tasks": list(task_names(connection))}
 
 
 def _task_show(arguments: argparse.Namespace) -> Json:
-    parts = make_context(arguments.data, SystemClock())
+    parts = _open(arguments)
     with parts.database.read() as connection:
         task = load_task(connection, arguments.task)
         return {
@@ -240,7 +263,7 @@ def _task_show(arguments: argparse.Namespace) -> Json:
 
 
 def _device_list(arguments: argparse.Namespace) -> Json:
-    parts = make_context(arguments.data, SystemClock())
+    parts = _open(arguments)
     with parts.database.read() as connection:
         rows = connection.execute(device_table.select().order_by(device_table.c.enrolled_s)).all()
     devices: list[Json] = [
@@ -257,7 +280,7 @@ def _device_list(arguments: argparse.Namespace) -> Json:
 
 
 def _model_export(arguments: argparse.Namespace) -> Json:
-    parts = make_context(arguments.data, SystemClock())
+    parts = _open(arguments)
     with parts.database.read() as connection:
         load_task(connection, arguments.task)
         number = newest_version(connection, arguments.task) if arguments.version is None else arguments.version
@@ -276,7 +299,7 @@ def _code_create(arguments: argparse.Namespace) -> Json:
     match = _DURATION.fullmatch(arguments.expires)
     if match is None:
         raise UsageError("bad-duration", f"--expires is {arguments.expires!r}.", "write it like 30m, 24h or 7d")
-    parts = make_context(arguments.data, SystemClock())
+    parts = _open(arguments)
     with parts.database.read() as connection:
         load_task(connection, arguments.task)
         stored = connection.execute(setting.select().where(setting.c.name == "url")).one_or_none()
@@ -294,6 +317,9 @@ def _code_create(arguments: argparse.Namespace) -> Json:
 
 
 def _parameters(arguments: argparse.Namespace) -> Json:
+    for name in ("corrupt", "dropout"):
+        if not 0 <= getattr(arguments, name) <= LARGEST_SHARE:
+            raise UsageError("bad-share", f"--{name} must lie between 0 and {LARGEST_SHARE}.")
     rules = CohortRules(2, max(arguments.members, 2), arguments.corrupt, arguments.dropout)
     found = thresholds(arguments.members, rules)
     return {

@@ -17,11 +17,15 @@ from cloud_server.rounds.driver import Driver
 from cloud_server.settings import load_or_create_key
 from cloud_server.storage.database import Changes
 from shared.clock import SystemClock
+from shared.errors import FedloomError
 from shared.limits import MAX_POLL_HOLD_S
 
 ACTIVE_TICK_S: Final = 0.005  # how often the driver looks for commits
 IDLE_TICK_S: Final = 0.25  # how often it looks at deadlines
 RESTART_S: Final = 1.0
+QUICK_DEATH_S: Final = 10.0
+MAX_QUICK_DEATHS: Final = 3
+SUPERVISOR_VARIABLE: Final = "FEDLOOM_SUPERVISOR_PID"
 log = logging.getLogger("fedloom")
 
 
@@ -30,8 +34,8 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
 
-def run_driver(data: Path) -> None:
-    """Drive rounds until the process is told to stop."""
+def run_driver(data: Path, supervisor: int) -> None:
+    """Drive rounds until the process is told to stop, or ``supervisor``, its parent's process id, is gone."""
     set_up_logging()
     parts = make_context(data, SystemClock())
     driver = Driver(
@@ -45,7 +49,6 @@ def run_driver(data: Path) -> None:
     )
     changes = Changes(parts.database, ACTIVE_TICK_S / 2)
     mark, looked_s = -1, 0.0
-    supervisor = os.getppid()
     while os.getppid() == supervisor:
         now_mark, now_s = changes.mark(), time.monotonic()
         if now_mark != mark or now_s - looked_s >= IDLE_TICK_S:
@@ -84,21 +87,46 @@ class Supervisor:
     def __init__(self, commands: dict[str, list[str]]) -> None:
         self._commands = commands
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._started_s: dict[str, float] = {}
+        self._quick_deaths: dict[str, int] = {}
         self._stopping = False
 
     def run(self) -> int:
-        """Start the children, restart one that dies, return when told to stop."""
+        """Start the children, restart one that dies, return when told to stop.
+
+        Raises:
+            FedloomError: ``child-fails`` when one keeps dying at once; the others are stopped first.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         for name in self._commands:
             self._start(name)
-        while not self._stopping:
+        failed = ""
+        while not self._stopping and not failed:
             time.sleep(0.05)
-            for name, child in list(self._children.items()):
-                if child.poll() is not None and not self._stopping:
-                    log.error("%s ended with code %s; starting it again", name, child.returncode)
-                    time.sleep(RESTART_S)
-                    self._start(name)
+            failed = self._restart_dead()
+        self._end()
+        if failed:
+            raise FedloomError(
+                "child-fails", f"The {failed} process keeps failing at its start.", "read its messages above"
+            )
+        return 0
+
+    def _restart_dead(self) -> str:
+        """Start children that died again; return the name of one that is given up."""
+        for name, child in list(self._children.items()):
+            if child.poll() is None or self._stopping:
+                continue
+            quick = time.monotonic() - self._started_s[name] < QUICK_DEATH_S
+            self._quick_deaths[name] = self._quick_deaths.get(name, 0) + 1 if quick else 0
+            if self._quick_deaths[name] >= MAX_QUICK_DEATHS:
+                return name
+            log.error("%s ended with code %s; starting it again", name, child.returncode)
+            time.sleep(RESTART_S)
+            self._start(name)
+        return ""
+
+    def _end(self) -> None:
         for child in self._children.values():
             child.terminate()
         for child in self._children.values():
@@ -106,10 +134,12 @@ class Supervisor:
                 child.wait(timeout=MAX_POLL_HOLD_S + 5)
             except subprocess.TimeoutExpired:
                 child.kill()
-        return 0
 
     def _start(self, name: str) -> None:
-        self._children[name] = subprocess.Popen(self._commands[name])  # noqa: S603  # our own programs
+        self._started_s[name] = time.monotonic()
+        self._children[name] = subprocess.Popen(  # noqa: S603  # our own programs
+            self._commands[name], env={**os.environ, SUPERVISOR_VARIABLE: str(os.getpid())}
+        )
 
     def _stop(self, _number: int, _frame: object) -> None:
         self._stopping = True

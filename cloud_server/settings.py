@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import BrokenState
+from shared.errors import BrokenState, UsageError
 from shared.wire.signed import SigningKey
 
 PRIVATE_MODE = 0o600
@@ -27,9 +27,25 @@ class DataFolder:
     def open(cls, path: Path) -> DataFolder:
         """Create the folder and its parts where they are missing."""
         folder = cls(path.resolve())
-        for part in (folder.path, folder.blobs, folder.uploads, folder.keys, folder.authority):
-            part.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        try:
+            for part in (folder.path, folder.blobs, folder.uploads, folder.keys, folder.authority):
+                part.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                "bad-data-folder", f"{path} cannot be used ({type(error).__name__}).", "give --data a folder of its own"
+            ) from error
         return folder
+
+    @classmethod
+    def existing(cls, path: Path) -> DataFolder:
+        """Return a folder that ``task create`` or ``serve`` made.
+
+        Raises:
+            UsageError: ``no-data``, so that a mistyped folder does not become a new deployment.
+        """
+        if not (path / "server.db").is_file():
+            raise UsageError("no-data", f"{path} is not an aggregator's folder.", "check --data")
+        return cls.open(path)
 
     @property
     def database(self) -> Path:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, desc, insert, select
+from sqlalchemy import Connection, desc, insert, select, update
 
 from cloud_server.publishing import Version, make_version
 from cloud_server.storage.blobs import BlobStore
@@ -15,7 +16,7 @@ from cloud_server.storage.schema import task, version
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, initial_weights
 from shared.errors import Conflict, Missing, UsageError
 from shared.plan import Plan
-from shared.release import FileEntry
+from shared.release import FileEntry, parse_release, sign_release
 from shared.wire.canonical import decode, encode
 from shared.wire.signed import SigningKey
 
@@ -105,6 +106,16 @@ def load_bundle(blobs: BlobStore, stored: Task) -> tuple[BundleManifest, dict[st
     return BundleManifest.from_bytes(files[MANIFEST_FILE]), files
 
 
+def parameters_of(blobs: BlobStore, stored: Task) -> int:
+    """Return d, from the manifest alone."""
+    return _parameters(blobs, stored.bundle[MANIFEST_FILE])
+
+
+@lru_cache(maxsize=256)
+def _parameters(blobs: BlobStore, manifest_sha256: str) -> int:
+    return BundleManifest.from_bytes(blobs.get(manifest_sha256)).parameters
+
+
 def store_version(
     connection: Connection,
     blobs: BlobStore,
@@ -156,13 +167,29 @@ def release_of(connection: Connection, task_name: str, number: int) -> tuple[byt
     return row.release, row.signature
 
 
+def renew_release(connection: Connection, stored: Task, key: SigningKey, now_s: float) -> None:
+    """Sign the newest version anew, with later dates and the same files, once half its time is over."""
+    number = newest_version(connection, stored.name)
+    body, _ = release_of(connection, stored.name, number)
+    release = parse_release(body)
+    valid_s = stored.plan.release.valid_s
+    if now_s < release.expires_at_s - valid_s / 2:
+        return
+    renewed, signature = sign_release(replace(release, issued_at_s=int(now_s), expires_at_s=int(now_s + valid_s)), key)
+    connection.execute(
+        update(version)
+        .where(version.c.task == stored.name, version.c.number == number)
+        .values(release=renewed, signature=signature)
+    )
+
+
 def file_of_release(release: bytes, name: str) -> FileEntry:
     """Return the entry of one file in a stored release.
 
     Raises:
         Missing: ``file-unknown``.
     """
-    files = decode(release)["files"]
-    if not isinstance(files, dict) or not isinstance(entry := files.get(name), dict):
+    entry = parse_release(release).files.get(name)
+    if entry is None:
         raise Missing("file-unknown", f"The version has no file {name}.")
-    return FileEntry(str(entry["sha256"]), int(str(entry["bytes"])))
+    return entry

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloud_server.settings import write_private
+from shared.errors import UsageError
 
 ROOT_FILE = "tls_root.pem"
 CERTIFICATE_FILE = "tls_server.pem"
@@ -24,12 +25,16 @@ _SERVER_VALID = dt.timedelta(days=2 * 365)
 def ensure_certificates(folder: Path, host: str, now: dt.datetime) -> None:
     """Write root, server certificate and key into ``folder`` unless they are there.
 
+    Raises:
+        UsageError: ``wrong-tls-host`` if those that are there do not cover ``host``.
+
     Args:
         folder: where keys live.
         host: name or address under which devices reach the server; localhost is always included.
         now: the time.
     """
     if (folder / CERTIFICATE_FILE).exists() and (folder / ROOT_FILE).exists():
+        _require_host(folder / CERTIFICATE_FILE, host)
         return
     root_key = ec.generate_private_key(ec.SECP256R1())
     root_name = _name("Fedloom self-signed root")
@@ -58,6 +63,18 @@ def ensure_certificates(folder: Path, host: str, now: dt.datetime) -> None:
     write_private(folder / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM))
     # The root's private key is dropped: it has signed the only certificate that it ever will.
     write_private(folder / ROOT_FILE, root.public_bytes(Encoding.PEM))
+
+
+def _require_host(certificate: Path, host: str) -> None:
+    names = x509.load_pem_x509_certificate(certificate.read_bytes()).extensions
+    covered = names.get_extension_for_class(x509.SubjectAlternativeName).value
+    if not set(_alternative_names(host)) <= set(covered):
+        raise UsageError(
+            "wrong-tls-host",
+            f"The TLS certificate that was made here does not cover {host}, so devices would refuse the server.",
+            "serve under the name of the first start, or give --tls-cert and --tls-key; a new certificate"
+            " (remove keys/tls_*) means enrolling every device anew",
+        )
 
 
 def _name(common_name: str) -> x509.Name:

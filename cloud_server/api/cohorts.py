@@ -11,9 +11,11 @@ import hmac
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flask import Blueprint, Response, request
+from sqlalchemy import Connection
 
 from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
@@ -26,10 +28,11 @@ from cloud_server.rounds.records import (
     cohort_over,
     devices_in_order,
     load_cohort,
+    require_place,
     step_bodies,
     store_step,
 )
-from cloud_server.tasks import load_bundle, load_task
+from cloud_server.tasks import load_task, parameters_of
 from shared.errors import Missing, Unauthenticated, UsageError
 from shared.limits import READ_PIECE_BYTES
 from shared.numeric.contribution_vector import vector_words
@@ -61,14 +64,20 @@ def _index(record: StoredCohort) -> int:
     return devices.index(caller().device)
 
 
-def _record(record: StoredCohort, name: StepName, data: bytes) -> Response:
-    """Store a checked step; the phase is looked at again in the storing transaction."""
+def _record(
+    record: StoredCohort,
+    name: StepName,
+    data: bytes,
+    check: Callable[[Connection, StoredCohort], None] = lambda _connection, _cohort: None,
+) -> Response:
+    """Store a checked step; the phase, and ``check``, are looked at in the storing transaction."""
     parts = context()
     with parts.database.write() as connection:
         current = load_cohort(connection, record.id)
         if check_step(connection, current, caller().device, name, data):
+            check(connection, current)
             store_step(connection, record.id, caller().device, name, data, parts.clock.now_s())
-    return Response(b"{}", content_type=JSON)
+    return _accepted()
 
 
 def _is_new(record: StoredCohort, name: StepName, data: bytes) -> bool:
@@ -91,7 +100,12 @@ def join(cohort_id: str) -> Response:
     member = verify_member(decode(data), record.binding, parts.authority.public_key, parts.clock.now_s())
     if member.device != caller().device:
         raise Unauthenticated("wrong-device", "The join message is another device's.")
-    return _record(record, "join", data)
+    return _record(record, "join", data, partial(require_place, data=data, largest=_largest(record)))
+
+
+def _largest(record: StoredCohort) -> int:
+    with context().database.read() as connection:
+        return load_task(connection, record.task).plan.cohort.largest
 
 
 @blueprint.put("/shares")
@@ -133,8 +147,7 @@ def _vector_bytes(record: StoredCohort) -> int:
     parts = context()
     with parts.database.read() as connection:
         task = load_task(connection, record.task)
-    manifest, _ = load_bundle(parts.blobs, task)
-    return vector_words(manifest.parameters, task.plan.update.lane_bits) * WORD_BYTES
+    return vector_words(parameters_of(parts.blobs, task), task.plan.update.lane_bits) * WORD_BYTES
 
 
 def _receive(expected_bytes: int) -> Path:

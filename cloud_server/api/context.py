@@ -10,7 +10,7 @@ from flask import current_app
 from cloud_server.authority.registry import Authority
 from cloud_server.settings import DataFolder
 from cloud_server.storage.blobs import BlobStore, UploadStore
-from cloud_server.storage.database import Changes, Database
+from cloud_server.storage.database import Database, Revisions
 from shared.clock import Clock
 from shared.root import Root
 
@@ -24,7 +24,7 @@ class Context:
     Attributes:
         folder: where it keeps things.
         database: rounds, devices, versions.
-        changes: tells held requests when to look again.
+        revisions: tells held requests when to look again.
         blobs: files of releases.
         uploads: masked vectors.
         authority: enrolment, in this process.
@@ -34,7 +34,7 @@ class Context:
 
     folder: DataFolder
     database: Database
-    changes: Changes
+    revisions: Revisions
     blobs: BlobStore
     uploads: UploadStore
     authority: Authority

@@ -35,7 +35,8 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(FedloomError)
     def named(error: FedloomError) -> Response:
-        log.info("%s %s: %s", request.method, request.path, error.code)
+        # The route and not the path, in which a stranger could write line breaks.
+        log.info("%s %s: %s", request.method, request.endpoint, error.code)
         return problem(error.http_status, error.code, error.message, error.remedy)
 
     @app.errorhandler(HTTPException)
@@ -47,5 +48,5 @@ def register(app: Flask) -> None:
     def unexpected(error: Exception) -> Response:
         # Where and what kind, not the text: it might quote what a device sent.
         frames = "".join(traceback.format_tb(error.__traceback__))
-        log.error("%s %s: %s\n%s", request.method, request.path, type(error).__name__, frames)
+        log.error("%s %s: %s\n%s", request.method, request.endpoint, type(error).__name__, frames)
         return problem(500, "internal-error", "The server failed; nothing was stored.", "try again later")

@@ -14,7 +14,7 @@ from shared.wire.requests import JSON
 
 
 def hold(answer: Callable[[], bytes | None]) -> Response:
-    """Return what ``answer`` gives, asking again after every commit until the hold ends.
+    """Return what ``answer`` gives, asking again whenever a driver moved something until the hold ends.
 
     Args:
         answer: reads the database; None means not yet.
@@ -22,11 +22,11 @@ def hold(answer: Callable[[], bytes | None]) -> Response:
     Returns:
         200 with the answer's JSON, or 202 with ``retry_after_ms``.
     """
-    changes = context().changes
+    revisions = context().revisions
     deadline_s = time.monotonic() + MAX_POLL_HOLD_S
-    mark = changes.mark()
+    mark = revisions.mark()
     while (body := answer()) is None:
-        while (now_mark := changes.mark()) == mark:
+        while (now_mark := revisions.mark()) == mark:
             if time.monotonic() >= deadline_s:
                 return come_back(0)
             time.sleep(POLL_INTERVAL_S)

@@ -9,7 +9,7 @@ from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
 from cloud_server.api.waiting import hold
 from cloud_server.rounds.machine import Phase
-from cloud_server.rounds.records import current_cohort_id, load_cohort, step_body
+from cloud_server.rounds.records import current_cohort_id, load_cohort, step_bodies, step_body
 from cloud_server.rounds.rounds import last_round_number, open_round
 from cloud_server.storage.schema import device as device_table
 from cloud_server.tasks import load_task, newest_version, release_of
@@ -89,14 +89,16 @@ def rendezvous() -> Response:
     def answer() -> bytes | None:
         with context().database.read() as connection:
             opened = open_round(connection, task_name)
-            if newest_version(connection, task_name) != version or load_task(connection, task_name).state == "done":
+            task = load_task(connection, task_name)
+            if newest_version(connection, task_name) != version or task.state == "done":
                 raise Conflict("version-closed", "The version is no longer trained from.", "train from the newest")
             cohort_id = current_cohort_id(connection, task_name)
             if opened is None or cohort_id is None:
                 return None
             cohort = load_cohort(connection, cohort_id)
             forming = cohort.round_number == opened.number and cohort.state.phase is Phase.FORMING
-            if not forming or step_body(connection, cohort_id, device, "join") is not None:
+            full = len(step_bodies(connection, cohort_id, "join")) >= task.plan.cohort.largest
+            if not forming or full or step_body(connection, cohort_id, device, "join") is not None:
                 return None
             return Meeting(cohort_id, cohort.binding.expires_at_s).to_bytes()
 

@@ -30,9 +30,18 @@ from cloud_server.rounds.records import (
 )
 from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
 from cloud_server.storage.blobs import BlobStore, UploadStore
-from cloud_server.storage.database import Database
+from cloud_server.storage.database import Database, bump
 from cloud_server.storage.schema import cohort, lease, step
-from cloud_server.tasks import Task, load_bundle, load_master, load_task, store_version, task_names
+from cloud_server.tasks import (
+    Task,
+    load_bundle,
+    load_master,
+    load_task,
+    parameters_of,
+    renew_release,
+    store_version,
+    task_names,
+)
 from shared.clock import Clock
 from shared.errors import FedloomError, UnmaskingFailed
 from shared.ids import random_id
@@ -42,6 +51,7 @@ from shared.wire.messages import read_answer, read_shares
 from shared.wire.signed import SigningKey
 
 LEASE_S: Final = 10.0
+RENEWAL_CHECK_S: Final = 10.0
 MAX_ATTEMPTS: Final = 20  # cohorts per round, before the round is given up
 log = logging.getLogger("fedloom.driver")
 
@@ -79,6 +89,7 @@ class Driver:
         self._random_bytes = random_bytes
         self._name = random_id("driver", random_bytes)
         self._lease_until_s = 0.0
+        self._renewed_s = 0.0
         self._sums: dict[str, RunningSum] = {}
         self._unmask_failed: dict[str, int] = {}
         self._stuck: dict[str, str] = {}
@@ -89,6 +100,7 @@ class Driver:
             return False
         with self._database.read() as connection:
             names = task_names(connection, state="active")
+        self._renew_releases()
         moved = [self._try_task(name) for name in names]  # every task gets its turn
         return any(moved)
 
@@ -104,6 +116,16 @@ class Driver:
             return False
         self._stuck.pop(name, None)
         return moved
+
+    def _renew_releases(self) -> None:
+        """Sign each task's newest version again before it expires: quiet and finished tasks stay installable."""
+        now_s = self._clock.now_s()
+        if now_s - self._renewed_s < RENEWAL_CHECK_S:
+            return
+        self._renewed_s = now_s
+        with self._database.write() as connection:
+            for name in task_names(connection):
+                renew_release(connection, load_task(connection, name), self._release_key, now_s)
 
     def _hold_lease(self) -> bool:
         now_s = self._clock.now_s()
@@ -185,21 +207,29 @@ class Driver:
                     failure="",
                 )
             )
+            bump(connection)
         return True
 
     def _advance_cohort(self, task: Task, record: StoredCohort) -> bool:
         if record.state.phase is Phase.COLLECTING:
             self._add_arrived(task, record)
-        with self._database.write() as connection:
-            record = load_cohort(connection, record.id)
+        # Most looks find nothing to do; they must not take the lock that uploads wait for.
+        with self._database.read() as connection:
             seen = self._seen(connection, record)
-            state, effect = advance(record.state, seen, task.plan.rules, task.plan.deadlines)
-            if state == record.state:
-                return False
-            if effect is not Effect.UNMASK:
-                state = self._save(connection, record, state, effect)
+        state, effect = advance(record.state, seen, task.plan.rules, task.plan.deadlines)
+        if state == record.state:
+            return False
         if effect is Effect.UNMASK:
             return self._unmask(task, record, seen)
+        with self._database.write() as connection:
+            looked_at, record = record, load_cohort(connection, record.id)
+            if record.state != looked_at.state:
+                return True  # another driver took over meanwhile
+            seen = self._seen(connection, record)
+            state, effect = advance(record.state, seen, task.plan.rules, task.plan.deadlines)
+            if state == record.state or effect is Effect.UNMASK:
+                return True  # what arrived meanwhile changed it; unmasking is begun outside this transaction
+            state = self._save(connection, record, state, effect)
         log.info("cohort %s (round %d): %s %s", record.id, record.round_number, state.phase.value, state.failure)
         if state.phase in OVER:
             self._forget(record.id)
@@ -247,8 +277,7 @@ class Driver:
             arrived = step_bodies(connection, record.id, "vector").keys()
         running = self._sums.get(record.id)
         if running is None:
-            manifest, _ = load_bundle(self._blobs, task)
-            running = RunningSum(vector_words(manifest.parameters, task.plan.update.lane_bits))
+            running = RunningSum(vector_words(parameters_of(self._blobs, task), task.plan.update.lane_bits))
             self._sums[record.id] = running
         for index, device in enumerate(devices_in_order(record.roster_body)):
             if device in arrived and (only is None or index in only):
@@ -278,6 +307,8 @@ class Driver:
             now_s=now_s,
         )
         with self._database.write() as connection:
+            if load_cohort(connection, record.id).state != record.state:
+                return True  # another driver took over meanwhile
             store_version(connection, self._blobs, task.name, made, weights, now_s)
             save_state(connection, record.id, replace(record.state, phase=Phase.SUMMED, since_s=now_s))
             stopped = self._close(connection, task, record, aggregate, now_s)

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from sqlalchemy import Connection, Row, desc, insert, select, update
 
 from cloud_server.rounds.machine import OVER, CohortState, Phase
+from cloud_server.storage.database import bump
 from cloud_server.storage.schema import cohort, step, task, version
 from shared.errors import Conflict, FedloomError, Missing
 from shared.secagg.roster import CohortBinding, Roster, from_bitmap, to_bitmap, verify_member
@@ -126,6 +127,7 @@ def save_state(connection: Connection, cohort_id: str, state: CohortState) -> No
     if state.survivors:
         values["survivors"] = to_bitmap(state.survivors, state.members)
     connection.execute(update(cohort).where(cohort.c.id == cohort_id).values(values))
+    bump(connection)
 
 
 def step_body(connection: Connection, cohort_id: str, device: str, name: StepName) -> bytes | None:
@@ -179,6 +181,21 @@ def cohort_over(record: StoredCohort) -> CohortOver:
     return CohortOver(kind, "The cohort went on without this device.", "it takes part in the next one by itself")
 
 
+def require_place(connection: Connection, record: StoredCohort, *, data: bytes, largest: int) -> None:
+    """Refuse a join message for a full cohort, or with a key that another member has.
+
+    Raises:
+        CohortOver: ``phase-over`` when the cohort has its largest size.
+        Conflict: ``duplicate-member``.
+    """
+    joined = step_bodies(connection, record.id, "join").values()
+    if len(joined) >= largest:
+        raise cohort_over(record)
+    own = _keys_of(decode(data))
+    if any(own & _keys_of(decode(body)) for body in joined):
+        raise Conflict("duplicate-member", "Another member of the cohort has one of these keys.", "enrol anew")
+
+
 def roster_from_joins(connection: Connection, record: StoredCohort, authority_key: bytes, now_s: float) -> Roster:
     """Verify and order the members that joined."""
     bodies = step_bodies(connection, record.id, "join").values()
@@ -199,5 +216,17 @@ def devices_in_order(roster_body: bytes) -> tuple[str, ...]:
 
 
 def _device_of(entry: Json) -> str:
+    return _join_fields(entry).text("device")
+
+
+def _join_fields(entry: Json) -> Fields:
     join = Signed.from_json(Fields(entry, "roster entry").mapping("join", 2), "join")
-    return Fields(decode(join.body), "join").text("device")
+    return Fields(decode(join.body), "join")
+
+
+def _keys_of(entry: Json) -> set[bytes]:
+    """Return the keys of a verified roster entry; no two members may share any."""
+    fields = _join_fields(entry)
+    certificate = Signed.from_json(Fields(entry, "roster entry").mapping("certificate", 2), "certificate")
+    identity = Fields(decode(certificate.body), "certificate").octets("identity_key")
+    return {fields.octets("channel_key"), fields.octets("mask_key"), identity}

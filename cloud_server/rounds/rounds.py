@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, desc, func, insert, select, update
 
+from cloud_server.storage.database import bump
 from cloud_server.storage.schema import round_
 from cloud_server.storage.schema import task as task_table
 from cloud_server.tasks import Task, newest_version
@@ -52,6 +53,7 @@ def new_round(connection: Connection, task: Task, now_s: float) -> int:
             reason="",
         )
     )
+    bump(connection)
     return number
 
 
@@ -115,6 +117,7 @@ def close_round(
         connection.execute(
             update(task_table).where(task_table.c.name == task.name).values(state="done", reason=stopped)
         )
+    bump(connection)
 
 
 def list_rounds(connection: Connection, task_name: str) -> list[dict[str, Json]]:

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, create_engine, event
+from sqlalchemy import Connection, Integer, MetaData, create_engine, event, insert, select, update
 from sqlalchemy.engine import Engine
+
+from cloud_server.storage.schema import setting
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -64,10 +66,45 @@ def _engine(path: Path, begin: str) -> Engine:
     return engine
 
 
-class Changes:
-    """Tells cheaply whether anybody committed since the last look.
+REVISION = "revision"
 
-    Many held requests share one look: it is repeated at most every ``interval_s``.
+
+def bump(connection: Connection) -> None:
+    """Tell held requests, in the transaction that changes what they wait for, to look again."""
+    changed = connection.execute(
+        update(setting).where(setting.c.name == REVISION).values(value=setting.c.value.cast(Integer) + 1)
+    )
+    if changed.rowcount == 0:
+        connection.execute(insert(setting).values(name=REVISION, value="1"))
+
+
+class Revisions:
+    """What held requests watch: it changes when a driver moves a round or a cohort, and at no other commit.
+
+    Many requests share one look: it is repeated at most every ``interval_s``.
+    """
+
+    def __init__(self, database: Database, interval_s: float) -> None:
+        self._database = database
+        self._interval_s = interval_s
+        self._looked_s = 0.0
+        self._mark = ""
+
+    def mark(self) -> str:
+        """Return a text that differs after every ``bump``."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= self._interval_s:
+            self._looked_s = now_s
+            with self._database.read() as connection:
+                query = select(setting.c.value).where(setting.c.name == REVISION)
+                self._mark = connection.execute(query).scalar_one_or_none() or ""
+        return self._mark
+
+
+class Changes:
+    """Tells a driver cheaply whether anybody committed since the last look.
+
+    The look is repeated at most every ``interval_s``.
     """
 
     def __init__(self, database: Database, interval_s: float) -> None:

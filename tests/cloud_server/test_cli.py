@@ -50,7 +50,7 @@ CREATE = ["task", "create", "--data", "data", "--bundle", "bundle"]
         ([*CREATE, "--plan", "typo.toml"], "bad-plan", 2),
         ([*CREATE, "--plan", "latin.toml"], "bad-plan", 2),
         (["task", "show", "nothing", "--data", "data"], "task-unknown", 3),
-        (["task", "list", "--data", "fresh"], "no-root", 2),
+        (["task", "list", "--data", "fresh"], "no-data", 2),
         (["model", "export", "nothing", "--data", "data", "--out", "out"], "task-unknown", 3),
         (["code", "create", "--task", "nothing", "--data", "data"], "task-unknown", 3),
         (["code", "create", "--task", "x", "--expires", "soon", "--data", "data"], "bad-duration", 2),

@@ -8,8 +8,8 @@ from safetensors.numpy import load
 from sqlalchemy import Connection
 
 from cloud_server.rounds.driver import LEASE_S, MAX_ATTEMPTS, Driver
-from cloud_server.rounds.machine import CohortState
-from cloud_server.rounds.records import save_state
+from cloud_server.rounds.machine import CohortState, Seen
+from cloud_server.rounds.records import StoredCohort, save_state
 from cloud_server.tasks import load_task
 from edge_client.problems import CohortOver
 from shared.errors import BrokenState
@@ -125,6 +125,29 @@ def test_killed_while_freezing_nothing_is_frozen_by_half(local: Local, monkeypat
     assert_each_counted_once(local, members, 4)
 
 
+def test_an_answer_between_two_looks_at_the_deadline_still_opens_the_sum(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = local.cohort(small_plan("point"), 4)
+    for step in STEPS[:-1]:
+        local.do(members, step)
+    local.do(members[:2], "answer")
+    local.clock.time_s += HOUR_S
+    late = members[2].prepare("answer")
+    look, looks = Driver._seen, []
+
+    def look_and_let_one_answer(driver: Driver, connection: Connection, record: StoredCohort) -> Seen:
+        looks.append(look(driver, connection, record))
+        if len(looks) == 1:
+            members[2].transport.send("PUT", members[2].target(late[0]), late[1])
+        return looks[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "_seen", look_and_let_one_answer)
+        local.settle()
+    assert_each_counted_once(local, members[:3], 4)
+
+
 def test_a_second_driver_waits_for_the_lease_of_the_first(local: Local) -> None:
     local.create(small_plan("point"))
     second = local.new_driver()
@@ -208,10 +231,13 @@ def test_a_damaged_file_of_one_task_does_not_stop_the_others(local: Local, caplo
     local.create(small_plan("aaa"), dimension=9)  # files of its own
     members = local.enrol(small_plan("aaa"), 4)
     local.meet(members)
-    for step in ("join", "share"):
+    for member in members:
+        member.values = np.zeros(9, np.float32)
+    for step in STEPS[:-1]:
         local.do(members, step)
     damage_manifest(local, "aaa")
-    local.kill_driver()
+    for member in members:
+        member.do("answer")
     local.create(small_plan("bbb"))
     others = local.enrol(small_plan("bbb"), 4)
     local.meet(others)
