@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
-from edge_client.durable import replace_durably
+from edge_client.durable import naming_disk_errors, replace_durably
 from edge_client.problems import not_the_server, problem
 from edge_client.traffic import Downward
 from edge_client.transport import ATTEMPTS, Transport, unreachable
@@ -24,7 +25,7 @@ def download(transport: Transport, entry: FileEntry, path: Path, *, counts_as: D
 
     Raises:
         Refused: ``wrong-file-hash`` or ``wrong-file-size``; nothing is left behind.
-        TryLater: ``no-connection`` and others, with what arrived kept for the next time.
+        TryLater: ``no-connection`` and others, with what arrived kept for the next time; ``disk-write-failed``.
     """
     partial = path.with_name(path.name + ".part")
     failures = 0
@@ -69,8 +70,8 @@ def _append(
     transport: Transport, response: urllib3.BaseHTTPResponse, entry: FileEntry, partial: Path, counts_as: Downward
 ) -> None:
     resumed = response.status == HTTPStatus.PARTIAL_CONTENT
-    with partial.open("ab" if resumed else "wb") as file:
-        for piece in response.stream(READ_PIECE_BYTES):
+    with naming_disk_errors(partial), partial.open("ab" if resumed else "wb") as file:
+        for piece in _pieces(response):
             transport.traffic.count(counts_as, len(piece))
             if file.tell() + len(piece) > entry.size_bytes:
                 break
@@ -80,6 +81,14 @@ def _append(
     partial.unlink()
     response.close()
     raise Refused("wrong-file-size", f"The server sent more than the announced {entry.size_bytes} bytes.")
+
+
+def _pieces(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """Yield the body; a broken connection is no error of the disk."""
+    try:
+        yield from response.stream(READ_PIECE_BYTES)
+    except OSError as error:
+        raise ProtocolError(str(error)) from error
 
 
 def _size(path: Path) -> int:

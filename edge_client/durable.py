@@ -4,29 +4,59 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from shared.errors import TryLater
+
+
+@contextlib.contextmanager
+def naming_disk_errors(path: Path) -> Iterator[None]:
+    """Give errors of the operating system in the block a name.
+
+    Raises:
+        TryLater: ``disk-write-failed``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TryLater(
+            "disk-write-failed",
+            f"{path} cannot be written: {error.strerror or type(error).__name__}.",
+            "free some space, and check that the disk is sound and writable; it is tried again later",
+        ) from error
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace ``path`` by ``data`` in one step that is on the disk when this returns."""
+    """Replace ``path`` by ``data`` in one step that is on the disk when this returns.
+
+    Raises:
+        TryLater: ``disk-write-failed``; the old content stays.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()  # left by a process of the same number that was killed
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
+    with naming_disk_errors(path):
+        partial.unlink(missing_ok=True)  # left by a process of the same number that was killed
+        try:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+        sync_folder(path.parent)
 
 
 def replace_durably(partial: Path, path: Path) -> None:
-    """Move a finished file to its name; both are on the disk when this returns."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
+    """Move a finished file to its name; both are on the disk when this returns; raises as ``write_durably``."""
+    with naming_disk_errors(path):
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

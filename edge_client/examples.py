@@ -7,9 +7,13 @@ check.
 
 from __future__ import annotations
 
+import lzma
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +23,23 @@ from shared.errors import UsageError
 from shared.examples import EXAMPLES_FILE
 
 Arrays = dict[str, NDArray[Any]]
+_DAMAGE: Final = (  # what NumPy and zipfile were seen to raise for files with flipped bits
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    NotImplementedError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def read_examples(folder: Path) -> tuple[Examples, Examples]:
@@ -58,7 +79,7 @@ def _read(path: Path) -> Arrays:
         raise UsageError(
             "examples-missing", f"There is no {path}.", f"put {EXAMPLES_FILE} there, or enrol with another --examples"
         ) from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UsageError(
             "examples-unreadable",
             f"{path} cannot be read ({type(error).__name__}).",

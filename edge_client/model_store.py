@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from edge_client.download import download
-from edge_client.durable import sync_folder, write_durably
+from edge_client.durable import naming_disk_errors, sync_folder, write_durably
 from edge_client.identity import Enrolment
 from edge_client.journal import Journal
 from edge_client.state_folder import StateFolder
@@ -83,9 +83,11 @@ class ModelStore:
 
         Raises:
             Unauthenticated, Refused, BundleError, ProtocolAbort, TryLater: by the rule that was broken.
+            TryLater: ``disk-write-failed``.
         """
         if self._installed is None or self._installed.version != version:
-            self._installed = self._fetch(version)
+            with naming_disk_errors(self._folder.path):
+                self._installed = self._fetch(version)
         return self._installed
 
     def _fetch(self, version: int) -> Installed:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edge_client.examples import read_examples
+from shared.errors import UsageError
 from tests.shared.refusals import refused
 
 X, Y = np.arange(8, dtype=np.float32).reshape(4, 2), np.arange(4)
@@ -68,3 +69,22 @@ def test_a_single_array(tmp_path: Path) -> None:
         np.save(file, X)
     with refused("examples-unreadable"):
         read_examples(tmp_path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_flipped_bits_have_one_name(tmp_path: Path, compressed: bool) -> None:  # noqa: FBT001
+    path = tmp_path / "examples.npz"
+    (np.savez_compressed if compressed else np.savez)(path, x=X, y=Y)
+    whole = path.read_bytes()
+    codes: set[str] = set()
+    for position in range(8 * len(whole)):
+        if position % 3 == 0:
+            data = bytearray(whole)
+            data[position // 8] ^= 1 << position % 8
+            path.write_bytes(data)
+            try:
+                read_examples(tmp_path)
+            except UsageError as error:
+                codes.add(error.code)
+    assert "examples-unreadable" in codes
+    assert codes <= {"examples-unreadable", "examples-shape", "examples-empty"}

@@ -201,3 +201,10 @@ def test_other_content_is_not_kept(certificates: Path, tmp_path: Path, code: str
 def test_a_missing_file_is_named(certificates: Path, tmp_path: Path) -> None:
     with connected(certificates, Script(refusal(404, "blob-unknown"))) as transport, refused("blob-unknown", Missing):
         download(transport, FileEntry.of(FILE), tmp_path / "file", counts_as="bundle_down")
+
+
+def test_a_full_disk_is_not_a_broken_network(certificates: Path, tmp_path: Path) -> None:
+    script = Script(Answer(200, FILE, OCTETS))
+    with connected(certificates, script) as transport, refused("disk-write-failed", TryLater):
+        download(transport, FileEntry.of(FILE), tmp_path / "nowhere" / "file", counts_as="bundle_down")
+    assert len(script.seen) == 1
