@@ -62,7 +62,7 @@ class QuadraticTrainer:
         """Return the summed loss; a distance has no right or wrong, so ``correct`` is 0."""
         x = self._checked(weights, examples)
         loss = np.sum((weights.astype(np.float64) - x) ** 2)
-        return Evaluation(float(_finite(loss.reshape(1))[0]), 0, len(x))
+        return Evaluation(float(loss), 0, len(x))
 
     def _checked(self, weights: F32, examples: Examples) -> F64:
         if weights.shape != (self._parameters,) or weights.dtype != np.float32:

@@ -81,17 +81,18 @@ class TfliteTrainer:
         return total, len(examples)
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
-        """Return loss and hits of ``weights`` on ``examples``; raises as ``train``."""
+        """Return loss and hits of ``weights`` on ``examples``; raises UsageError as ``train``.
+
+        The loss of weights that diverged is returned as it is: a round may still repair them.
+        """
         self._check(examples)
         self._start(weights)
-        sums = np.zeros(3)
+        sums = np.zeros(2)
         for batch, _ in self._all_batches(examples):
             got = self._evaluate(**batch)
-            sums += [float(got[name][0]) for name in ("loss_sum", "metric_sum", "count")]
-        if not np.isfinite(sums).all():
-            raise _diverged("the loss", "evaluate other weights")
-        correct = round(sums[1]) if self._manifest.metric == "accuracy" else 0
-        return Evaluation(float(sums[0]), correct, round(sums[2]))
+            sums += [float(got[name][0]) for name in ("loss_sum", "metric_sum")]
+        counted = self._manifest.metric == "accuracy" and np.isfinite(sums[1])
+        return Evaluation(float(sums[0]), round(sums[1]) if counted else 0, len(examples))
 
     def predict(self, weights: F32, examples: Examples) -> F32:
         """Return the model's outputs f32[n, ...]; raises as ``train``."""

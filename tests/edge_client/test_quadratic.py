@@ -73,3 +73,8 @@ def test_examples_must_fit(code: str, examples: Examples) -> None:
 def test_no_held_out_examples_are_counted_as_none() -> None:
     evaluation = contribution.evaluate(TRAINER, THETA, Examples(X[:0], np.zeros(0)))
     assert (evaluation.count, evaluation.loss_sum) == (0, 0.0)
+
+
+def test_weights_that_diverged_are_judged_all_the_same() -> None:
+    far = np.full(DIMENSION, np.inf, np.float32)
+    assert TRAINER.evaluate(far, EXAMPLES).loss_sum == np.inf
