@@ -18,7 +18,7 @@ from edge_client.enrolment import enrol
 from edge_client.identity import load_enrolment
 from edge_client.state_folder import StateFolder
 from shared.clock import SystemClock
-from shared.errors import FedloomError, UsageError
+from shared.errors import FedloomError, TryLater, UsageError
 from shared.secagg.session import DeviceFloors
 
 _PROGRAM = "fedloom-agent"
@@ -40,26 +40,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 2 usage, 3 refused, 4 try later, 1 our fault."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _parser().parse_args(words)
-        command: Callable[[argparse.Namespace], None] = arguments.command
-        command(arguments)
+        _execute(_parser().parse_args(words))
     except FedloomError as error:
         if "--json" in words:
             print(json.dumps({"error": error.to_json()}))
         else:
             _say(f"{_PROGRAM}: {error}")
         return error.exit_code
-    except (_Stopped, KeyboardInterrupt):
-        _say("stopped")
     return 0
 
 
+def _execute(arguments: argparse.Namespace) -> None:
+    command: Callable[[argparse.Namespace], None] = arguments.command
+    try:
+        command(arguments)
+    except (_Stopped, KeyboardInterrupt) as stop:
+        if command is not _run:  # which has no other end
+            raise TryLater("stopped", "It was stopped before it was done.", "run it again") from stop
+        _say("stopped")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=_PROGRAM, description="Train a shared model on this device's own data.")
+    about = "Train a shared model on this device's own data."
+    parser = _Parser(prog=_PROGRAM, description=about, allow_abbrev=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        subparser = commands.add_parser(name, help=text, description=text)
+        subparser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         subparser.set_defaults(command=command)
         subparser.add_argument("--state", type=Path, required=True, metavar="DIR", help="this device's state")
         subparser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -89,6 +96,7 @@ def _floor(text: str) -> int:
 
 
 def _enroll(arguments: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, _stop)
     floors = DeviceFloors()
     if arguments.allow_cohorts_of is not None:
         floors = DeviceFloors(min_survivors=arguments.allow_cohorts_of)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from edge_client.cli import main
 from tests.edge_client.aggregator import Aggregator
-from tests.edge_client.devices import write_points
+from tests.edge_client.devices import enrolled, write_points
 from tests.edge_client.loopback import refusal, serve
 
 Captured = pytest.CaptureFixture[str]
@@ -88,3 +90,40 @@ def test_codes_of_the_server_reach_the_person(tmp_path: Path, certificates: Path
         ]
         assert main([*words, "--json"]) == 3
     assert error_of(capsys) == {"code": "code-used", "message": "why", "try": "that"}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, signal.SIGTERM])
+@pytest.mark.parametrize(("command", "exit_code"), [("enroll", 4), ("once", 4), ("run", 0)])
+def test_being_stopped(
+    tmp_path: Path,
+    certificates: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: type[KeyboardInterrupt] | signal.Signals,
+    command: str,
+    exit_code: int,
+) -> None:
+    def stopped(*_arguments: object, **_options: object) -> NoReturn:
+        if isinstance(stop, signal.Signals):
+            signal.raise_signal(stop)
+        raise KeyboardInterrupt
+
+    aggregator = Aggregator(certificates, 2)
+    before = signal.getsignal(signal.SIGTERM)
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path, aggregator, url)
+    monkeypatch.setattr(f"edge_client.cli.{'enrol' if command == 'enroll' else 'open_agent'}", stopped)
+    words = [command, "--state", str(tmp_path / "state"), "--json"]
+    try:
+        assert main([*words, "code", "--examples", "E"] if command == "enroll" else words) == exit_code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if exit_code:
+        assert error_of(capsys)["code"] == "stopped"
+    else:
+        assert capsys.readouterr().out == ""
+
+
+def test_json_is_not_abbreviated(capsys: Captured) -> None:
+    assert main(["status", "--state", "S", "--js"]) == 2
+    assert "[usage]" in capsys.readouterr().err
