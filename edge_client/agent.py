@@ -33,7 +33,6 @@ from edge_client.transport import Signer, Transport, pinned_pool
 from shared.bundle import Bundle
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, TryLater, Unauthenticated
-from shared.limits import RETRY_AFTER_MS
 from shared.secagg.roster import CohortBinding
 from shared.secagg.session import DeviceSession
 from shared.wire.messages import Assignment, CheckIn, Meeting
@@ -129,7 +128,7 @@ class Agent:
                 self._contribute(assignment.round_number, installed)
                 assignment = replace(assignment, retry_after_ms=0)
             elif assignment.action == "train":  # it failed in this round; the next one may be better
-                assignment = replace(assignment, retry_after_ms=max(assignment.retry_after_ms, RETRY_AFTER_MS))
+                return self._pause_s()
             else:
                 self._remember(assignment.action)
         except BrokenState:
@@ -140,9 +139,13 @@ class Agent:
         return assignment.retry_after_ms / 1000
 
     def _failed(self, error: FedloomError) -> float:
-        """Remember an error, and return how many seconds to wait after so many."""
+        """Remember an error, and return how many seconds to wait."""
         self._around.log(str(error))
         self._journal.put("note", json.dumps({"error": error.to_json()}))
+        return self._pause_s()
+
+    def _pause_s(self) -> float:
+        """Count one more time without success, and return how many seconds to wait after so many."""
         self._failures += 1
         longest = min(LONGEST_WAIT_S, 0.25 * 2.0 ** min(self._failures, 10))
         return longest * (0.5 + 0.5 * self._around.jitter())
@@ -174,7 +177,19 @@ class Agent:
         self._around.log(f"version {installed.version}: int8 model is right on {correct} of {count} held-out examples")
 
     def _contribute(self, round_number: int, installed: Installed) -> Contribution:
-        """Train and take part; the journal says how it ended, whatever happens."""
+        """Train and take part; the journal says how it ended, whatever happens.
+
+        Raises:
+            Refused: ``already-contributed``. The same gradient masked in two sums of one version would be their
+                difference where the other members are the same.
+        """
+        if installed.plan.training.method == "fedsgd" and self._journal.vector_left(installed.version):
+            self._given_up = round_number
+            raise Refused(
+                "already-contributed",
+                f"A masked gradient at version {installed.version} has left this device; a second one could reveal it.",
+                "wait for the next version",
+            )
         entry = self._journal.begin(round_number, installed.version, self._around.clock.now_s())
         self._around.on_state(State.TRAINING, round_number)
         try:
@@ -209,7 +224,7 @@ class Agent:
         """Bring the update into a cohort, and into another one as long as no byte of its vector has left."""
         failures = 0
         while True:
-            meeting = find_cohort(self._transport, installed.version)
+            meeting = find_cohort(self._transport, installed.version, self._around.clock)
             try:
                 counted = self._in_cohort(entry, meeting, installed, trained)
                 break

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from edge_client.journal import Record, State
 from edge_client.problems import CohortOver
 from edge_client.traffic import Upward
 from edge_client.transport import PATIENCE_S, Transport
 from shared.clock import Clock
+from shared.errors import TryLater
 from shared.ids import require_name
 from shared.secagg.masking import MaskedUpdate
 from shared.secagg.roster import Member
@@ -29,16 +31,31 @@ from shared.wire.requests import COHORTS, JSON, OCTETS, RENDEZVOUS
 from shared.wire.signed import SIGNATURE_BYTES
 
 
-def find_cohort(transport: Transport, version: int) -> Meeting:
+def find_cohort(transport: Transport, version: int, clock: Clock) -> Meeting:
     """Wait for a cohort of ``version``.
 
     Raises:
         VersionClosed: if none forms any more.
+        TryLater: ``clock-wrong`` where a cohort that forms now has expired by this device's clock.
     """
     body = transport.poll(RENDEZVOUS, float("inf"), "POST", write_version(version))
     meeting = Meeting.from_bytes(body)
     require_name(meeting.cohort, "the cohort")  # it becomes part of addresses
+    if meeting.expires_at_s < (now_s := clock.now_s()):
+        raise TryLater(
+            "clock-wrong",
+            f"By this device's clock it is {_utc(now_s)}, but a new cohort expires before that,"
+            f" at {_utc(meeting.expires_at_s)}.",
+            "set this device's clock; it is tried again later",
+        )
     return meeting
+
+
+def _utc(time_s: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):  # beyond what dates can express
+        return f"{time_s:.0f} s after 1970"
 
 
 class CohortClient:

@@ -257,6 +257,10 @@ class Journal:
         )
         return [_contribution(*row) for row in rows]
 
+    def vector_left(self, version: int) -> bool:
+        """Say whether a byte of a masked vector that started from ``version`` may have left."""
+        return bool(self._run("SELECT 1 FROM contribution WHERE version = ? AND vector_sent = 1 LIMIT 1", version))
+
     @property
     def other_traffic(self) -> Traffic:
         """Bytes that belong to no contribution."""

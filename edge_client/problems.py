@@ -27,12 +27,12 @@ class VersionClosed(TryLater):
     """No cohort forms any more for the version that this device trained from."""
 
 
-def not_the_server(why: str) -> TryLater:
+def not_the_server(why: str, *, also: str = "") -> TryLater:
     """Return the error for an answer that this protocol's server does not give."""
     return TryLater(
         "not-the-server",
         f"Something else than the server answered: {why}.",
-        "look for a captive portal or a proxy on this network; it is tried again later",
+        f"look for a captive portal or a proxy on this network{also}; it is tried again later",
     )
 
 

@@ -264,7 +264,10 @@ class Transport:
 def unreachable(error: Exception) -> TryLater:
     """Return the error for a request that found no server, or another one."""
     if isinstance(error, SSLError):
-        return not_the_server("its TLS certificate is not the one that the enrolment code leads to")
+        return not_the_server(
+            "its TLS certificate is not valid now, or not the one that the enrolment code leads to",
+            also=", and check this device's clock",
+        )
     return TryLater(
         "no-connection",
         f"The server cannot be reached ({type(error).__name__}).",

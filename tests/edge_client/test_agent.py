@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_client import report
-from edge_client.agent import open_agent
+from edge_client.agent import LONGEST_WAIT_S, open_agent
 from edge_client.journal import Journal, State
 from edge_client.state_folder import StateFolder
-from shared.errors import ProtocolAbort, TryLater
-from tests.edge_client.aggregator import Aggregator
-from tests.edge_client.devices import enrolled, write_points
-from tests.edge_client.loopback import serve
+from shared.errors import ProtocolAbort, Refused, TryLater
+from shared.plan import Training
+from shared.wire.messages import Meeting
+from tests.edge_client.aggregator import Aggregator, publish
+from tests.edge_client.devices import ManualClock, enrolled, write_points
+from tests.edge_client.loopback import Answer, Request, serve
 from tests.shared.refusals import refused
 
 MEMBERS = 3
@@ -100,8 +104,34 @@ def test_an_update_that_never_left_joins_the_next_cohort(tmp_path: Path, certifi
         assert (row["state"], row["cohort"]) == ("counted", "cohort-1")
 
 
-def test_an_update_that_left_is_spent(tmp_path: Path, certificates: Path) -> None:
+def test_a_gradient_leaves_once_per_version(tmp_path: Path, certificates: Path) -> None:
     aggregator = Aggregator(certificates, 2)
+    aggregator.over = {"vector": "too-few-survivors"}
+    paths = [tmp_path / "0", tmp_path / "1"]
+    with serve(certificates, aggregator) as url:
+        for number, path in enumerate(paths):
+            enrolled(path, aggregator, url, number)
+        with open_agent(StateFolder(paths[0] / "state"), log=ignore) as agent:
+            other = threading.Thread(target=_once, args=(paths[1],))
+            other.start()
+            with refused("too-few-survivors", TryLater):
+                agent.once()
+            other.join(30)
+        for _ in range(2):
+            with (
+                open_agent(StateFolder(paths[0] / "state"), log=ignore) as agent,
+                refused("already-contributed", Refused),
+            ):
+                agent.once()
+    rows = report.ledger(StateFolder(paths[0] / "state"))["contributions"]
+    assert [(row["state"], row["reason"]) for row in rows] == [("abandoned", "too-few-survivors")]
+    assert aggregator.cohorts[1].steps == {}
+
+
+def test_an_averaged_update_that_left_is_spent(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    aggregator.plan = replace(aggregator.plan, training=Training(method="fedavg"))
+    aggregator.versions = [publish(0, aggregator.master, aggregator.plan, aggregator.now_s)]
     aggregator.over = {"vector": "too-few-survivors"}
     paths = [tmp_path / "0", tmp_path / "1"]
     states: dict[Path, list[str]] = {}
@@ -113,6 +143,76 @@ def test_an_update_that_left_is_spent(tmp_path: Path, certificates: Path) -> Non
         assert states[path].count("training") == 2
         rows = report.ledger(StateFolder(path / "state"))["contributions"]
         assert [(row["state"], row["reason"]) for row in rows] == [("abandoned", "too-few-survivors"), ("counted", "")]
+
+
+def _why_not_training(path: Path) -> str:
+    """Return what ``status`` says while an agent is at work."""
+    folder = StateFolder(path / "state")
+    with folder.lock():
+        return str(report.status(folder)["why_not_training"])
+
+
+class LateClock(ManualClock):
+    """Ends the agent when it has waited often enough."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if len(self.slept_s) > 14:
+            raise Killed
+
+
+def test_a_device_that_gave_up_asks_less_and_less(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    clock = LateClock()
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path, aggregator, url)
+        np.savez(tmp_path / "examples" / "examples.npz", x=np.zeros((3, 2), np.float32), y=np.zeros(3, np.int32))
+        with (
+            pytest.raises(Killed),
+            open_agent(StateFolder(tmp_path / "state"), log=ignore, clock=clock, jitter=lambda: 1.0) as agent,
+        ):
+            agent.run(exit_when_done=False)
+    assert clock.slept_s[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert clock.slept_s[-1] == LONGEST_WAIT_S
+    assert "[examples-shape]" in _why_not_training(tmp_path)
+
+
+def test_a_clock_that_is_ahead_is_named(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+
+    def expired(request: Request) -> Answer:
+        if "rendezvous" in request.path:
+            return Answer(body=Meeting("cohort-0", 1_700_000_000).to_bytes())
+        return aggregator(request)
+
+    with serve(certificates, expired) as url:
+        enrolled(tmp_path, aggregator, url)
+        with (
+            pytest.raises(Killed),
+            open_agent(StateFolder(tmp_path / "state"), log=ignore, clock=LateClock()) as agent,
+        ):
+            agent.run(exit_when_done=False)
+    why = _why_not_training(tmp_path)
+    assert "[clock-wrong]" in why
+    assert "2023-11-14" in why
+    assert not any("cohorts" in request.path for request in aggregator.requests)
+
+
+def test_a_full_disk_stops_nothing(tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aggregator = Aggregator(certificates, 2, rounds=0)
+    lines: list[str] = []
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path, aggregator, url)
+        with open_agent(StateFolder(tmp_path / "state"), log=lines.append) as agent:
+            monkeypatch.setattr("pathlib.Path.symlink_to", fail)
+            agent.run(exit_when_done=True)
+    assert "[disk-write-failed]" in lines[0]
+    assert "installed" in lines[1]
 
 
 class Killed(BaseException):
