@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import urllib3
 
-from edge_client.cohort_client import CohortClient, find_cohort
+from edge_client.cohort_client import CohortClient
 from edge_client.journal import State
-from edge_client.transport import Signer, Transport, pinned_pool
+from edge_client.transport import Signer, Transport
 from shared.clock import Clock, SystemClock
 from shared.numeric.clipping import LocalUpdate, clip
 from shared.numeric.contribution_vector import Evaluation, to_words
@@ -44,8 +43,9 @@ from shared.wire.messages import (
     write_answer,
     write_octets,
     write_shares,
+    write_version,
 )
-from shared.wire.requests import BLOBS, COHORTS, ENROL, OCTETS, RELEASES, enrolment_message
+from shared.wire.requests import BLOBS, COHORTS, ENROL, OCTETS, RELEASES, RENDEZVOUS, enrolment_message
 from shared.wire.signed import SIGNATURE_BYTES, Certificate, Signed, SigningKey
 
 STEPS: Final = ("join", "share", "upload", "agree", "answer")
@@ -119,7 +119,8 @@ class Member:
 
     def meet(self, model_sha256: str, version: int = 0) -> None:
         """Find the cohort that forms, and make fresh keys for it."""
-        self.enter(find_cohort(self.transport, version), model_sha256)
+        body = self.transport.poll(RENDEZVOUS, float("inf"), "POST", write_version(version))
+        self.enter(Meeting.from_bytes(body), model_sha256)
 
     def enter(self, meeting: Meeting, model_sha256: str) -> None:
         """Make fresh keys for a cohort."""
@@ -226,7 +227,3 @@ def one_hot(number: int, dimension: int, scale: float = 1.0) -> Values:
     values = np.zeros(dimension, np.float32)
     values[number] = scale
     return values
-
-
-PoolMaker = Callable[[str], urllib3.PoolManager]
-__all__ = ["STEPS", "Member", "enrol", "new_transport", "one_hot", "pinned_pool", "redeem_body"]
