@@ -32,7 +32,6 @@ from shared.wire.canonical import decode
 from tests.cloud_server.members import STEPS, one_hot
 from tests.e2e.servers import Deployment, run_steps
 
-pytestmark = pytest.mark.xdist_group("textbook")
 DIMENSION: Final = 10
 DEVICES: Final = 5
 ROUNDS: Final = 10

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,7 +108,9 @@ def found(files: Mapping[str, bytes], member: Member) -> set[tuple[str, str]]:
     }
 
 
-def run_with_drop_out(own: Deployment, members: list[Member], copies: Path) -> list[Member]:
+def run_with_drop_out(
+    own: Deployment, members: list[Member], copies: Path, last: Sequence[str] = ("agree", "answer")
+) -> list[Member]:
     """Run a round in which the last device vanishes after uploading is open, and return the survivors."""
     run_steps(members, ("join", "share"))
     *present, gone = members
@@ -117,7 +119,7 @@ def run_with_drop_out(own: Deployment, members: list[Member], copies: Path) -> l
         member.do("upload")
         shutil.copytree(own.data / "uploads", copies / str(member.number))
     own.let_deadline_pass(gone.cohort, "collecting")
-    run_steps(present, ("agree", "answer"))
+    run_steps(present, last)
     return present
 
 
@@ -159,10 +161,16 @@ def test_a_device_without_masks_is_caught_by_the_same_scan(own: Deployment, tmp_
 
 def test_the_server_holds_shares_of_one_secret_per_device(own: Deployment, tmp_path: Path) -> None:
     members = marked_members(own, "one-secret")
-    present = run_with_drop_out(own, members, tmp_path)
-    assert all(member.counted() for member in present)
+    present = run_with_drop_out(own, members, tmp_path, last=("agree",))
+    *early, last = present
+    run_steps(early, ("answer",))
     query = "SELECT body FROM step WHERE cohort = ? AND step = 'answer'"
     answers = [read_answer(row[0]) for row in own.rows(query, members[0].cohort)]
+    assert len(answers) == len(early)
+    last_answer = last.prepare("answer")[1]
+    last.transport.send("PUT", last.target("answer"), last_answer)
+    answers.append(read_answer(last_answer))
+    assert all(member.counted() for member in present)
     seeds = _union(answer.self_mask for answer in answers)
     keys = _union(answer.mask_key for answer in answers)
     assert seeds.isdisjoint(keys)

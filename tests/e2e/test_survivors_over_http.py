@@ -22,7 +22,6 @@ from tests.cloud_server.members import STEPS, Member, one_hot
 from tests.e2e.servers import Deployment, run_steps
 from tests.shared.refusals import refused
 
-pytestmark = pytest.mark.xdist_group("survivors-over-http")
 MEMBERS: Final = 5
 THREADS: Final = 6
 HOUR_S: Final = 3600.0  # no deadline passes by itself
