@@ -159,6 +159,8 @@ class Driver:
             record = load_cohort(connection, cohort_id) if cohort_id else None
         if opened is None:
             return self._open_round(task)
+        if record is not None and record.round_number == opened.number and _gradients_are_spent(task, record):
+            return self._publish_again(task, record)
         if record is None or record.round_number != opened.number or record.state.phase is Phase.FAILED:
             attempt = record.attempt + 1 if record is not None and record.round_number == opened.number else 1
             return self._form_cohort(task, attempt)
@@ -183,6 +185,27 @@ class Driver:
                 save_state(connection, cohort_id, failed)
             close_round(connection, task, None, now_s, reason=reason)
         log.warning("task %s: round abandoned, %s", task.name, reason)
+        return True
+
+    def _publish_again(self, task: Task, record: StoredCohort) -> bool:
+        """Give up the round and publish its weights under the next number, so that devices may contribute again."""
+        manifest, bundle = load_bundle(self._blobs, task)
+        now_s = self._clock.now_s()
+        with self._database.read() as connection:
+            master = load_master(connection, self._blobs, task.name, record.base_version)
+        made = make_version(
+            record.base_version + 1,
+            master,
+            plan=task.plan,
+            manifest=manifest,
+            bundle=bundle,
+            key=self._release_key,
+            now_s=now_s,
+        )
+        with self._database.write() as connection:
+            store_version(connection, self._blobs, task.name, made, master, now_s)
+            close_round(connection, task, None, now_s, reason=record.state.failure)
+        log.warning("task %s: round %d abandoned, %s", task.name, record.round_number, record.state.failure)
         return True
 
     def _form_cohort(self, task: Task, attempt: int) -> bool:
@@ -365,3 +388,9 @@ class Driver:
         self._sums.pop(cohort_id, None)
         self._unmask_failed.pop(cohort_id, None)
         self._uploads.remove(cohort_id)
+
+
+def _gradients_are_spent(task: Task, record: StoredCohort) -> bool:
+    """Say whether a cohort failed after full-batch gradients may have left: devices send one per version only."""
+    failed = record.state.phase is Phase.FAILED
+    return failed and task.plan.training.method == "fedsgd" and bool(record.state.sharers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from safetensors.numpy import load
@@ -13,7 +15,7 @@ from cloud_server.rounds.records import StoredCohort, save_state
 from cloud_server.tasks import load_task
 from edge_client.problems import CohortOver
 from shared.errors import BrokenState
-from shared.plan import Stop
+from shared.plan import Stop, Training
 from tests.cloud_server.local import HOUR_S, Local, small_plan
 from tests.cloud_server.members import STEPS, Member
 from tests.shared.refusals import refused
@@ -254,3 +256,18 @@ def damage_manifest(local: Local, name: str) -> None:
     local.parts.blobs.path(digest).write_bytes(b"damaged")
     with refused("blob-damaged", BrokenState):
         local.parts.blobs.get(digest)
+
+
+def test_spent_gradients_are_followed_by_the_same_weights_under_the_next_number(local: Local) -> None:
+    plan = dataclasses.replace(small_plan("point"), training=Training(method="fedsgd"))
+    members = local.cohort(plan, 4)
+    local.do(members, "join")
+    local.do(members, "share")
+    local.do(members[:1], "upload")
+    local.clock.time_s += HOUR_S
+    local.settle()
+    assert local.rows("SELECT phase FROM round WHERE number = 1") == [("abandoned",)]
+    first, second = local.rows("SELECT number, master_sha256 FROM version ORDER BY number")
+    assert (first[0], second[0]) == (0, 1)
+    assert first[1] == second[1]
+    assert local.rows("SELECT base_version, phase FROM round WHERE number = 2") == [(1, "open")]
