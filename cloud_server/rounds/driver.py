@@ -51,7 +51,7 @@ from shared.wire.messages import read_answer, read_shares
 from shared.wire.signed import SigningKey
 
 LEASE_S: Final = 10.0
-RENEWAL_CHECK_S: Final = 10.0
+RENEWAL_CHECK_S: Final = 20.0
 MAX_ATTEMPTS: Final = 20  # cohorts per round, before the round is given up
 log = logging.getLogger("fedloom.driver")
 
@@ -123,9 +123,14 @@ class Driver:
         if now_s - self._renewed_s < RENEWAL_CHECK_S:
             return
         self._renewed_s = now_s
-        with self._database.write() as connection:
-            for name in task_names(connection):
-                renew_release(connection, load_task(connection, name), self._release_key, now_s)
+        with self._database.read() as connection:
+            names = task_names(connection)
+        for name in names:
+            try:
+                with self._database.write() as connection:
+                    renew_release(connection, load_task(connection, name), self._release_key, now_s)
+            except FedloomError as error:
+                log.error("task %s: its release cannot be renewed: %s", name, error)  # noqa: TRY400  # as in _try_task
 
     def _hold_lease(self) -> bool:
         now_s = self._clock.now_s()

@@ -15,7 +15,8 @@ from cloud_server.rounds.records import StoredCohort, save_state
 from cloud_server.tasks import load_task
 from edge_client.problems import CohortOver
 from shared.errors import BrokenState
-from shared.plan import Stop, Training
+from shared.plan import Release, Stop, Training
+from shared.release import parse_release
 from tests.cloud_server.local import HOUR_S, Local, small_plan
 from tests.cloud_server.members import STEPS, Member
 from tests.shared.refusals import refused
@@ -271,3 +272,16 @@ def test_spent_gradients_are_followed_by_the_same_weights_under_the_next_number(
     assert (first[0], second[0]) == (0, 1)
     assert first[1] == second[1]
     assert local.rows("SELECT base_version, phase FROM round WHERE number = 2") == [(1, "open")]
+
+
+def test_a_release_is_signed_again_before_it_expires(local: Local) -> None:
+    plan = dataclasses.replace(small_plan("point"), release=Release(valid_s=4 * HOUR_S))
+    local.cohort(plan, 4)
+    (before,) = local.rows("SELECT release, signature FROM version")
+    local.clock.time_s += 3 * HOUR_S
+    local.settle()
+    (after,) = local.rows("SELECT release, signature FROM version")
+    old, new = parse_release(before[0]), parse_release(after[0])
+    assert new.expires_at_s >= old.expires_at_s + 3 * HOUR_S - 1
+    assert (new.version, new.files, new.model_sha256) == (old.version, old.files, old.model_sha256)
+    assert before[1] != after[1]
