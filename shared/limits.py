@@ -27,7 +27,6 @@ POLL_INTERVAL_S: Final = 0.01  # how often a held request looks again
 RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must wait
 
 # Numbers
-MAX_PARAMETERS: Final = 2**27  # coordinates of one model, a gigabyte of masked vector at 64 bits
 MAX_MEMBERS: Final = 100_000  # of one cohort
 MAX_EXAMPLE_LOSS: Final = 100.0  # the evaluation loss of one example is clipped here before it is summed
 LOSS_UNITS_PER_NAT: Final = 2**16  # fixed point of the summed evaluation loss

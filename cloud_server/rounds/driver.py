@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import Connection, func, insert, select, update
 
 from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weights
 from cloud_server.aggregation.running_sum import RunningSum
-from cloud_server.publishing import make_version
+from cloud_server.publishing import Version, make_version
 from cloud_server.rounds.machine import OVER, CohortState, Effect, Phase, Seen, advance
 from cloud_server.rounds.records import (
     COHORT_VALID_S,
@@ -194,24 +196,30 @@ class Driver:
 
     def _publish_again(self, task: Task, record: StoredCohort) -> bool:
         """Give up the round and publish its weights under the next number, so that devices may contribute again."""
-        manifest, bundle = load_bundle(self._blobs, task)
         now_s = self._clock.now_s()
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)
-        made = make_version(
+        made = self._next_version(task, record, master, now_s)
+        with self._database.write() as connection:
+            store_version(connection, self._blobs, task.name, made, master, now_s)
+            close_round(connection, task, None, now_s, reason=record.state.failure)
+        log.warning("task %s: round %d abandoned, %s", task.name, record.round_number, record.state.failure)
+        return True
+
+    def _next_version(
+        self, task: Task, record: StoredCohort, weights: npt.NDArray[np.float32], now_s: float
+    ) -> Version:
+        """Return ``weights``, f32[d], as the version after the one that the cohort trained from."""
+        manifest, bundle = load_bundle(self._blobs, task)
+        return make_version(
             record.base_version + 1,
-            master,
+            weights,
             plan=task.plan,
             manifest=manifest,
             bundle=bundle,
             key=self._release_key,
             now_s=now_s,
         )
-        with self._database.write() as connection:
-            store_version(connection, self._blobs, task.name, made, master, now_s)
-            close_round(connection, task, None, now_s, reason=record.state.failure)
-        log.warning("task %s: round %d abandoned, %s", task.name, record.round_number, record.state.failure)
-        return True
 
     def _form_cohort(self, task: Task, attempt: int) -> bool:
         if attempt > MAX_ATTEMPTS:
@@ -316,24 +324,15 @@ class Driver:
         running = self._add_arrived(task, record, only=record.state.survivors)
         if running.added != record.state.survivors:
             raise FedloomError("sum-mismatch", "The running sum does not hold exactly the survivors.")
-        manifest, bundle = load_bundle(self._blobs, task)
         try:
-            aggregate = reveal_sum(running.total, self._messages(record), task.plan, manifest.parameters)
+            aggregate = reveal_sum(running.total, self._messages(record), task.plan, parameters_of(self._blobs, task))
         except UnmaskingFailed as error:
             return self._unmasking_failed(record, seen, error)
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)
         now_s = self._clock.now_s()
         weights = step_weights(master, aggregate, task.plan)
-        made = make_version(
-            record.base_version + 1,
-            weights,
-            plan=task.plan,
-            manifest=manifest,
-            bundle=bundle,
-            key=self._release_key,
-            now_s=now_s,
-        )
+        made = self._next_version(task, record, weights, now_s)
         with self._database.write() as connection:
             if load_cohort(connection, record.id).state != record.state:
                 return True  # another driver took over meanwhile
