@@ -1,0 +1,5 @@
+"""Fixtures that these tests share."""
+
+from tests.bundles import activity_bundle, activity_folder
+
+__all__ = ["activity_bundle", "activity_folder"]
