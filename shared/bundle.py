@@ -117,6 +117,11 @@ class BundleManifest:
         """d: the length of the flat weight vector, all roles counted."""
         return sum(tensor.size for tensor in self.tensors)
 
+    @property
+    def draws(self) -> bool:
+        """Whether training draws random numbers (dropout), so that ``train`` takes a ``seed``."""
+        return any(spec.name == "seed" for spec in self.train_inputs)
+
     @classmethod
     def from_bytes(cls, data: bytes) -> BundleManifest:
         """Parse and check ``manifest.json``; raises BundleError ("bundle-manifest") naming the field."""

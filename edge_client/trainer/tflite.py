@@ -67,7 +67,7 @@ class TfliteTrainer:
             if within == 0:
                 order = generator.permutation(len(examples))
             batch, count = self._batch(examples, order, within)
-            loss_sum += self._step(batch, recipe.learning_rate, recipe.proximal_mu) * count
+            loss_sum += self._step(batch, recipe.learning_rate, recipe.proximal_mu, shuffle_seed) * count
             steps, seen = steps + 1, seen + count
         return Trained(self._finite_weights(), len(examples), steps, loss_sum / max(seen, 1))
 
@@ -127,9 +127,11 @@ class TfliteTrainer:
             )
         self._set(weights=weights)
 
-    def _step(self, batch: Batch, rate: float, mu: float) -> float:
+    def _step(self, batch: Batch, rate: float, mu: float, seed: int = 0) -> float:
         extras = {spec.name: np.full(spec.shape, spec.default, spec.dtype) for spec in self._manifest.train_inputs}
         extras |= {"lr": np.full(1, rate, np.float32), "mu": np.full(1, mu, np.float32)}
+        if self._manifest.draws:
+            extras["seed"] = np.full(1, seed & 0xFFFFFF, np.int32)  # the program takes 24 bits
         loss = float(self._train(**batch, **extras)["loss"][0])
         if not np.isfinite(loss):
             raise _diverged("the loss", "lower the plan's learning rate")

@@ -95,13 +95,19 @@ def normalized() -> Any:  # noqa: ANN401
 
 
 def erf() -> Any:  # noqa: ANN401
-    """Exact GELU needs an operation that TFLite lacks."""
+    """Exact GELU: TFLite lacks the error function."""
     return _sequential(8, layers.Input((10,)), layers.Dense(6, activation="gelu", name="hidden"), layers.Dense(3))
 
 
 def random() -> Any:  # noqa: ANN401
     """Dropout draws random numbers."""
     return _sequential(9, layers.Input((10,)), layers.Dropout(0.3, name="forget"), layers.Dense(3))
+
+
+def untraceable() -> Any:  # noqa: ANN401
+    """A layer that asks for values while it is traced."""
+    branching = layers.Lambda(lambda x: x.numpy(), output_shape=(10,), name="peek")
+    return _sequential(13, layers.Input((10,)), branching, layers.Dense(3))
 
 
 def open_length() -> Any:  # noqa: ANN401

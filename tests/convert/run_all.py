@@ -22,8 +22,8 @@ def cases(folder: Path) -> dict[str, list[str]]:
     def of(name: str, *options: str) -> list[str]:
         return [NETWORKS + name, "--out", str(folder / name), "--batch-size", "4", *options]
 
-    names = ("window_of_other_weights", "image", "pools", "two_inputs", "normalized")
-    refused = ("erf", "random", "open_length", "not_a_model", "grouped", "channels_first")
+    names = ("window_of_other_weights", "image", "pools", "two_inputs", "normalized", "erf", "random", "grouped")
+    refused = ("open_length", "not_a_model", "channels_first", "untraceable")
     other = {
         "window": of("window", "--local", "network/dense_1/*"),
         # A conversion takes seconds, so this one proves three things: a file, a loss of one's own, and the model.

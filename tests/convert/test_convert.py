@@ -21,6 +21,7 @@ pytestmark = pytest.mark.xdist_group("convert")  # one worker runs all conversio
 
 CONVERTED = (
     "window", "window_of_other_weights", "image", "pools", "upsampling", "two_inputs", "normalized", "saved_model",
+    "erf", "random", "grouped",
 )  # fmt: skip
 
 
@@ -67,11 +68,9 @@ def test_programs_are_builtin_only_and_hold_no_weights(results: Results, folder:
 @pytest.mark.parametrize(
     ("name", "code", "names"),
     [
-        ("erf", "convert-unsupported-op", ["Erfc", "hidden"]),
-        ("random", "convert-random-layer", ["forget"]),
+        ("untraceable", "convert-trace", ["network"]),
         ("open_length", "convert-dynamic-shape", ["None"]),
         ("not_a_model", "convert-source", ["keras.Model"]),
-        ("grouped", "convert-layout", ["apart", "grouped"]),
         ("channels_first", "convert-layout", ["early", "channels first"]),
         ("unknown_loss", "convert-loss", ["nonsense"]),
         ("occupied", "convert-out", ["not a bundle"]),

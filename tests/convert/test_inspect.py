@@ -17,9 +17,9 @@ from edge_client.trainer.runtime import installed_runtimes
 from shared.bundle import MANIFEST_FILE, PROOF_FILE, TRAIN_FILE, WEIGHTS_FILE, Bundle, BundleManifest
 from tools.bench.quadratic import write_quadratic_bundle
 from tools.cli import main
-from tools.inspect.facts import operator_names
-from tools.inspect.measure import measure_apart
-from tools.inspect.text import size
+from tools.inspection.facts import operator_names
+from tools.inspection.measure import measure_apart
+from tools.inspection.text import size
 
 FOREIGN = {"tensorflow", "keras", "tflite_runtime", "ai_edge_litert.interpreter"}
 

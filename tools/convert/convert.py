@@ -133,12 +133,17 @@ def _describe(
         labels=ArraySpec("y", program.label_shape, program.label_dtype),
         loss=loss.name,
         metric=loss.metric,
-        train_inputs=(TrainInput("lr", (1,), "float32", 0.05), TrainInput("mu", (1,), "float32", 0.0)),
+        train_inputs=_train_inputs(source),
         tensors=tuple(tensors),
         patches=(),
         files={},
         tools={name: importlib.metadata.version(name) for name in tools},
     )
+
+
+def _train_inputs(source: SourceModel) -> tuple[TrainInput, ...]:
+    rates = (TrainInput("lr", (1,), "float32", 0.05), TrainInput("mu", (1,), "float32", 0.0))
+    return (*rates, TrainInput("seed", (1,), "int32", 0)) if source.draws else rates
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -28,7 +28,6 @@ def emit_inference(functions: Mapping[str, Function], *, quantize: bool) -> byte
 
 def _emit(module: Module, functions: Mapping[str, Function], *, variables: bool, quantize: bool) -> bytes:
     concrete = {name: function.get_concrete_function() for name, function in functions.items()}
-    _refuse_randomness(concrete)
     with tempfile.TemporaryDirectory(prefix="fedloom-convert-") as folder:
         # With custom gradients saved, every lowered gradient would be traced a second time as a function.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -46,17 +45,6 @@ def _emit(module: Module, functions: Mapping[str, Function], *, variables: bool,
                 return cast("bytes", converter.convert())
         except Exception as error:
             raise _unsupported(str(error), concrete) from error
-
-
-def _refuse_randomness(concrete: Mapping[str, Function]) -> None:
-    """A draw needs a state that TFLite does not keep; without this check TensorFlow fails with a stack trace."""
-    operations = (op for function in concrete.values() for op in function.graph.get_operations())
-    if drawing := {layer_of(op.name) for op in operations if "Random" in op.type}:
-        raise BundleError(
-            "convert-random-layer",
-            f"layer {', '.join(sorted(drawing))} draws random numbers while training, which TFLite cannot",
-            "remove it (dropout, noise or augmentation layers)",
-        )
 
 
 def _without_initializer(model: bytes) -> bytes:

@@ -12,7 +12,7 @@ row ``i`` and kernel row ``k``, and the same for columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import add
@@ -223,6 +223,68 @@ def depthwise_conv2d(op: Operation, dy: Tensor) -> list[Tensor | None]:
     return [_gather_back(parts, rows, columns), tf.reshape(tf.stack(dw), w.shape)]
 
 
+def strided_slice(op: Operation, dy: Tensor) -> list[Tensor | None]:
+    """Put dy back where it was read, axis by axis, zeros elsewhere."""
+    x = op.inputs[0]
+    begin, end, strides = (tf.get_static_value(tensor) for tensor in op.inputs[1:4])
+    if begin is None or end is None or strides is None:
+        raise BundleError(
+            "convert-unsupported-op",
+            f"layer {layer_of(op.name)} slices at a place that depends on the data",
+            "slice at fixed places",
+        )
+    reads = _reads(op, x.shape.as_list(), begin, end, strides)
+    dx = tf.reshape(dy, [len(kept) for kept in reads])
+    for axis, kept in enumerate(reads):
+        dx = _put_back(dx, axis, kept, x.shape[axis])
+    return [dx, None, None, None]
+
+
+def tile(op: Operation, dy: Tensor) -> list[Tensor | None]:
+    """Add up the copies; XNNPACK refuses the sum over many axes that TensorFlow writes."""
+    multiples = tf.get_static_value(op.inputs[1])
+    for axis, count in enumerate(multiples):
+        dy = reduce(add, tf.split(dy, int(count), axis=axis)) if count > 1 else dy
+    return [dy, None]
+
+
+def _reads(op: Operation, shape: list[int], begin: Any, end: Any, strides: Any) -> list[range]:  # noqa: ANN401
+    """Return which elements of each axis a StridedSlice reads."""
+
+    def masked(name: str, place: int) -> bool:
+        return bool(op.get_attr(f"{name}_mask") >> place & 1)
+
+    places = [place for place in range(len(begin)) if not masked("new_axis", place)]
+    chosen: list[range] = []
+    for place in places:
+        if masked("ellipsis", place):
+            chosen += [range(length) for length in shape[len(chosen) : len(shape) - len(places) + len(chosen) + 1]]
+            continue
+        length = shape[len(chosen)]
+        first = None if masked("begin", place) else int(begin[place])
+        last = None if masked("end", place) else int(end[place])
+        if masked("shrink_axis", place):
+            chosen.append(range(length)[int(begin[place]) :][:1])
+        else:
+            chosen.append(range(length)[slice(first, last, int(strides[place]))])
+    return chosen + [range(length) for length in shape[len(chosen) :]]
+
+
+def _put_back(part: Tensor, axis: int, kept: range, length: int) -> Tensor:
+    """Spread ``part`` over an axis of ``length``, its elements at ``kept``."""
+    if kept == range(length):
+        return part
+    if kept.step < 0:
+        part, kept = tf.reverse(part, [axis]), kept[::-1]
+    if kept.step > 1 and len(kept) > 1:
+        shape = part.shape.as_list()
+        wide = _embed(tf.expand_dims(part, axis + 1), axis + 1, 0, kept.step)
+        shape[axis] *= kept.step
+        covered = (len(kept) - 1) * kept.step + 1
+        part = tf.slice(tf.reshape(wide, shape), [0] * len(shape), [*shape[:axis], covered, *shape[axis + 1 :]])
+    return _embed(part, axis, kept.start, length)
+
+
 LOWERINGS: dict[str, Lowering] = {
     "AvgPool": average_pool,
     "Conv2D": conv2d,
@@ -233,6 +295,8 @@ LOWERINGS: dict[str, Lowering] = {
     "MaxPool": max_pool,
     "Relu": relu,
     "Relu6": relu6,
+    "StridedSlice": strided_slice,
+    "Tile": tile,
 }
 
 
@@ -242,7 +306,6 @@ def require_plain_layout(graph: Graph) -> None:
     Raises:
         BundleError: "convert-layout", naming the layer.
     """
-    library = {function.signature.name: function for function in graph.as_graph_def().library.function}
     for op in graph.get_operations():
         attributes = {attribute.name for attribute in op.op_def.attr}
         if op.type in LOWERINGS and "data_format" in attributes and op.get_attr("data_format") != b"NHWC":
@@ -251,22 +314,6 @@ def require_plain_layout(graph: Graph) -> None:
                 f"layer {layer_of(op.name)} has its channels first, which cannot be trained on devices",
                 'build it with data_format="channels_last" and give it inputs whose channels come last',
             )
-        if _grouped(op, library):
-            raise BundleError(
-                "convert-layout",
-                f"layer {layer_of(op.name)} is a grouped convolution, which cannot be trained on devices",
-                "use groups=1, a depthwise convolution, or one convolution per group and concatenate",
-            )
-
-
-def _grouped(op: Operation, library: Mapping[str, Any]) -> bool:
-    """Tell whether this is a grouped convolution: Keras compiles those, in functions of their own."""
-    if op.type == "Conv2D":
-        return bool(op.inputs[0].shape[3] != op.inputs[1].shape[2])
-    if "PartitionedCall" not in op.type:
-        return False
-    called = library[op.get_attr("f").name]
-    return "_XlaMustCompile" in called.attr and any(node.op == "Conv2D" for node in called.node_def)
 
 
 @cache

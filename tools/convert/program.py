@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tools.convert.gradients import override_map, require_plain_layout
 from tools.convert.losses import Loss, choose_loss, output_kind
-from tools.convert.tf import Function, Graph, Module, Tensor, tf
+from tools.convert.random_numbers import Randomness
+from tools.convert.tf import Function, Graph, Module, Tensor, Variable, tf
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -67,6 +68,8 @@ def build_program(source: SourceModel, loss: Loss, batch_size: int) -> Program:
         tf.TensorSpec([batch_size], tf.float32, name="mask"),
     ]
     one = [tf.TensorSpec([1], tf.float32, name=name) for name in ("lr", "mu")]
+    if source.draws:
+        one.append(tf.TensorSpec([1], tf.int32, name="seed"))
     steps = _Steps(source, loss)
     flat = tf.TensorSpec([sum(weight.value.size for weight in source.weights)], tf.float32, name="weights")
     functions = {
@@ -88,8 +91,9 @@ class _Store:
         self.parameters = sum(self._sizes)
         self._variables = [tf.Variable(tf.zeros(shape), name=f"weight_{i}") for i, shape in enumerate(self._shapes)]
         self._anchor = tf.Variable(tf.zeros([self.parameters]), name="anchor")
+        self._step: Variable = tf.Variable(tf.zeros([1]), name="step") if source.draws else None
         self.module = tf.Module()
-        self.module.variables_in_use = [*self._variables, self._anchor]
+        self.module.variables_in_use = [*self._variables, self._anchor, *([self._step] if source.draws else [])]
 
     def read(self) -> list[Tensor]:
         return [tf.convert_to_tensor(variable) for variable in self._variables]
@@ -97,8 +101,17 @@ class _Store:
     def write(self, index: int, value: Tensor) -> None:
         self._variables[index].assign(value)
 
+    def randomness(self, seed: Tensor) -> Randomness:
+        """Return the numbers of this training step; each step after ``start`` has others."""
+        step = tf.convert_to_tensor(self._step)
+        self._step.assign(step + 1.0)
+        # Whole numbers of 24 bits are exact in f32.
+        return Randomness(tf.cast(tf.math.floormod(seed, 1 << 24), tf.float32), step)
+
     def start(self, flat: Tensor) -> None:
         self._anchor.assign(flat)
+        if self._step is not None:
+            self._step.assign(tf.zeros([1]))
         for index, part in enumerate(self._split(flat)):
             self.write(index, part)
 
@@ -127,10 +140,12 @@ class _Steps:
         return {"weights": tf.concat([tf.reshape(weight, [-1]) for weight in self._store.read()], axis=0)}
 
     def train(self, *arguments: Tensor) -> dict[str, Tensor]:
+        arguments, seed = (arguments[:-1], arguments[-1]) if self._source.draws else (arguments, None)
         *x, y, mask, rate, mu = arguments
         weights = self._store.read()
+        randomness = None if seed is None else self._store.randomness(seed)
         with tf.compat.v1.get_default_graph().gradient_override_map(override_map()):
-            output, moved = self._source.call(weights, x, training=True)
+            output, moved = self._source.call(weights, x, training=True, randomness=randomness)
             losses = self._loss.per_example(y, output) * mask
             loss = tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(mask), 1.0)
             # GradientTape would ignore the override map.

@@ -41,7 +41,8 @@ def relative_error(got: NDArray[Any], expected: NDArray[Any], scale: float = 1.0
 class _Runs:
     """One training program on one runtime, and the recorded case."""
 
-    def __init__(self, model: bytes, runtime: str, case: Arrays) -> None:
+    def __init__(self, model: bytes, runtime: str, case: Arrays, *, draws: bool) -> None:
+        self._seed = {"seed": np.zeros(1, np.int32)} if draws else {}
         self._interpreter = load_interpreter(model, 1, runtime)
         self._case = case
 
@@ -61,7 +62,7 @@ class _Runs:
         return {name: value for name, value in named.items() if name.startswith(kept)}
 
     def step(self, index: int, rate: float, mu: float) -> float:
-        one = {"lr": np.full(1, rate, np.float32), "mu": np.full(1, mu, np.float32)}
+        one = {"lr": np.full(1, rate, np.float32), "mu": np.full(1, mu, np.float32)} | self._seed
         return float(self._signature("train")(**self.batch(index), **one)["loss"][0])
 
     def gradients(self) -> NDArray[np.float64]:
@@ -107,7 +108,7 @@ def prove(runtime: str, folder: Path) -> dict[str, Any]:
     manifest = BundleManifest.from_bytes((folder / "manifest.json").read_bytes())
     with np.load(folder / "case.npz", allow_pickle=False) as stored:
         case = dict(stored)
-    runs = _Runs((folder / TRAIN_FILE).read_bytes(), runtime, case)
+    runs = _Runs((folder / TRAIN_FILE).read_bytes(), runtime, case, draws=manifest.draws)
     gradients = runs.gradients()
     losses, weights = runs.several_steps()
     # A bias in front of batch normalisation has no gradient but the rounding errors of much larger ones.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.convert.losses import Loss, per_example_mean
+from tools.convert.random_numbers import Randomness
 from tools.convert.tf import Tensor, tf
 
 if TYPE_CHECKING:
@@ -33,12 +34,13 @@ def make_case(source: SourceModel, loss: Loss, program: Program, batch_size: int
     weights = [_perturbed(weight.value, generator, positive=not weight.trainable) for weight in source.weights]
     batches = [_batch(source, loss, program, batch_size, generator) for _ in range(_BATCHES)]
     batches[-1][-1][batch_size - max(batch_size // 3, 1) :] = 0.0
-    gradient = tf.function(lambda values, batch: _gradient(source, loss, values, batch))
+    gradient = tf.function(lambda values, batch, step: _gradient(source, loss, values, batch, step))
+    first = np.zeros(1, np.float32)
     case: dict[str, Array] = {"weights": _flat(weights), "rate_mu": np.array([_RATE, _MU], np.float32)}
     for index, batch in enumerate(batches):
         names = [*program.x_names, "y", "mask"]
         case |= {f"batch{index}/{name}": array for name, array in zip(names, batch, strict=True)}
-    results = [gradient(weights, batch) for batch in batches]
+    results = [gradient(weights, batch, first) for batch in batches]
     case["gradients"] = np.stack([_flat(grads) for _, grads, _ in results])
     case["trained"] = np.concatenate([np.full(w.value.size, w.trainable) for w in source.weights])
     case["losses"], case["weights_after"] = _train(source, gradient, weights, batches)
@@ -88,10 +90,13 @@ def _labels(loss: Loss, program: Program, units: int, generator: np.random.Gener
     return generator.normal(size=program.label_shape).astype(np.float32)
 
 
-def _gradient(source: SourceModel, loss: Loss, weights: Sequence[Tensor], batch: Sequence[Tensor]) -> Tensor:
+def _gradient(
+    source: SourceModel, loss: Loss, weights: Sequence[Tensor], batch: Sequence[Tensor], step: Tensor
+) -> Tensor:
     *x, y, mask = batch
     values = [tf.convert_to_tensor(weight) for weight in weights]
-    output, moved = source.reference(values, x, training=True)
+    randomness = Randomness(tf.zeros([1]), step) if source.draws else None
+    output, moved = source.reference(values, x, training=True, randomness=randomness)
     losses = per_example_mean(loss.reference(y, output)) * mask
     mean = tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(mask), 1.0)
     # A GradientTape would not see the operations of an imported SavedModel.
@@ -104,8 +109,8 @@ def _train(
 ) -> tuple[Array, Array]:
     """Take one proximal step per batch: w - rate (g + mu (w - w at the start))."""
     current, losses = list(weights), []
-    for batch in batches:
-        mean, gradients, moved = gradient(current, batch)
+    for index, batch in enumerate(batches):
+        mean, gradients, moved = gradient(current, batch, np.full(1, index, np.float32))
         losses.append(float(mean))
         steps = zip(source.weights, current, gradients, weights, moved, strict=True)
         current = [
@@ -137,10 +142,11 @@ def _flat(parts: Sequence[Tensor]) -> Array:
 
 
 def _step_ms(gradient: Tensor, weights: Sequence[Array], batch: list[Array]) -> float:
+    first = tf.zeros([1])
     values, tensors = [tf.constant(w) for w in weights], [tf.constant(part) for part in batch]
     times = []
     for _ in range(12):
         began = time.perf_counter()
-        gradient(values, tensors)
+        gradient(values, tensors, first)
         times.append(time.perf_counter() - began)
     return round(min(times) * 1e3, 3)

@@ -1,8 +1,7 @@
 """Find the model: a ``.keras`` file, a SavedModel folder, or ``package.module:factory``.
 
-All three become a ``SourceModel``: named inputs, named weights and a pure function of weights and inputs. A
-SavedModel keeps its operations in functions, whose gradients cannot be replaced one by one; its signature is
-therefore inlined and imported again, operation by operation.
+All three become a ``SourceModel``: named inputs, named weights and a pure function of weights and inputs, which
+replays the model's graph in the forms that TFLite can train.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from shared.errors import BundleError
-from tools.convert.gradients import override_map
-from tools.convert.tf import Function, GraphDef, KerasModel, Tensor, Variable, freeze, keras, tf
+from tools.convert.random_numbers import DRAWS, Randomness
+from tools.convert.replay import replay
+from tools.convert.tf import Function, Graph, KerasModel, Tensor, Variable, freeze, keras, tf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,9 +28,14 @@ class Call(Protocol):
     """The model as a pure function; see ``SourceModel``."""
 
     def __call__(
-        self, weights: Sequence[Tensor], tensors: Sequence[Tensor], *, training: bool
+        self,
+        weights: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        *,
+        training: bool,
+        randomness: Randomness | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the output and the weights as the call leaves them."""
+        """Return the output and the weights as the call leaves them; ``randomness`` is where layers draw from."""
         ...
 
 
@@ -57,8 +62,8 @@ class SourceModel:
     """A model to convert.
 
     ``call(weights, inputs, training)`` returns the one output, batch first, and the weights as the call
-    leaves them (batch norm moves its moments); it touches no state. ``reference`` is the same, differentiated
-    by TensorFlow's own rules.
+    leaves them (batch norm moves its moments); it touches no state. ``reference`` is what TensorFlow itself
+    makes of the model; only the training pass of one that ``draws`` is replayed too, to draw the same numbers.
     """
 
     name: str
@@ -66,6 +71,7 @@ class SourceModel:
     weights: tuple[Weight, ...]
     call: Call
     reference: Call
+    draws: bool
 
 
 def load_source(source: str) -> SourceModel:
@@ -139,15 +145,56 @@ def _keras(model: KerasModel, name: str) -> SourceModel:
     weights = [
         Weight(variable.path, np.asarray(variable.numpy(), np.float32), bool(variable.trainable)) for variable in floats
     ]
-    call = _stateless(model, floats)
-    return SourceModel(name, tuple(inputs), tuple(weights), call, call)
+    original = _stateless(model, floats)
+    batched = [tf.TensorSpec([1, *spec.shape], spec.dtype) for spec in inputs]
+    specs = [tf.TensorSpec(weight.value.shape, tf.float32) for weight in weights]
+    try:
+        traced = _traced(original, specs, batched, training=True)
+    except BundleError:
+        raise
+    except Exception as error:  # the model's own code, which may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BundleError(
+            "convert-trace", f"{name} cannot be traced: {reason[:300]}", "build its layers from TensorFlow operations"
+        ) from error
+    call, draws = _replayed(original), _draws(traced)
+    reference = _drawing_alike(original, call) if draws else original
+    return SourceModel(name, tuple(inputs), tuple(weights), call, reference, draws)
+
+
+def _drawing_alike(original: Call, replayed: Call) -> Call:
+    """The original, but for its random numbers in training: those can only be the same if it is replayed."""
+
+    def call(
+        weights: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        *,
+        training: bool,
+        randomness: Randomness | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        chosen = replayed if training else original
+        return chosen(weights, tensors, training=training, randomness=randomness)
+
+    return call
 
 
 def _stateless(model: KerasModel, floats: list[Variable]) -> Call:
-    def call(weights: Sequence[Tensor], tensors: Sequence[Tensor], *, training: bool) -> tuple[Tensor, list[Tensor]]:
+    known = {id(variable) for variable in floats}
+    others = {id(variable): variable.numpy() for variable in model.variables if id(variable) not in known}
+
+    def call(
+        weights: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        *,
+        training: bool,
+        randomness: Randomness | None = None,  # noqa: ARG001 - Keras draws by itself
+    ) -> tuple[Tensor, list[Tensor]]:
         values = {id(variable): weight for variable, weight in zip(floats, weights, strict=True)}
         given = [
-            [values.get(id(variable), variable.value) for variable in group]
+            [
+                values[id(variable)] if id(variable) in values else tf.constant(others[id(variable)])
+                for variable in group
+            ]
             for group in (model.trainable_variables, model.non_trainable_variables)
         ]
         single = tensors[0] if len(tensors) == 1 else list(tensors)
@@ -155,6 +202,40 @@ def _stateless(model: KerasModel, floats: list[Variable]) -> Call:
         for variable, after in zip(model.non_trainable_variables, moved, strict=True):
             values[id(variable)] = after
         return output, [values[id(variable)] for variable in floats]
+
+    return call
+
+
+def _traced(original: Call, weights: Sequence[Tensor], tensors: Sequence[Tensor], *, training: bool) -> Graph:
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in (*weights, *tensors)]
+
+    def call(*given: Tensor) -> list[Tensor]:
+        output, moved = original(given[: len(weights)], given[len(weights) :], training=training)
+        return [output, *moved]
+
+    return tf.function(call, autograph=False).get_concrete_function(*specs).graph
+
+
+def _draws(graph: Graph) -> bool:
+    definition = graph.as_graph_def()
+    nodes = [definition.node, *(function.node_def for function in definition.library.function)]
+    return any(node.op in DRAWS for group in nodes for node in group)
+
+
+def _replayed(original: Call) -> Call:
+    def call(
+        weights: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        *,
+        training: bool,
+        randomness: Randomness | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        graph = _traced(original, weights, tensors, training=training)
+        given = [*weights, *tensors, *(outer for outer, _ in graph.captures)]
+        places = {inner.name: value for inner, value in zip(graph.inputs, given, strict=True)}
+        # An output that is an input comes back through its place.
+        output, *moved = replay(graph, places, graph.outputs, randomness)
+        return output, moved
 
     return call
 
@@ -185,9 +266,8 @@ def _saved_model(path: Path) -> SourceModel:
 
 def _inlined(name: str, signature: Function, inputs: tuple[ModelInput, ...]) -> SourceModel:
     frozen = freeze(signature, lower_control_flow=False)
-    original = frozen.graph.as_graph_def()
     # A frozen variable is a constant with the name of the placeholder that stood for the variable.
-    present = {node.name for node in original.node}
+    present = {op.name for op in frozen.graph.get_operations()}
     handles = {id(variable.handle): variable for variable in signature.variables if variable.dtype.is_floating}
     captures = ((inner.op.name, handles.get(id(outer))) for outer, inner in signature.graph.captures)
     captured = {inner: variable for inner, variable in captures if variable is not None and inner in present}
@@ -197,8 +277,8 @@ def _inlined(name: str, signature: Function, inputs: tuple[ModelInput, ...]) -> 
         for variable in captured.values()
     )
     output = frozen.outputs[0].name
-    calls = [_imported(graph, places, output) for graph in (_marked(original), original)]
-    return SourceModel(name, inputs, tuple(weights), *calls)
+    imported = _imported(frozen.graph, places, output)
+    return SourceModel(name, inputs, tuple(weights), *imported, draws=False)
 
 
 def _place(frozen: Function, input_name: str) -> str:
@@ -209,25 +289,30 @@ def _place(frozen: Function, input_name: str) -> str:
     return names[input_name]
 
 
-def _marked(original: GraphDef) -> GraphDef:
-    """Return a copy of a GraphDef whose operations ask for the lowered gradients."""
-    marked = type(original)()
-    marked.CopyFrom(original)
-    for node in marked.node:
-        if node.op in override_map():
-            node.attr["_gradient_op_type"].s = override_map()[node.op].encode()
-    return marked
+def _imported(graph: Graph, places: list[str], output: str) -> tuple[Call, Call]:
+    """Return the graph of a SavedModel, which has one mode, replayed and as it is."""
 
-
-def _imported(graph: GraphDef, places: list[str], output: str) -> Call:
-    def call(
+    def replayed(
         weights: Sequence[Tensor],
         tensors: Sequence[Tensor],
         *,
-        training: bool,  # noqa: ARG001 - a SavedModel has one mode
+        training: bool,  # noqa: ARG001
+        randomness: Randomness | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         mapping = dict(zip(places, [*weights, *tensors], strict=True))
-        found = tf.graph_util.import_graph_def(graph, input_map=mapping, return_elements=[output], name="model")
+        found = replay(graph, mapping, [graph.get_tensor_by_name(output)], randomness)
         return found[0], list(weights)
 
-    return call
+    def original(
+        weights: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        *,
+        training: bool,  # noqa: ARG001
+        randomness: Randomness | None = None,  # noqa: ARG001
+    ) -> tuple[Tensor, list[Tensor]]:
+        mapping = dict(zip(places, [*weights, *tensors], strict=True))
+        definition = graph.as_graph_def()
+        found = tf.graph_util.import_graph_def(definition, input_map=mapping, return_elements=[output], name="model")
+        return found[0], list(weights)
+
+    return replayed, original

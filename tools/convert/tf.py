@@ -43,6 +43,7 @@ with quiet():
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2 as freeze,  # TensorFlow's only inliner of functions
     )
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
 Tensor: TypeAlias = Any
 Graph: TypeAlias = Any
@@ -66,6 +67,7 @@ __all__ = [
     "Tensor",
     "Variable",
     "freeze",
+    "function_def_to_graph",
     "keras",
     "quiet",
     "schema",

@@ -37,9 +37,13 @@ def make_twins(source: SourceModel, tensors: Sequence[TensorSpec]) -> tuple[dict
     marks = _distinctive(source)
     flat = np.concatenate([weight.value.reshape(-1) for weight in source.weights])
     marked = _convert(source, marks, ())
+    apart: list[int] = []
     if lost := _lost(marked, tensors, marks):
         # Vectors are what gets folded into their neighbours; a kernel kept apart would lose its fast path.
-        marked = _convert(source, marks, [index for index in lost if marks[index].ndim < 2])
+        apart = [index for index in lost if marks[index].ndim < 2]
+        marked = _convert(source, marks, apart)
+    if lost := _lost(marked, tensors, marks):
+        marked = _convert(source, marks, sorted({*apart, *lost}))
     if lost := _lost(marked, tensors, marks):
         raise BundleError(
             "convert-patch",

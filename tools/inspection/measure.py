@@ -1,6 +1,6 @@
 """What one training step of a bundle costs on this machine, on one runtime.
 
-Runs as a program of its own, ``python -m tools.inspect.measure RUNTIME FOLDER``: two runtimes cannot share a
+Runs as a program of its own, ``python -m tools.inspection.measure RUNTIME FOLDER``: two runtimes cannot share a
 process, and a peak of memory belongs to the whole process. The result is one JSON object on stdout.
 """
 
@@ -44,7 +44,7 @@ def measure_apart(runtime: str, folder: Path) -> dict[str, Any]:
     """
     nothing: dict[str, Any] = {"step_ms": None, "ram_bytes": None, "signatures": {}, "error": None}
     entry = {"name": runtime, "version": importlib.metadata.version(runtime), **nothing}
-    command = [sys.executable, "-m", "tools.inspect.measure", runtime, str(folder.absolute())]
+    command = [sys.executable, "-m", "tools.inspection.measure", runtime, str(folder.absolute())]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from tools.inspect.facts import inspect_bundle
-from tools.inspect.text import to_text
+from tools.inspection.facts import inspect_bundle
+from tools.inspection.text import to_text
 
 
 def register(parser: argparse.ArgumentParser) -> None:

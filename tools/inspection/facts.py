@@ -22,7 +22,7 @@ from shared.bundle import (
 )
 from shared.errors import BundleError
 from shared.tflite_file import operators
-from tools.inspect.measure import PROGRAMS, measure_apart
+from tools.inspection.measure import PROGRAMS, measure_apart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

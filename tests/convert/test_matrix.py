@@ -1,0 +1,39 @@
+"""Every layer, activation and loss of the matrix trains with builtin operators and is proven on every runtime."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_client.trainer.runtime import installed_runtimes
+from shared.bundle import TRAIN_FILE, read_bundle
+from shared.tflite_file import custom_operators
+from tests.convert.run_matrix import PARTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALLEST = 60  # cases over all parts
+
+
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=pytest.mark.xdist_group(f"matrix-{part}")) for part in range(PARTS)]
+)
+def test_every_case_trains_as_tensorflow_does(tmp_path: Path, part: int) -> None:
+    command = [sys.executable, "-m", "tests.convert.run_matrix", str(tmp_path), str(part)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    answers = json.loads(done.stdout)
+    refused = {name: answer["error"] for name, answer in answers.items() if "error" in answer}
+    assert not refused
+    assert len(answers) >= SMALLEST // PARTS
+    for name, answer in answers.items():
+        proofs = answer["proof"]["runtimes"]
+        assert [proof["name"] for proof in proofs] == installed_runtimes(), name
+        assert all(proof["passed"] for proof in proofs), name
+        errors = [tensor["max_relative_error"] for proof in proofs for tensor in proof["tensors"]]
+        assert max(errors) <= 1e-4, name
+        assert not custom_operators(read_bundle(tmp_path / name).files[TRAIN_FILE]), name

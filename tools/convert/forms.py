@@ -1,0 +1,149 @@
+"""Other forms of forward operations, for those that TFLite lacks or whose parts have lowered gradients.
+
+A replacement takes the traced operation and its new inputs and returns its output, or None to have the operation
+copied. It is differentiated part by part, so a form needs no gradient of its own unless its parts lose accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.convert.tf import Operation, Tensor, tf
+
+Replacement: TypeAlias = Callable[[Operation, Sequence[Tensor]], Tensor | None]
+
+
+def _gaussian_tail(distance: Tensor) -> Tensor:
+    """Return erfc(distance >= 0) within 1.5e-7 (Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26)."""
+    t = 1.0 / (1.0 + 0.3275911 * distance)
+    series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
+    return series * tf.exp(-distance * distance)
+
+
+def _bell(x: Tensor) -> Tensor:
+    return (2.0 / math.sqrt(math.pi)) * tf.exp(-x * x)
+
+
+def erf(_op: Operation, inputs: Sequence[Tensor]) -> Tensor:
+    """Error function, whose derivative is a bell curve and not that of the approximation."""
+
+    def form(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return tf.sign(x) * (1.0 - _gaussian_tail(tf.abs(x))), lambda dy: dy * _bell(x)
+
+    return tf.custom_gradient(form)(inputs[0])
+
+
+def erfc(_op: Operation, inputs: Sequence[Tensor]) -> Tensor:
+    """Complementary error function: left of 0 it is 2 less its mirror image."""
+
+    def form(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        tail, right = _gaussian_tail(tf.abs(x)), tf.nn.relu(tf.sign(x))
+        return right * tail + (1.0 - right) * (2.0 - tail), lambda dy: -dy * _bell(x)
+
+    return tf.custom_gradient(form)(inputs[0])
+
+
+def softsign(_op: Operation, inputs: Sequence[Tensor]) -> Tensor:
+    """Divide by one more than the distance from 0."""
+    return inputs[0] / (1.0 + tf.abs(inputs[0]))
+
+
+def conv2d(op: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+    """Write a grouped convolution as one convolution per group."""
+    x, w = inputs
+    if op.get_attr("data_format") != b"NHWC" or x.shape[3] == w.shape[2]:
+        return None
+    groups = x.shape[3] // w.shape[2]
+    pairs = zip(tf.split(x, groups, axis=3), tf.split(w, groups, axis=3), strict=True)
+    return tf.concat([_conv2d(op, part, kernel) for part, kernel in pairs], axis=3)
+
+
+def _conv2d(op: Operation, x: Tensor, w: Tensor) -> Tensor:
+    padding = op.get_attr("padding").decode()
+    if padding == "EXPLICIT":
+        places = op.get_attr("explicit_paddings")
+        padding = [places[2 * axis : 2 * axis + 2] for axis in range(4)]
+    return tf.nn.conv2d(x, w, op.get_attr("strides"), padding, dilations=op.get_attr("dilations"))
+
+
+def conv3d(op: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+    """Write a 3-D convolution as a sum over kernel depths of 2-D ones, with the depth of x in the batch."""
+    if op.get_attr("data_format") != b"NDHWC":
+        return None
+    x, w = inputs
+    strides, dilations = op.get_attr("strides"), op.get_attr("dilations")
+    padding = op.get_attr("padding").decode()
+    depth, outputs, kernel = x.shape[1], op.outputs[0].shape[1], w.shape[0]
+    span = (outputs - 1) * strides[1] + (kernel - 1) * dilations[1] + 1
+    before = max(span - depth, 0) // 2 if padding == "SAME" else 0
+    padded = tf.pad(x, [[0, 0], [before, max(span - depth - before, 0)], [0, 0], [0, 0], [0, 0]])
+    plane = [1, *strides[2:4], 1]
+    parts = []
+    for k in range(kernel):
+        start = k * dilations[1]
+        taken = padded[:, start : start + (outputs - 1) * strides[1] + 1 : strides[1]]
+        merged = tf.reshape(taken, [-1, *x.shape[2:]])
+        parts.append(tf.nn.conv2d(merged, w[k], plane, padding, dilations=[1, *dilations[2:4], 1]))
+    return tf.reshape(reduce(add, parts), [x.shape[0], outputs, *parts[0].shape[1:]])
+
+
+def pool3d(op: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+    """Pool each plane, then along the depth; among equals that still finds the first in row-major order."""
+    if op.get_attr("data_format") != b"NDHWC":
+        return None
+    pool = tf.nn.max_pool2d if op.type == "MaxPool3D" else tf.nn.avg_pool2d
+    (_, depth, rows, columns, _), strides = op.get_attr("ksize"), op.get_attr("strides")
+    padding, x = op.get_attr("padding").decode(), inputs[0]
+    planes = pool(tf.reshape(x, [-1, *x.shape[2:]]), [rows, columns], strides[2:4], padding)
+    height, width, channels = planes.shape[1:]
+    lines = tf.reshape(planes, [x.shape[0], x.shape[1], height * width, channels])
+    pooled = pool(lines, [depth, 1], [strides[1], 1], padding)
+    return tf.reshape(pooled, [x.shape[0], pooled.shape[1], height, width, channels])
+
+
+def resize_bilinear(op: Operation, inputs: Sequence[Tensor]) -> Tensor:
+    """Bilinear resizing is linear along each axis: two products with constant matrices."""
+    x = inputs[0]
+    height, width = op.outputs[0].shape[1:3]
+    modes = op.get_attr("align_corners"), op.get_attr("half_pixel_centers")
+    down = tf.constant(_interpolation(x.shape[1], height, *modes))
+    across = tf.constant(_interpolation(x.shape[2], width, *modes))
+    tall = tf.matmul(down[None], tf.reshape(x, [x.shape[0], x.shape[1], -1]))
+    tall = tf.reshape(tall, [-1, x.shape[2], x.shape[3]])
+    return tf.reshape(tf.matmul(across[None], tall), [x.shape[0], height, width, x.shape[3]])
+
+
+def _interpolation(length: int, wanted: int, align_corners: bool, half_pixel_centers: bool) -> NDArray[np.float32]:  # noqa: FBT001
+    """Return f32[wanted, length]: how much of each input is in each output."""
+    places = np.arange(wanted, dtype=np.float64)
+    if align_corners and wanted > 1:
+        places *= (length - 1) / (wanted - 1)
+    else:
+        places = (places + 0.5) * length / wanted - 0.5 if half_pixel_centers else places * length / wanted
+    places = np.clip(places, 0, length - 1)
+    low = np.floor(places).astype(int)
+    share, high = places - low, np.minimum(low + 1, length - 1)
+    matrix = np.zeros((wanted, length), np.float32)
+    rows = np.arange(wanted)
+    np.add.at(matrix, (rows, low), 1.0 - share)
+    np.add.at(matrix, (rows, high), share)
+    return matrix
+
+
+REPLACEMENTS: dict[str, Replacement] = {
+    "AvgPool3D": pool3d,
+    "Conv2D": conv2d,
+    "Conv3D": conv3d,
+    "Erf": erf,
+    "Erfc": erfc,
+    "MaxPool3D": pool3d,
+    "ResizeBilinear": resize_bilinear,
+    "Softsign": softsign,
+}
