@@ -12,9 +12,10 @@ from tools.bench.report import Result, to_json, to_text
 BENCHES = {
     "accuracy": "tools.bench.accuracy",
     "round": "tools.bench.round",
+    "train-step": "tools.bench.train_step",
     "tuning": "tools.bench.tuning",
 }
-ALL = ("accuracy", "round")  # tuning trains 24 models and is asked for by name
+ALL = ("accuracy", "round", "train-step")  # tuning trains 24 models and is asked for by name
 
 
 def register(parser: argparse.ArgumentParser) -> None:
