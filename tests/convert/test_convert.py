@@ -68,7 +68,7 @@ def test_programs_are_builtin_only_and_hold_no_weights(results: Results, folder:
 @pytest.mark.parametrize(
     ("name", "code", "names"),
     [
-        ("untraceable", "convert-trace", ["network"]),
+        ("untraceable", "convert-trace", ["network", "Lambda.call()", "numpy"]),
         ("open_length", "convert-dynamic-shape", ["None"]),
         ("not_a_model", "convert-source", ["keras.Model"]),
         ("channels_first", "convert-layout", ["early", "channels first"]),

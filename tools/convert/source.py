@@ -7,6 +7,7 @@ replays the model's graph in the forms that TFLite can train.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -153,13 +154,21 @@ def _keras(model: KerasModel, name: str) -> SourceModel:
     except BundleError:
         raise
     except Exception as error:  # the model's own code, which may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BundleError(
-            "convert-trace", f"{name} cannot be traced: {reason[:300]}", "build its layers from TensorFlow operations"
+            "convert-trace",
+            f"{name} cannot be traced: {_reason(error)}",
+            "build its layers from TensorFlow operations",
         ) from error
     call, draws = _replayed(original), _draws(traced)
     reference = _drawing_alike(original, call) if draws else original
     return SourceModel(name, tuple(inputs), tuple(weights), call, reference, draws)
+
+
+def _reason(error: Exception) -> str:
+    """Return what happened: Keras says first where, then what, in bold."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or type(error).__name__
 
 
 def _drawing_alike(original: Call, replayed: Call) -> Call:
