@@ -30,6 +30,7 @@ from shared.bundle import (
     TrainInput,
 )
 from shared.errors import BundleError
+from tools.convert.convolutions import Forms
 from tools.convert.emit import builtin_names, emit_training
 from tools.convert.program import Program, build_program, pick_loss
 from tools.convert.prove import TOLERANCE
@@ -74,7 +75,7 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
         raise BundleError("convert-out", f"{out} exists and is not a bundle", "give a new folder")
     source = load_source(source_name)
     loss = pick_loss(source, options.loss)
-    program = build_program(source, loss, options.batch_size)
+    program = build_program(source, loss, options.batch_size, Forms())
     tensors = _tensors(source.weights, options.local)
     train = emit_training(program.module, program.functions)
     twins, patches = make_twins(source, tensors)

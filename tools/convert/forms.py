@@ -2,6 +2,7 @@
 
 A replacement takes the traced operation and its new inputs and returns its output, or None to have the operation
 copied. It is differentiated part by part, so a form needs no gradient of its own unless its parts lose accuracy.
+With ``Forms``, weights are variables, and convolutions are written as ``convolutions`` does.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.convert.convolutions import Convolution, Forms, builtin, convolve, geometry, transposed
 from tools.convert.tf import Operation, Tensor, tf
+from tools.convert.windows import axis_of, windows
 
-Replacement: TypeAlias = Callable[[Operation, Sequence[Tensor]], Tensor | None]
+Replacement: TypeAlias = Callable[[Operation, Sequence[Tensor], Forms | None], Tensor | None]
 
 
 def _gaussian_tail(distance: Tensor) -> Tensor:
@@ -31,7 +34,7 @@ def _bell(x: Tensor) -> Tensor:
     return (2.0 / math.sqrt(math.pi)) * tf.exp(-x * x)
 
 
-def erf(_op: Operation, inputs: Sequence[Tensor]) -> Tensor:
+def erf(_op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor:
     """Error function, whose derivative is a bell curve and not that of the approximation."""
 
     def form(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -40,7 +43,7 @@ def erf(_op: Operation, inputs: Sequence[Tensor]) -> Tensor:
     return tf.custom_gradient(form)(inputs[0])
 
 
-def erfc(_op: Operation, inputs: Sequence[Tensor]) -> Tensor:
+def erfc(_op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor:
     """Complementary error function: left of 0 it is 2 less its mirror image."""
 
     def form(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -50,22 +53,24 @@ def erfc(_op: Operation, inputs: Sequence[Tensor]) -> Tensor:
     return tf.custom_gradient(form)(inputs[0])
 
 
-def softsign(_op: Operation, inputs: Sequence[Tensor]) -> Tensor:
+def softsign(_op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor:
     """Divide by one more than the distance from 0."""
     return inputs[0] / (1.0 + tf.abs(inputs[0]))
 
 
-def conv2d(op: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+def conv2d(op: Operation, inputs: Sequence[Tensor], forms: Forms | None) -> Tensor | None:
     """Write a grouped convolution as one convolution per group."""
     x, w = inputs
-    if op.get_attr("data_format") != b"NHWC" or x.shape[3] == w.shape[2]:
-        return None
     groups = x.shape[3] // w.shape[2]
+    if op.get_attr("data_format") != b"NHWC" or (groups == 1 and forms is None):
+        return None
     pairs = zip(tf.split(x, groups, axis=3), tf.split(w, groups, axis=3), strict=True)
-    return tf.concat([_conv2d(op, part, kernel) for part, kernel in pairs], axis=3)
+    return tf.concat([_conv2d(op, part, kernel, forms) for part, kernel in pairs], axis=3)
 
 
-def _conv2d(op: Operation, x: Tensor, w: Tensor) -> Tensor:
+def _conv2d(op: Operation, x: Tensor, w: Tensor, forms: Forms | None) -> Tensor:
+    if forms is not None:
+        return convolve(geometry(op, x, w, op.outputs[0]), x, w, forms)
     padding = op.get_attr("padding").decode()
     if padding == "EXPLICIT":
         places = op.get_attr("explicit_paddings")
@@ -73,28 +78,34 @@ def _conv2d(op: Operation, x: Tensor, w: Tensor) -> Tensor:
     return tf.nn.conv2d(x, w, op.get_attr("strides"), padding, dilations=op.get_attr("dilations"))
 
 
-def conv3d(op: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+def conv2d_transpose(op: Operation, inputs: Sequence[Tensor], forms: Forms | None) -> Tensor | None:
+    """Write the transposed convolution, whose output is the input of the plain one."""
+    _, w, dy = inputs
+    if forms is None or op.get_attr("data_format") != b"NHWC":
+        return None
+    return transposed(geometry(op, op.outputs[0], w, dy), w, dy, forms)
+
+
+def conv3d(op: Operation, inputs: Sequence[Tensor], forms: Forms | None) -> Tensor | None:
     """Write a 3-D convolution as a sum over kernel depths of 2-D ones, with the depth of x in the batch."""
     if op.get_attr("data_format") != b"NDHWC":
         return None
     x, w = inputs
-    strides, dilations = op.get_attr("strides"), op.get_attr("dilations")
-    padding = op.get_attr("padding").decode()
-    depth, outputs, kernel = x.shape[1], op.outputs[0].shape[1], w.shape[0]
-    span = (outputs - 1) * strides[1] + (kernel - 1) * dilations[1] + 1
-    before = max(span - depth, 0) // 2 if padding == "SAME" else 0
-    padded = tf.pad(x, [[0, 0], [before, max(span - depth - before, 0)], [0, 0], [0, 0], [0, 0]])
-    plane = [1, *strides[2:4], 1]
+    strides, dilations, padding = op.get_attr("strides"), op.get_attr("dilations"), op.get_attr("padding").decode()
+    depth = axis_of(x.shape[1], op.outputs[0].shape[1], w.shape[0], strides[1], dilations[1], padding)
+    planes = [
+        axis_of(x.shape[i], op.outputs[0].shape[i], w.shape[i - 1], strides[i], dilations[i], padding) for i in (2, 3)
+    ]
+    outputs = op.outputs[0].shape
+    convolution = Convolution(x.shape[0] * outputs[1], x.shape[4], w.shape[4], *planes)
     parts = []
-    for k in range(kernel):
-        start = k * dilations[1]
-        taken = padded[:, start : start + (outputs - 1) * strides[1] + 1 : strides[1]]
-        merged = tf.reshape(taken, [-1, *x.shape[2:]])
-        parts.append(tf.nn.conv2d(merged, w[k], plane, padding, dilations=[1, *dilations[2:4], 1]))
-    return tf.reshape(reduce(add, parts), [x.shape[0], outputs, *parts[0].shape[1:]])
+    for k, taken in enumerate(windows(x, 1, depth)):
+        merged = tf.reshape(taken, convolution.x_shape)
+        parts.append(convolve(convolution, merged, w[k], forms) if forms else builtin(convolution, merged, w[k]))
+    return tf.reshape(reduce(add, parts), [x.shape[0], *outputs[1:]])
 
 
-def pool3d(op: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+def pool3d(op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor | None:
     """Pool each plane, then along the depth; among equals that still finds the first in row-major order."""
     if op.get_attr("data_format") != b"NDHWC":
         return None
@@ -108,7 +119,7 @@ def pool3d(op: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
     return tf.reshape(pooled, [x.shape[0], pooled.shape[1], height, width, channels])
 
 
-def resize_bilinear(op: Operation, inputs: Sequence[Tensor]) -> Tensor:
+def resize_bilinear(op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor:
     """Bilinear resizing is linear along each axis: two products with constant matrices."""
     x = inputs[0]
     height, width = op.outputs[0].shape[1:3]
@@ -140,6 +151,7 @@ def _interpolation(length: int, wanted: int, align_corners: bool, half_pixel_cen
 REPLACEMENTS: dict[str, Replacement] = {
     "AvgPool3D": pool3d,
     "Conv2D": conv2d,
+    "Conv2DBackpropInput": conv2d_transpose,
     "Conv3D": conv3d,
     "Erf": erf,
     "Erfc": erfc,

@@ -12,15 +12,18 @@ row ``i`` and kernel row ``k``, and the same for columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache, reduce
 from operator import add
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared.errors import BundleError
 from tools.convert.emit import layer_of
 from tools.convert.tf import Graph, Operation, Tensor, tf
+from tools.convert.windows import Axis, axes_of, spread_2d, windows_2d
 
 Lowering: TypeAlias = Callable[[Operation, Tensor], list[Tensor | None]]
 
@@ -49,163 +52,35 @@ def elu(op: Operation, dy: Tensor) -> list[Tensor | None]:
     return [dy * (tf.minimum(op.outputs[0], 0.0) + 1.0)]
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """How one spatial axis of a window operation reads its input."""
-
-    length: int  # of the input
-    outputs: int
-    kernel: int
-    stride: int
-    dilation: int
-    pad: int  # before the first element
-
-    @property
-    def padded(self) -> int:
-        """Length of the padded input that the windows cover, rounded up to whole strides."""
-        last = (self.outputs - 1) * self.stride + (self.kernel - 1) * self.dilation + 1
-        needed = max(last, self.pad + self.length)
-        return -(-needed // self.stride) * self.stride
-
-
-def _axes(op: Operation, x: Tensor, y: Tensor, kernel: Sequence[int]) -> tuple[_Axis, _Axis]:
-    strides = op.get_attr("strides")
-    names = {attribute.name for attribute in op.op_def.attr}
-    dilations = op.get_attr("dilations") if "dilations" in names else [1, 1, 1, 1]
-    padding = op.get_attr("padding").decode()
-    explicit = op.get_attr("explicit_paddings") if padding == "EXPLICIT" else None
-    axes = []
-    for axis in (1, 2):
-        length, outputs, k = x.shape[axis], y.shape[axis], kernel[axis - 1]
-        total = (outputs - 1) * strides[axis] + (k - 1) * dilations[axis] + 1 - length
-        before = {"SAME": max(total, 0) // 2, "VALID": 0, "EXPLICIT": explicit and explicit[2 * axis]}[padding]
-        axes.append(_Axis(length, outputs, k, strides[axis], dilations[axis], int(before or 0)))
-    return axes[0], axes[1]
-
-
-def _pad(x: Tensor, rows: _Axis, columns: _Axis, value: float = 0.0) -> Tensor:
-    after = [axis.padded - axis.pad - axis.length for axis in (rows, columns)]
-    if not any((rows.pad, columns.pad, *after)):
-        return x
-    return tf.pad(x, [[0, 0], [rows.pad, after[0]], [columns.pad, after[1]], [0, 0]], constant_values=value)
-
-
-def _windows(x: Tensor, rows: _Axis, columns: _Axis, value: float = 0.0) -> list[Tensor]:
-    """Return the inputs that each kernel position (row-major) reads: [batch, out, out, channels]."""
-    padded = _pad(x, rows, columns, value)
-
-    def reads(axis: _Axis, k: int) -> slice:
-        start = k * axis.dilation
-        return slice(start, start + (axis.outputs - 1) * axis.stride + 1, axis.stride)
-
-    return [padded[:, reads(rows, i), reads(columns, j), :] for i in range(rows.kernel) for j in range(columns.kernel)]
-
-
-def _spread(parts: list[Tensor], axis: _Axis, dimension: int) -> Tensor:
-    """Add up gradients where one axis's windows read them; the transpose of reading.
-
-    Kernel position k with k * dilation = q * stride + r reads element (i + q) * stride + r. So parts with the
-    same remainder r are shifted by q and added, and the ``stride`` sums are interleaved. No scatter is
-    needed.
-    """
-    groups = axis.padded // axis.stride
-    sums: list[Tensor | None] = [None] * axis.stride
-    for k, part in enumerate(parts):
-        shift, remainder = divmod(k * axis.dilation, axis.stride)
-        moved = _embed(part, dimension, shift, groups)
-        present = sums[remainder]
-        sums[remainder] = moved if present is None else present + moved
-    template = next(part for part in sums if part is not None)
-    filled = [tf.zeros_like(template) if part is None else part for part in sums]
-    shape = template.shape.as_list()
-    shape[dimension] = axis.padded
-    return tf.reshape(tf.stack(filled, axis=dimension + 1), shape) if axis.stride > 1 else filled[0]
-
-
-def _embed(part: Tensor, dimension: int, before: int, length: int) -> Tensor:
-    after = length - before - part.shape[dimension]
-    if before == 0 and after == 0:
-        return part
-    paddings = [[0, 0] for _ in range(part.shape.rank)]
-    paddings[dimension] = [before, after]
-    return tf.pad(part, paddings)
-
-
-def _gather_back(parts: list[Tensor], rows: _Axis, columns: _Axis) -> Tensor:
-    """Return dx from one gradient per kernel position (row-major), each [batch, out, out, channels]."""
-    k = columns.kernel
-    lines = [_spread(parts[i * k : (i + 1) * k], columns, 2) for i in range(rows.kernel)]
-    dx = _spread(lines, rows, 1)
-    return dx[:, rows.pad : rows.pad + rows.length, columns.pad : columns.pad + columns.length, :]
-
-
 def max_pool(op: Operation, dy: Tensor) -> list[Tensor | None]:
     """Give dy to the one input that won its window; of equals the first in row-major order, as TensorFlow.
 
-    y - x is 0 for a winner and positive otherwise, so 1 - sign(y - x) marks the winners without a comparison.
+    y - x is 0 for a winner and positive otherwise. So dy * sign(y - x) is what is left for later inputs.
     """
     x, y = op.inputs[0], op.outputs[0]
-    rows, columns = _axes(op, x, y, op.get_attr("ksize")[1:3])
-    free: Tensor | None = None  # 1 where no earlier input has won
+    rows, columns = axes_of(op, x, y, op.get_attr("ksize")[1:3])
     parts = []
-    for window in _windows(x, rows, columns, _LOWEST):
-        loses = tf.sign(y - window)
-        wins = 1.0 - loses if free is None else free * (1.0 - loses)
-        free = loses if free is None else free * loses
-        parts.append(dy * wins)
-    return [_gather_back(parts, rows, columns)]
+    for window in windows_2d(x, rows, columns, _LOWEST):
+        left = dy * tf.sign(y - window)
+        parts.append(dy - left)
+        dy = left
+    return [spread_2d(parts, rows, columns)]
 
 
 def average_pool(op: Operation, dy: Tensor) -> list[Tensor | None]:
     """Share dy equally among the inputs of its window; padding is not counted."""
-    x_shape, y = op.inputs[0], op.outputs[0]
-    rows, columns = _axes(op, x_shape, y, op.get_attr("ksize")[1:3])
-    ones = tf.ones([1, *op.inputs[0].shape[1:3], 1])
-    share = dy / reduce(add, _windows(ones, rows, columns))
-    return [_gather_back([share] * (rows.kernel * columns.kernel), rows, columns)]
+    x, y = op.inputs[0], op.outputs[0]
+    rows, columns = axes_of(op, x, y, op.get_attr("ksize")[1:3])
+    counts = np.outer(_counts(rows), _counts(columns))[None, :, :, None]
+    share = dy / tf.constant(counts, tf.float32)
+    return [spread_2d([share] * (rows.kernel * columns.kernel), rows, columns)]
 
 
-def _filter_gradient(op: Operation, x: Tensor, dy: Tensor, shape: Sequence[int]) -> Tensor:
-    """dw[k, c, o] = sum over batch and outputs i of x[read(i, k), c] dy[i, o], as one matrix product.
-
-    The windows side by side form a matrix [batch * outputs, kernel * channels] (im2col). The product keeps a
-    batch dimension of one: a plain MatMul becomes FULLY_CONNECTED, which XNNPACK leaves alone without
-    constant weights.
-    """
-    rows, columns = _axes(op, x, dy, shape[:2])
-    patches = tf.concat(_windows(x, rows, columns), axis=3)
-    matrix = tf.reshape(patches, [1, -1, shape[0] * shape[1] * shape[2]])
-    slopes = tf.reshape(dy, [1, -1, shape[3]])
-    return tf.reshape(tf.matmul(matrix, slopes, transpose_a=True), shape)
-
-
-def conv2d(op: Operation, dy: Tensor) -> list[Tensor | None]:
-    """Gradients of a convolution: dx is the transposed convolution of dy (dilated: windows), dw as above."""
-    x, w = op.inputs
-    dw = _filter_gradient(op, x, dy, w.shape.as_list())
-    strides, padding = op.get_attr("strides"), op.get_attr("padding").decode()
-    if padding == "EXPLICIT" or max(op.get_attr("dilations")) > 1:
-        return [_input_gradient(op, x, w, dy), dw]
-    return [tf.nn.conv2d_transpose(dy, w, x.shape, strides, padding), dw]
-
-
-def _input_gradient(op: Operation, x: Tensor, w: Tensor, dy: Tensor) -> Tensor:
-    """dx[read(i, k), c] += sum over o of dy[i, o] w[k, c, o]: a 1x1 convolution per kernel position."""
-    rows, columns = _axes(op, x, dy, w.shape[:2])
-    parts = [
-        tf.nn.conv2d(dy, tf.transpose(w[i : i + 1, j : j + 1], [0, 1, 3, 2]), 1, "VALID")
-        for i in range(rows.kernel)
-        for j in range(columns.kernel)
-    ]
-    return _gather_back(parts, rows, columns)
-
-
-def conv2d_transpose(op: Operation, dy: Tensor) -> list[Tensor | None]:
-    """Gradients of a transposed convolution: its input plays the part of dy in the plain one."""
-    _, w, x = op.inputs
-    strides, padding = op.get_attr("strides"), op.get_attr("padding").decode()
-    dx = tf.nn.conv2d(dy, w, strides, padding)
-    return [None, _filter_gradient(op, dy, x, w.shape.as_list()), dx]
+def _counts(axis: Axis) -> NDArray[np.int64]:
+    """Return how many elements of its input each window holds, i64[outputs]."""
+    starts = np.arange(axis.outputs) * axis.stride - axis.pad
+    places = starts[:, None] + np.arange(axis.kernel) * axis.dilation
+    return ((places >= 0) & (places < axis.length)).sum(axis=1)
 
 
 def depthwise_conv2d(op: Operation, dy: Tensor) -> list[Tensor | None]:
@@ -215,12 +90,16 @@ def depthwise_conv2d(op: Operation, dy: Tensor) -> list[Tensor | None]:
     """
     x, w = op.inputs
     kernel_rows, kernel_columns, channels, multiplier = w.shape.as_list()
-    rows, columns = _axes(op, x, dy, [kernel_rows, kernel_columns])
+    rows, columns = axes_of(op, x, dy, [kernel_rows, kernel_columns])
+    if multiplier == 1:
+        taps = tf.unstack(tf.reshape(w, [-1, channels]))
+        dw = [tf.reduce_sum(part * dy, axis=[0, 1, 2]) for part in windows_2d(x, rows, columns)]
+        return [spread_2d([dy * tap for tap in taps], rows, columns), tf.reshape(tf.concat(dw, 0), w.shape)]
     slopes = tf.reshape(dy, [*dy.shape[:3], channels, multiplier])
     taps = tf.reshape(w, [-1, channels, multiplier])
-    dw = [tf.reduce_sum(part[..., None] * slopes, axis=[0, 1, 2]) for part in _windows(x, rows, columns)]
+    dw = [tf.reduce_sum(part[..., None] * slopes, axis=[0, 1, 2]) for part in windows_2d(x, rows, columns)]
     parts = [tf.reduce_sum(slopes * taps[k], axis=-1) for k in range(kernel_rows * kernel_columns)]
-    return [_gather_back(parts, rows, columns), tf.reshape(tf.stack(dw), w.shape)]
+    return [spread_2d(parts, rows, columns), tf.reshape(tf.stack(dw), w.shape)]
 
 
 def strided_slice(op: Operation, dy: Tensor) -> list[Tensor | None]:
@@ -270,6 +149,12 @@ def _reads(op: Operation, shape: list[int], begin: Any, end: Any, strides: Any) 
     return chosen + [range(length) for length in shape[len(chosen) :]]
 
 
+def _embed(part: Tensor, dimension: int, before: int, length: int) -> Tensor:
+    paddings = [[0, 0] for _ in range(part.shape.rank)]
+    paddings[dimension] = [before, length - before - part.shape[dimension]]
+    return tf.pad(part, paddings)
+
+
 def _put_back(part: Tensor, axis: int, kept: range, length: int) -> Tensor:
     """Spread ``part`` over an axis of ``length``, its elements at ``kept``."""
     if kept == range(length):
@@ -287,8 +172,6 @@ def _put_back(part: Tensor, axis: int, kept: range, length: int) -> Tensor:
 
 LOWERINGS: dict[str, Lowering] = {
     "AvgPool": average_pool,
-    "Conv2D": conv2d,
-    "Conv2DBackpropInput": conv2d_transpose,
     "DepthwiseConv2dNative": depthwise_conv2d,
     "Elu": elu,
     "LeakyRelu": leaky_relu,
@@ -300,6 +183,9 @@ LOWERINGS: dict[str, Lowering] = {
 }
 
 
+CONVOLUTIONS = ("Conv2D", "Conv2DBackpropInput")  # whose gradients are in convolutions.py
+
+
 def require_plain_layout(graph: Graph) -> None:
     """Refuse the layouts that the gradients above are not written for, in the traced forward pass.
 
@@ -308,7 +194,7 @@ def require_plain_layout(graph: Graph) -> None:
     """
     for op in graph.get_operations():
         attributes = {attribute.name for attribute in op.op_def.attr}
-        if op.type in LOWERINGS and "data_format" in attributes and op.get_attr("data_format") != b"NHWC":
+        if op.type in (*LOWERINGS, *CONVOLUTIONS) and "data_format" in attributes and op.get_attr("data_format") != b"NHWC":
             raise BundleError(
                 "convert-layout",
                 f"layer {layer_of(op.name)} has its channels first, which cannot be trained on devices",

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tools.convert.convolutions import Convolution, Forms
 from tools.convert.gradients import override_map, require_plain_layout
 from tools.convert.losses import Loss, choose_loss, output_kind
 from tools.convert.random_numbers import Randomness
@@ -53,8 +54,8 @@ def input_specs(source: SourceModel, batch_size: int) -> list[Tensor]:
     return [tf.TensorSpec([batch_size, *spec.shape], spec.dtype, name=name) for name, spec in named]
 
 
-def build_program(source: SourceModel, loss: Loss, batch_size: int) -> Program:
-    """Write set_weights, get_weights, train, evaluate and infer as CONTRACT describes them."""
+def build_program(source: SourceModel, loss: Loss, batch_size: int, forms: Forms) -> Program:
+    """Write set_weights, get_weights, train, evaluate and infer, convolutions in the given forms."""
     names = x_names(source)
     xs = input_specs(source, batch_size)
     forward = _forward(source, batch_size)
@@ -70,7 +71,7 @@ def build_program(source: SourceModel, loss: Loss, batch_size: int) -> Program:
     one = [tf.TensorSpec([1], tf.float32, name=name) for name in ("lr", "mu")]
     if source.draws:
         one.append(tf.TensorSpec([1], tf.int32, name="seed"))
-    steps = _Steps(source, loss)
+    steps = _Steps(source, loss, forms)
     flat = tf.TensorSpec([sum(weight.value.size for weight in source.weights)], tf.float32, name="weights")
     functions = {
         "set_weights": tf.function(steps.set_weights, input_signature=[flat]),
@@ -126,9 +127,10 @@ class _Store:
 class _Steps:
     """The bodies of the five functions."""
 
-    def __init__(self, source: SourceModel, loss: Loss) -> None:
+    def __init__(self, source: SourceModel, loss: Loss, forms: Forms) -> None:
         self._source = source
         self._loss = loss
+        self._forms = forms
         self._store = _Store(source)
         self.module = self._store.module
 
@@ -145,7 +147,7 @@ class _Steps:
         weights = self._store.read()
         randomness = None if seed is None else self._store.randomness(seed)
         with tf.compat.v1.get_default_graph().gradient_override_map(override_map()):
-            output, moved = self._source.call(weights, x, training=True, randomness=randomness)
+            output, moved = self._source.call(weights, x, training=True, randomness=randomness, forms=self._forms)
             losses = self._loss.per_example(y, output) * mask
             loss = tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(mask), 1.0)
             # GradientTape would ignore the override map.
@@ -161,7 +163,7 @@ class _Steps:
 
     def evaluate(self, *batch: Tensor) -> dict[str, Tensor]:
         *x, y, mask = batch
-        output, _ = self._source.call(self._store.read(), x, training=False)
+        output, _ = self._source.call(self._store.read(), x, training=False, forms=self._forms)
         sums = {
             "loss_sum": self._loss.per_example(y, output) * mask,
             "metric_sum": self._loss.metric_per_example(y, output) * mask,
@@ -170,7 +172,7 @@ class _Steps:
         return {name: tf.reshape(tf.reduce_sum(values), [1]) for name, values in sums.items()}
 
     def infer(self, *x: Tensor) -> dict[str, Tensor]:
-        return {"y": self._source.call(self._store.read(), x, training=False)[0]}
+        return {"y": self._source.call(self._store.read(), x, training=False, forms=self._forms)[0]}
 
 
 def build_inference(
@@ -192,10 +194,17 @@ def build_inference(
     return tf.function(infer, input_signature=input_specs(source, 1))
 
 
-def _forward(source: SourceModel, batch_size: int = 1) -> Graph:
+def convolutions(source: SourceModel, batch_size: int) -> list[Convolution]:
+    """Return the geometry of every convolution of the model, in its order."""
+    forms = Forms()
+    _forward(source, batch_size, forms)
+    return list(forms.asked)
+
+
+def _forward(source: SourceModel, batch_size: int = 1, forms: Forms | None = None) -> Graph:
     """Trace the model, for its operations and the shape of its output."""
 
     def call(*x: Tensor) -> Tensor:
-        return source.call([tf.constant(weight.value) for weight in source.weights], x, training=False)[0]
+        return source.call([tf.constant(weight.value) for weight in source.weights], x, training=False, forms=forms)[0]
 
     return tf.function(call, input_signature=input_specs(source, batch_size)).get_concrete_function().graph

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import BundleError
+from tools.convert.convolutions import Forms
 from tools.convert.emit import layer_of
 from tools.convert.forms import REPLACEMENTS
 from tools.convert.random_numbers import DRAWS, Randomness
@@ -36,6 +37,7 @@ def replay(
     places: Mapping[str, Tensor],
     outputs: Sequence[Tensor],
     randomness: Randomness | None,
+    forms: Forms | None,
 ) -> list[Tensor]:
     """Write ``outputs`` of ``graph`` into the graph being built and return them there.
 
@@ -44,18 +46,20 @@ def replay(
         places: what to put in the place of tensors of ``graph``, by their names ("x:0").
         outputs: tensors of ``graph``.
         randomness: where layers draw from; None for a pass that must not draw.
+        forms: how to write convolutions; None to leave them as they are.
 
     Raises:
         BundleError: "convert-control-flow" for a loop or branch that depends on data, "convert-random-layer".
     """
     library = {function.signature.name: function for function in graph.as_graph_def().library.function}
-    return _Replay(library, randomness, {}).run(graph, dict(places), outputs)
+    return _Replay(library, randomness, forms, {}).run(graph, dict(places), outputs)
 
 
 @dataclass
 class _Replay:
     library: Mapping[str, Any]
     randomness: Randomness | None
+    forms: Forms | None
     graphs: dict[str, Graph]
     known: dict[int, NDArray[Any]] = field(default_factory=dict)  # values of small tensors, by id
     kept: list[Tensor] = field(default_factory=list)  # keeps ids of ``known`` from being used again
@@ -83,7 +87,7 @@ class _Replay:
         if (folded := self._folded(op, inputs)) is not None:
             return [self._constant(value) for value in folded]
         replacement = REPLACEMENTS.get(op.type)
-        replaced = replacement(op, inputs) if replacement else None
+        replaced = replacement(op, inputs, self.forms) if replacement else None
         return [replaced] if replaced is not None else _copy(op, inputs)
 
     def _draw(self, op: Operation) -> Tensor:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from shared.errors import BundleError
+from tools.convert.convolutions import Forms
 from tools.convert.random_numbers import DRAWS, Randomness
 from tools.convert.replay import replay
 from tools.convert.tf import Function, Graph, KerasModel, Tensor, Variable, freeze, keras, tf
@@ -35,8 +36,12 @@ class Call(Protocol):
         *,
         training: bool,
         randomness: Randomness | None = None,
+        forms: Forms | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the output and the weights as the call leaves them; ``randomness`` is where layers draw from."""
+        """Return the output and the weights as the call leaves them.
+
+        ``randomness`` is where layers draw from, ``forms`` how convolutions are written (None: as they are).
+        """
         ...
 
 
@@ -180,9 +185,10 @@ def _drawing_alike(original: Call, replayed: Call) -> Call:
         *,
         training: bool,
         randomness: Randomness | None = None,
+        forms: Forms | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         chosen = replayed if training else original
-        return chosen(weights, tensors, training=training, randomness=randomness)
+        return chosen(weights, tensors, training=training, randomness=randomness, forms=forms)
 
     return call
 
@@ -197,6 +203,7 @@ def _stateless(model: KerasModel, floats: list[Variable]) -> Call:
         *,
         training: bool,
         randomness: Randomness | None = None,  # noqa: ARG001 - Keras draws by itself
+        forms: Forms | None = None,  # noqa: ARG001 - and differentiates
     ) -> tuple[Tensor, list[Tensor]]:
         values = {id(variable): weight for variable, weight in zip(floats, weights, strict=True)}
         given = [
@@ -238,12 +245,13 @@ def _replayed(original: Call) -> Call:
         *,
         training: bool,
         randomness: Randomness | None = None,
+        forms: Forms | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         graph = _traced(original, weights, tensors, training=training)
         given = [*weights, *tensors, *(outer for outer, _ in graph.captures)]
         places = {inner.name: value for inner, value in zip(graph.inputs, given, strict=True)}
         # An output that is an input comes back through its place.
-        output, *moved = replay(graph, places, graph.outputs, randomness)
+        output, *moved = replay(graph, places, graph.outputs, randomness, forms)
         return output, moved
 
     return call
@@ -307,9 +315,10 @@ def _imported(graph: Graph, places: list[str], output: str) -> tuple[Call, Call]
         *,
         training: bool,  # noqa: ARG001
         randomness: Randomness | None = None,
+        forms: Forms | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         mapping = dict(zip(places, [*weights, *tensors], strict=True))
-        found = replay(graph, mapping, [graph.get_tensor_by_name(output)], randomness)
+        found = replay(graph, mapping, [graph.get_tensor_by_name(output)], randomness, forms)
         return found[0], list(weights)
 
     def original(
@@ -318,6 +327,7 @@ def _imported(graph: Graph, places: list[str], output: str) -> tuple[Call, Call]
         *,
         training: bool,  # noqa: ARG001
         randomness: Randomness | None = None,  # noqa: ARG001
+        forms: Forms | None = None,  # noqa: ARG001
     ) -> tuple[Tensor, list[Tensor]]:
         mapping = dict(zip(places, [*weights, *tensors], strict=True))
         definition = graph.as_graph_def()
