@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -111,6 +111,8 @@ class BundleManifest:
     patches: tuple[Patch, ...]
     files: Mapping[str, str]
     tools: Mapping[str, str]
+    target: str = ""  # what the program was made fast for, and the form of each of its convolutions
+    forms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -149,6 +151,8 @@ class BundleManifest:
             "patches": [vars(spec) for spec in self.patches],
             "files": dict(self.files),
             "tools": dict(self.tools),
+            "target": self.target,
+            "forms": dict(self.forms),
         }
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
@@ -378,6 +382,8 @@ def _manifest(fields: _Fields) -> BundleManifest:
         patches=tuple(_patch(item, {spec.path: spec for spec in tensors}) for item in fields.each("patches")),
         files=_files(fields),
         tools=fields.texts("tools"),
+        target=fields.text("target"),
+        forms=fields.texts("forms"),
     )
 
 

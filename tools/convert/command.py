@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.convert.targets import TARGETS
+
 if TYPE_CHECKING:
     from shared.bundle import BundleManifest
 
@@ -28,6 +30,13 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="tensors that stay on the device; may be repeated",
     )
 
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="portable",
+        help="where training is to be fast: on every runtime, on one, or with little memory (portable)",
+    )
+
 
 def _batch_size(text: str) -> int:
     value = int(text)
@@ -41,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     # TensorFlow takes seconds to start; a wrong option should not have to wait for it.
     from tools.convert.convert import Options, convert  # noqa: PLC0415
 
-    options = Options(arguments.batch_size, arguments.loss, tuple(arguments.local))
+    options = Options(arguments.batch_size, arguments.loss, tuple(arguments.local), arguments.target)
     converted = convert(arguments.source, arguments.out, options)
     manifest, proof = converted.manifest, converted.proof
     if arguments.json:

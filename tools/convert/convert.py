@@ -30,9 +30,9 @@ from shared.bundle import (
     TrainInput,
 )
 from shared.errors import BundleError
-from tools.convert.convolutions import Forms
+from tools.convert.choose import Choice, choose
 from tools.convert.emit import builtin_names, emit_training
-from tools.convert.program import Program, build_program, pick_loss
+from tools.convert.program import Program, build_program, convolutions, pick_loss
 from tools.convert.prove import TOLERANCE
 from tools.convert.reference import make_case
 from tools.convert.source import SourceModel, Weight, load_source
@@ -53,6 +53,7 @@ class Options:
     batch_size: int = 16
     loss: str | None = None
     local: Sequence[str] = ()
+    target: str = "portable"
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,15 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
         raise BundleError("convert-out", f"{out} exists and is not a bundle", "give a new folder")
     source = load_source(source_name)
     loss = pick_loss(source, options.loss)
-    program = build_program(source, loss, options.batch_size, Forms())
+    forms, choices = choose(convolutions(source, options.batch_size), options.target)
+    program = build_program(source, loss, options.batch_size, forms)
     tensors = _tensors(source.weights, options.local)
     train = emit_training(program.module, program.functions)
     twins, patches = make_twins(source, tensors)
     weights = {spec.path: weight.value for spec, weight in zip(tensors, source.weights, strict=True)}
     files = {TRAIN_FILE: train, **twins, WEIGHTS_FILE: save_safetensors(weights)}
     manifest = replace(_describe(source, loss, program, options.batch_size, tensors), patches=tuple(patches))
+    manifest = replace(manifest, target=options.target, forms={c.describe(): c.form for c in choices})
     manifest = replace(manifest, files=_digests(files))
     case, reference_ms = make_case(source, loss, program, options.batch_size)
     with tempfile.TemporaryDirectory(prefix="fedloom-proof-") as folder:
@@ -94,7 +97,12 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
         "version": importlib.metadata.version("tensorflow"),
         "step_ms": reference_ms,
     }
-    proof = {"runtimes": runtimes, "reference": reference, "ops": builtin_names(train)}
+    proof = {
+        "runtimes": runtimes,
+        "reference": reference,
+        "ops": builtin_names(train),
+        "forms": [_times(choice) for choice in choices],
+    }
     files[PROOF_FILE] = json.dumps(proof, indent=1).encode() + b"\n"
     manifest = replace(manifest, files=_digests(files))
     _publish(out, {**files, MANIFEST_FILE: manifest.to_bytes()})
@@ -140,6 +148,10 @@ def _describe(
         files={},
         tools={name: importlib.metadata.version(name) for name in tools},
     )
+
+
+def _times(choice: Choice) -> dict[str, object]:
+    return {"operation": choice.describe(), "form": choice.form, "times_ms": choice.times_ms}
 
 
 def _train_inputs(source: SourceModel) -> tuple[TrainInput, ...]:

@@ -225,7 +225,9 @@ def builtin(c: Convolution, x: Tensor, w: Tensor) -> Tensor:
     strides, dilations = [1, c.rows.stride, c.columns.stride, 1], [1, c.rows.dilation, c.columns.dilation, 1]
     padding = c.padding
     if padding is None:
-        after = [(axis.outputs - 1) * axis.stride + _span(axis) - axis.length - axis.pad for axis in (c.rows, c.columns)]
+        after = [
+            (axis.outputs - 1) * axis.stride + _span(axis) - axis.length - axis.pad for axis in (c.rows, c.columns)
+        ]
         pairs = zip((c.rows.pad, c.columns.pad), after, strict=True)
         x = tf.pad(x, [[0, 0], *([before, max(end, 0)] for before, end in pairs), [0, 0]])
         padding = "VALID"

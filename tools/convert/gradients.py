@@ -194,7 +194,11 @@ def require_plain_layout(graph: Graph) -> None:
     """
     for op in graph.get_operations():
         attributes = {attribute.name for attribute in op.op_def.attr}
-        if op.type in (*LOWERINGS, *CONVOLUTIONS) and "data_format" in attributes and op.get_attr("data_format") != b"NHWC":
+        if (
+            op.type in (*LOWERINGS, *CONVOLUTIONS)
+            and "data_format" in attributes
+            and op.get_attr("data_format") != b"NHWC"
+        ):
             raise BundleError(
                 "convert-layout",
                 f"layer {layer_of(op.name)} has its channels first, which cannot be trained on devices",
