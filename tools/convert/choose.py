@@ -52,13 +52,15 @@ def choose(convolutions: Iterable[Convolution], target: str) -> tuple[Forms, lis
     runtimes = _runtimes(target)
     low_memory = not TARGETS[target]
     passes = [(convolution, which) for convolution in convolutions for which in _PASSES]
-    measured = [key for key in passes if runtimes and key[0].products >= _WORTHWHILE and len(key[0].forms(key[1])) > 1]
-    times = _measure(measured, runtimes) if measured else {}
+    worthwhile = [key for key in passes if key[0].products >= _WORTHWHILE and len(key[0].forms(key[1])) > 1]
+    times = _measure(worthwhile, runtimes) if worthwhile and runtimes else {}
     choices = []
     for convolution, which in passes:
         found = times.get((convolution, which), {})
         by_rule: Form = "rows" if low_memory else convolution.probable(which)
-        choices.append(Choice(convolution, which, _fastest(found) if found else by_rule, found))
+        choices.append(
+            Choice(convolution, which, _fastest(convolution.forms(which), found) if found else by_rule, found)
+        )
     return Forms({(choice.convolution, choice.which): choice.form for choice in choices}), choices
 
 
@@ -75,15 +77,13 @@ def _runtimes(target: str) -> list[str]:
     return found
 
 
-def _fastest(times: Times) -> Form:
+def _fastest(forms: Sequence[Form], times: Times) -> Form:
     """Return the form that is slowed down least, over all runtimes, compared with each one's best."""
-    forms = list(next(iter(times.values())))
 
-    def slowdown(form: str) -> float:
+    def slowdown(form: Form) -> float:
         return sum(taken[form] / min(taken.values()) for taken in times.values())
 
-    best: Form = min(forms, key=slowdown)  # type: ignore[assignment]  # the keys are forms
-    return best
+    return min(forms, key=slowdown)
 
 
 def _measure(

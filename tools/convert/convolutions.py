@@ -16,14 +16,14 @@ without constant weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from typing import Literal, TypeAlias
 
 from tools.convert.tf import Operation, Tensor, tf
-from tools.convert.windows import Axis, axes_of, shifted, spread, spread_2d, windows
+from tools.convert.windows import Axis, axes_of, shifted, spread, windows
 
 Pass: TypeAlias = Literal["forward", "input", "filter"]
 Form: TypeAlias = Literal["builtin", "patches", "rows"]

@@ -80,7 +80,8 @@ def _counts(axis: Axis) -> NDArray[np.int64]:
     """Return how many elements of its input each window holds, i64[outputs]."""
     starts = np.arange(axis.outputs) * axis.stride - axis.pad
     places = starts[:, None] + np.arange(axis.kernel) * axis.dilation
-    return ((places >= 0) & (places < axis.length)).sum(axis=1)
+    counts: NDArray[np.int64] = np.count_nonzero((places >= 0) & (places < axis.length), axis=1)
+    return counts
 
 
 def depthwise_conv2d(op: Operation, dy: Tensor) -> list[Tensor | None]:

@@ -84,17 +84,25 @@ def build_program(source: SourceModel, loss: Loss, batch_size: int, forms: Forms
 
 
 class _Store:
-    """Weights that live in the runtime: one variable per tensor, and one for where training started."""
+    """Weights that live in the runtime: per tensor a variable, and one for where training started."""
 
     def __init__(self, source: SourceModel) -> None:
         self._shapes = [weight.value.shape for weight in source.weights]
         self._sizes = [math.prod(shape) for shape in self._shapes]
         self.parameters = sum(self._sizes)
         self._variables = [tf.Variable(tf.zeros(shape), name=f"weight_{i}") for i, shape in enumerate(self._shapes)]
-        self._anchor = tf.Variable(tf.zeros([self.parameters]), name="anchor")
+        self._anchors = [
+            tf.Variable(tf.zeros(shape), name=f"anchor_{i}") if weight.trainable else None
+            for i, (shape, weight) in enumerate(zip(self._shapes, source.weights, strict=True))
+        ]
         self._step: Variable = tf.Variable(tf.zeros([1]), name="step") if source.draws else None
         self.module = tf.Module()
-        self.module.variables_in_use = [*self._variables, self._anchor, *([self._step] if source.draws else [])]
+        steps = [self._step] if source.draws else []
+        self.module.variables_in_use = [
+            *self._variables,
+            *(anchor for anchor in self._anchors if anchor is not None),
+            *steps,
+        ]
 
     def read(self) -> list[Tensor]:
         return [tf.convert_to_tensor(variable) for variable in self._variables]
@@ -110,18 +118,18 @@ class _Store:
         return Randomness(tf.cast(tf.math.floormod(seed, 1 << 24), tf.float32), step)
 
     def start(self, flat: Tensor) -> None:
-        self._anchor.assign(flat)
         if self._step is not None:
             self._step.assign(tf.zeros([1]))
-        for index, part in enumerate(self._split(flat)):
+        places = zip(self._sizes, itertools.accumulate(self._sizes), self._shapes, self._anchors, strict=True)
+        for index, (size, end, shape, anchor) in enumerate(places):
+            part = tf.reshape(flat[end - size : end], shape)
             self.write(index, part)
+            if anchor is not None:
+                anchor.assign(part)
 
-    def anchors(self) -> list[Tensor]:
-        return self._split(tf.convert_to_tensor(self._anchor))
-
-    def _split(self, flat: Tensor) -> list[Tensor]:
-        places = zip(self._sizes, itertools.accumulate(self._sizes), self._shapes, strict=True)
-        return [tf.reshape(flat[end - size : end], shape) for size, end, shape in places]
+    def anchor(self, index: int) -> Tensor:
+        """Return the trainable tensor as it was when training started."""
+        return tf.convert_to_tensor(self._anchors[index])
 
 
 class _Steps:
@@ -150,15 +158,19 @@ class _Steps:
             output, moved = self._source.call(weights, x, training=True, randomness=randomness, forms=self._forms)
             losses = self._loss.per_example(y, output) * mask
             loss = tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(mask), 1.0)
-            # GradientTape would ignore the override map.
-            gradients = tf.gradients(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        steps = zip(self._source.weights, weights, gradients, self._store.anchors(), moved, strict=True)
-        updated = [
-            before - rate * (tf.convert_to_tensor(gradient) + mu * (before - anchor)) if weight.trainable else after
-            for weight, before, gradient, anchor, after in steps
-        ]
-        for index, value in enumerate(updated):
-            self._store.write(index, value)
+            # Scaled where it starts, the gradient is the step: no further pass over the weights. GradientTape would
+            # ignore the override map.
+            nothing = tf.UnconnectedGradients.ZERO
+            steps = tf.gradients(loss, weights, grad_ys=-tf.reshape(rate, []), unconnected_gradients=nothing)
+        pull = rate * mu
+        places = zip(self._source.weights, weights, steps, moved, strict=True)
+        for index, (weight, before, step, after) in enumerate(places):
+            if weight.trainable:
+                # An embedding's gradient is sparse.
+                step_and_pull = tf.convert_to_tensor(step) + pull * (self._store.anchor(index) - before)
+                self._store.write(index, before + step_and_pull)
+            else:
+                self._store.write(index, after)
         return {"loss": tf.reshape(loss, [1])}
 
     def evaluate(self, *batch: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def times_ms(runtime: str, model: bytes) -> dict[str, float]:
     generator = np.random.default_rng(0)
     calls = {}
     for name in sorted(interpreter.get_signature_list()):
-        runner = interpreter.get_signature_runner(name)
+        runner: Any = interpreter.get_signature_runner(name)
         details = runner.get_input_details()
         inputs = {key: generator.normal(size=value["shape"]).astype(np.float32) for key, value in details.items()}
         calls[name] = (runner, inputs)
