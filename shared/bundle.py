@@ -111,6 +111,7 @@ class BundleManifest:
     patches: tuple[Patch, ...]
     files: Mapping[str, str]
     tools: Mapping[str, str]
+    optimizer: str = "sgd"  # of the training program
     target: str = ""  # what the program was made fast for, and the form of each of its convolutions
     forms: Mapping[str, str] = field(default_factory=dict)
 
@@ -151,6 +152,7 @@ class BundleManifest:
             "patches": [vars(spec) for spec in self.patches],
             "files": dict(self.files),
             "tools": dict(self.tools),
+            "optimizer": self.optimizer,
             "target": self.target,
             "forms": dict(self.forms),
         }
@@ -382,6 +384,7 @@ def _manifest(fields: _Fields) -> BundleManifest:
         patches=tuple(_patch(item, {spec.path: spec for spec in tensors}) for item in fields.each("patches")),
         files=_files(fields),
         tools=fields.texts("tools"),
+        optimizer=fields.text("optimizer"),
         target=fields.text("target"),
         forms=fields.texts("forms"),
     )

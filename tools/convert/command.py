@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,25 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--loss", metavar="NAME", help="a Keras loss, or package.module:callable (from the last layer)")
+    parser.add_argument(
+        "--label-smoothing",
+        metavar="S",
+        type=_share,
+        default=0.0,
+        help="part of the labels' mass that goes to all classes alike, 0 to 1 (0)",
+    )
+    parser.add_argument(
+        "--class-weights", metavar="W,W,...", type=_weights, default=(), help="factor on the loss of each class"
+    )
+    parser.add_argument(
+        "--optimizer",
+        choices=("sgd", "momentum", "adam"),
+        default="sgd",
+        help="of the device; its inputs can be set in the plan (sgd)",
+    )
+    parser.add_argument(
+        "--max-gradient-norm", metavar="C", type=_positive, help="clip each batch's gradient to this L2 norm (no)"
+    )
     parser.add_argument(
         "--local",
         metavar="GLOB",
@@ -45,12 +65,39 @@ def _batch_size(text: str) -> int:
     return value
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def _weights(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Convert, then say what was made and how well each runtime agrees with TensorFlow."""
     # TensorFlow takes seconds to start; a wrong option should not have to wait for it.
     from tools.convert.convert import Options, convert  # noqa: PLC0415
+    from tools.convert.losses import LossOptions  # noqa: PLC0415
 
-    options = Options(arguments.batch_size, arguments.loss, tuple(arguments.local), arguments.target)
+    loss = LossOptions(arguments.loss, arguments.label_smoothing, arguments.class_weights)
+    options = Options(
+        arguments.batch_size,
+        loss,
+        arguments.optimizer,
+        arguments.max_gradient_norm,
+        tuple(arguments.local),
+        arguments.target,
+    )
     converted = convert(arguments.source, arguments.out, options)
     manifest, proof = converted.manifest, converted.proof
     if arguments.json:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,21 +27,21 @@ from shared.bundle import (
     BundleManifest,
     Role,
     TensorSpec,
-    TrainInput,
 )
 from shared.errors import BundleError
+from tools.convert.case import make_case
 from tools.convert.choose import Choice, choose
 from tools.convert.emit import builtin_names, emit_training
-from tools.convert.program import Program, build_program, convolutions, pick_loss
-from tools.convert.prove import TOLERANCE
-from tools.convert.reference import make_case
+from tools.convert.losses import LossOptions
+from tools.convert.optimizers import OPTIMIZERS
+from tools.convert.program import Learning, Program, build_program, convolutions, pick_loss
 from tools.convert.source import SourceModel, Weight, load_source
 from tools.convert.twins import make_twins
+from tools.convert.verdict import require_passed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tools.convert.losses import Loss
 
 _PROOF_TIMEOUT_S = 600
 
@@ -51,7 +51,9 @@ class Options:
     """What a conversion may choose; ``local`` are glob patterns of tensor paths that stay on the device."""
 
     batch_size: int = 16
-    loss: str | None = None
+    loss: LossOptions = field(default_factory=LossOptions)
+    optimizer: str = "sgd"
+    max_gradient_norm: float | None = None
     local: Sequence[str] = ()
     target: str = "portable"
 
@@ -76,26 +78,27 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
         raise BundleError("convert-out", f"{out} exists and is not a bundle", "give a new folder")
     source = load_source(source_name)
     loss = pick_loss(source, options.loss)
+    learning = Learning(loss, OPTIMIZERS[options.optimizer], options.max_gradient_norm)
     forms, choices = choose(convolutions(source, options.batch_size), options.target)
-    program = build_program(source, loss, options.batch_size, forms)
+    program = build_program(source, learning, options.batch_size, forms)
     tensors = _tensors(source.weights, options.local)
     train = emit_training(program.module, program.functions)
     twins, patches = make_twins(source, tensors)
     weights = {spec.path: weight.value for spec, weight in zip(tensors, source.weights, strict=True)}
     files = {TRAIN_FILE: train, **twins, WEIGHTS_FILE: save_safetensors(weights)}
-    manifest = replace(_describe(source, loss, program, options.batch_size, tensors), patches=tuple(patches))
+    manifest = replace(_describe(source, learning, program, options.batch_size, tensors), patches=tuple(patches))
     manifest = replace(manifest, target=options.target, forms={c.describe(): c.form for c in choices})
     manifest = replace(manifest, files=_digests(files))
-    case, reference_ms = make_case(source, loss, program, options.batch_size)
+    case = make_case(source, learning, program, options.batch_size)
     with tempfile.TemporaryDirectory(prefix="fedloom-proof-") as folder:
-        np.savez(Path(folder) / "case.npz", **case)
+        np.savez(Path(folder) / "case.npz", **case.arrays)
         _write_files(Path(folder), {**files, MANIFEST_FILE: manifest.to_bytes()})
         runtimes = [_prove(runtime, Path(folder)) for runtime in installed_runtimes()]
-    _require_passed(runtimes)
+    require_passed(runtimes, source)
     reference = {
         "name": "tensorflow",
         "version": importlib.metadata.version("tensorflow"),
-        "step_ms": reference_ms,
+        "step_ms": case.reference_ms,
     }
     proof = {
         "runtimes": runtimes,
@@ -130,7 +133,7 @@ def _role(weight: Weight, local: Sequence[str]) -> Role:
 
 
 def _describe(
-    source: SourceModel, loss: Loss, program: Program, batch_size: int, tensors: Sequence[TensorSpec]
+    source: SourceModel, learning: Learning, program: Program, batch_size: int, tensors: Sequence[TensorSpec]
 ) -> BundleManifest:
     named = zip(program.x_names, source.inputs, strict=True)
     tools = ("fedloom", "tensorflow", "keras")
@@ -140,9 +143,10 @@ def _describe(
         batch_size=batch_size,
         inputs=tuple(ArraySpec(name, (batch_size, *spec.shape), spec.dtype) for name, spec in named),
         labels=ArraySpec("y", program.label_shape, program.label_dtype),
-        loss=loss.name,
-        metric=loss.metric,
-        train_inputs=_train_inputs(source),
+        loss=learning.loss.name,
+        metric=learning.loss.metric,
+        optimizer=learning.optimizer.name,
+        train_inputs=program.train_inputs,
         tensors=tuple(tensors),
         patches=(),
         files={},
@@ -152,11 +156,6 @@ def _describe(
 
 def _times(choice: Choice) -> dict[str, object]:
     return {"operation": choice.describe(), "form": choice.form, "times_ms": choice.times_ms}
-
-
-def _train_inputs(source: SourceModel) -> tuple[TrainInput, ...]:
-    rates = (TrainInput("lr", (1,), "float32", 0.05), TrainInput("mu", (1,), "float32", 0.0))
-    return (*rates, TrainInput("seed", (1,), "int32", 0)) if source.draws else rates
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -172,24 +171,6 @@ def _prove(runtime: str, folder: Path) -> dict[str, Any]:
         raise BundleError("convert-proof", f"{runtime} cannot run the training program: {reason}", "report this model")
     proof: dict[str, Any] = json.loads(done.stdout)
     return proof
-
-
-def _require_passed(runtimes: Sequence[Mapping[str, Any]]) -> None:
-    if not runtimes:
-        raise BundleError(
-            "convert-proof",
-            "no TFLite runtime is installed to prove the bundle",
-            "pip install ai-edge-litert",
-        )
-    for runtime in (runtime for runtime in runtimes if not runtime["passed"]):
-        errors = {tensor["path"]: tensor["max_relative_error"] for tensor in runtime["tensors"]} | runtime["checks"]
-        worst = max(errors, key=lambda name: errors[name])
-        raise BundleError(
-            "convert-proof",
-            f"{runtime['name']} differs from TensorFlow: {worst} by {errors[worst]:.2g}, "
-            f"at most {TOLERANCE:g} expected (int8: {runtime['int8_max_relative_error']:.2g})",
-            "report this model; the bundle was not written",
-        )
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -6,30 +6,65 @@ model's output is logits or probabilities follows from its last operation (softm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from shared.errors import BundleError
 from tools.convert.source import load_object
 from tools.convert.tf import Operation, Tensor, keras, tf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _EPSILON = 1e-7  # Keras' own bound on probabilities
 
 
+Elementwise: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"  # of (y, output)
+
+
 @dataclass(frozen=True)
 class Loss:
-    """``per_example`` and ``metric_per_example`` map (y, output) to f32[B]; ``reference`` is Keras' own."""
+    """A loss and the metric beside it.
+
+    Attributes:
+        name: Keras' name, or package.module:callable.
+        metric: "accuracy" or "mean_absolute_error".
+        output: how the output is read: "logits", "probabilities" or "values".
+        elementwise: (y, output) to f32[B] or, for outputs with places, f32[B, ...].
+        metric_per_example: (y, output) to f32[B].
+        reference: ``elementwise`` as Keras has it.
+        sparse: whether labels are class numbers.
+        class_weights: factor on the loss of each class in training, as Keras' ``fit``; empty for none.
+    """
 
     name: str
     metric: str
-    output: str  # "logits", "probabilities" or "values"
-    per_example: Callable[[Tensor, Tensor], Tensor]
-    metric_per_example: Callable[[Tensor, Tensor], Tensor]
-    reference: Callable[[Tensor, Tensor], Tensor]
+    output: str
+    elementwise: Elementwise
+    metric_per_example: Elementwise
+    reference: Elementwise
     sparse: bool
+    class_weights: tuple[float, ...] = ()
+
+    def per_example(self, y: Tensor, output: Tensor) -> Tensor:
+        """Return the loss of each example, f32[B], as ``evaluate`` sums it: without class weights."""
+        return per_example_mean(self.elementwise(y, output))
+
+    def weighted(self, y: Tensor, losses: Tensor) -> Tensor:
+        """Return f32[B], for training, from losses by element."""
+        if not self.class_weights:
+            return per_example_mean(losses)
+        return per_example_mean(losses * self._weights(y))
+
+    def _weights(self, y: Tensor) -> Tensor:
+        weights = tf.constant(self.class_weights)
+        if self.sparse:
+            return tf.reduce_sum(tf.one_hot(y, len(self.class_weights)) * weights, axis=-1)
+        if self.name == "categorical_crossentropy":
+            return tf.reduce_sum(y * weights, axis=-1)
+        low, high = self.class_weights  # one unit, y is 0 or 1
+        return tf.reduce_mean(low + (high - low) * y, axis=-1)
 
 
 def output_kind(output: Tensor) -> str:
@@ -40,12 +75,46 @@ def output_kind(output: Tensor) -> str:
     return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(op.type, "linear")
 
 
-def choose_loss(name: str | None, activation: str, units: int) -> Loss:
+@dataclass(frozen=True)
+class LossOptions:
+    """What a loss may be changed by; see ``fedloom convert --help``."""
+
+    name: str | None = None
+    label_smoothing: float = 0.0
+    class_weights: Sequence[float] = ()
+
+
+def choose_loss(options: LossOptions, activation: str, units: int) -> Loss:
     """Return the loss by Keras' name or package.module:callable; without a name the one that fits the output.
 
     Raises:
-        BundleError: "convert-loss" for an unknown name.
+        BundleError: "convert-loss" for an unknown name, or options that this loss does not have.
     """
+    loss = _by_name(options.name, activation, units, options.label_smoothing)
+    if options.label_smoothing and loss.name not in _SMOOTHED:
+        raise BundleError(
+            "convert-loss", f"{loss.name} has no label smoothing", f"leave it out, or take {' or '.join(_SMOOTHED)}"
+        )
+    return replace(loss, class_weights=_class_weights(loss, options.class_weights, units))
+
+
+def _class_weights(loss: Loss, weights: Sequence[float], units: int) -> tuple[float, ...]:
+    if not weights:
+        return ()
+    binary = loss.name == "binary_crossentropy"
+    if loss.output == "values" or (binary and units > 1):
+        raise BundleError(
+            "convert-loss", f"{loss.name} of {units} outputs has no classes to weight", "leave --class-weights out"
+        )
+    classes = 2 if binary else units
+    if len(weights) != classes:
+        raise BundleError("convert-loss", f"{len(weights)} class weights for {classes} classes", f"give {classes}")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise BundleError("convert-loss", f"class weights {list(weights)}", "give finite weights from 0 on, not all 0")
+    return tuple(weights)
+
+
+def _by_name(name: str | None, activation: str, units: int, smoothing: float) -> Loss:
     if name is None:
         single = "binary_crossentropy" if activation == "sigmoid" else "mean_squared_error"
         name = single if units == 1 else "sparse_categorical_crossentropy"
@@ -58,7 +127,7 @@ def choose_loss(name: str | None, activation: str, units: int) -> Loss:
     }
     canonical = _canonical(name)
     if canonical in makers:
-        return makers[canonical](activation)
+        return makers[canonical](activation, smoothing)
     if canonical in _REGRESSION:
         return _regression(canonical, _REGRESSION[canonical])
     known = ", ".join([*makers, *_REGRESSION])
@@ -85,47 +154,63 @@ def _hits(y_class: Tensor, output: Tensor) -> Tensor:
     return per_example_mean(tf.cast(tf.equal(found, y_class), tf.float32))
 
 
-def _sparse_categorical(activation: str) -> Loss:
+def _smoothed(probability: Tensor, smoothing: float, classes: int) -> Tensor:
+    """Move ``smoothing`` of the labels' mass to all classes alike (Szegedy et al., arXiv 1512.00567, section 7)."""
+    return probability * (1.0 - smoothing) + smoothing / classes if smoothing else probability
+
+
+def _cross_entropy(probability: Tensor, output: Tensor, activation: str, smoothing: float) -> Tensor:
+    wanted = _smoothed(probability, smoothing, output.shape[-1])
+    return -tf.reduce_sum(wanted * _log_probabilities(output, activation), axis=-1)
+
+
+def _sparse_categorical(activation: str, smoothing: float) -> Loss:
     def loss(y: Tensor, output: Tensor) -> Tensor:
-        chosen = tf.one_hot(y, output.shape[-1]) * _log_probabilities(output, activation)
-        return per_example_mean(-tf.reduce_sum(chosen, axis=-1))
+        return _cross_entropy(tf.one_hot(y, output.shape[-1]), output, activation, smoothing)
 
     def reference(y: Tensor, output: Tensor) -> Tensor:
-        return keras.losses.sparse_categorical_crossentropy(y, output, from_logits=activation != "softmax")
+        logits = activation != "softmax"
+        if not smoothing:
+            return keras.losses.sparse_categorical_crossentropy(y, output, from_logits=logits)
+        one_hot = tf.one_hot(y, output.shape[-1])
+        return keras.losses.categorical_crossentropy(one_hot, output, from_logits=logits, label_smoothing=smoothing)
 
     kind = "probabilities" if activation == "softmax" else "logits"
     return Loss("sparse_categorical_crossentropy", "accuracy", kind, loss, _hits, reference, sparse=True)
 
 
-def _categorical(activation: str) -> Loss:
+def _categorical(activation: str, smoothing: float) -> Loss:
     def loss(y: Tensor, output: Tensor) -> Tensor:
-        return per_example_mean(-tf.reduce_sum(y * _log_probabilities(output, activation), axis=-1))
+        return _cross_entropy(y, output, activation, smoothing)
 
     def metric(y: Tensor, output: Tensor) -> Tensor:
         return _hits(tf.argmax(y, axis=-1, output_type=tf.int32), output)
 
     def reference(y: Tensor, output: Tensor) -> Tensor:
-        return keras.losses.categorical_crossentropy(y, output, from_logits=activation != "softmax")
+        logits = activation != "softmax"
+        return keras.losses.categorical_crossentropy(y, output, from_logits=logits, label_smoothing=smoothing)
 
     kind = "probabilities" if activation == "softmax" else "logits"
     return Loss("categorical_crossentropy", "accuracy", kind, loss, metric, reference, sparse=False)
 
 
-def _binary(activation: str) -> Loss:
+def _binary(activation: str, smoothing: float) -> Loss:
     def loss(y: Tensor, output: Tensor) -> Tensor:
+        y = _smoothed(y, smoothing, 2)
         if activation == "sigmoid":
             p = tf.minimum(tf.maximum(output, _EPSILON), 1.0 - _EPSILON)
-            return per_example_mean(-(y * tf.math.log(p) + (1.0 - y) * tf.math.log(1.0 - p)))
+            return tf.reduce_mean(-(y * tf.math.log(p) + (1.0 - y) * tf.math.log(1.0 - p)), axis=-1)
         # log(1 + exp(-|z|)) + max(z, 0) - z y: never overflows.
         small = tf.math.log(1.0 + tf.exp(-tf.abs(output)))
-        return per_example_mean(small + tf.nn.relu(output) - output * y)
+        return tf.reduce_mean(small + tf.nn.relu(output) - output * y, axis=-1)
 
     def metric(y: Tensor, output: Tensor) -> Tensor:
         threshold = 0.5 if activation == "sigmoid" else 0.0
         return per_example_mean(tf.cast(tf.equal(output > threshold, y > 0.5), tf.float32))
 
     def reference(y: Tensor, output: Tensor) -> Tensor:
-        return keras.losses.binary_crossentropy(y, output, from_logits=activation != "sigmoid")
+        logits = activation != "sigmoid"
+        return keras.losses.binary_crossentropy(y, output, from_logits=logits, label_smoothing=smoothing)
 
     kind = "probabilities" if activation == "sigmoid" else "logits"
     return Loss("binary_crossentropy", "accuracy", kind, loss, metric, reference, sparse=False)
@@ -138,7 +223,8 @@ def _huber(y: Tensor, output: Tensor) -> Tensor:
     return inside * (distance - 0.5 * inside)
 
 
-_REGRESSION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_SMOOTHED = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
+_REGRESSION: dict[str, Elementwise] = {
     "mean_squared_error": lambda y, output: (y - output) * (y - output),
     "mean_absolute_error": lambda y, output: tf.abs(y - output),
     "huber": _huber,
@@ -149,18 +235,11 @@ def _absolute_error(y: Tensor, output: Tensor) -> Tensor:
     return per_example_mean(tf.abs(y - output))
 
 
-def _regression(name: str, elementwise: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    def loss(y: Tensor, output: Tensor) -> Tensor:
-        return per_example_mean(elementwise(y, output))
-
+def _regression(name: str, elementwise: Elementwise) -> Loss:
     reference = keras.losses.get(name)
-    return Loss(name, "mean_absolute_error", "values", loss, _absolute_error, reference, sparse=False)
+    return Loss(name, "mean_absolute_error", "values", elementwise, _absolute_error, reference, sparse=False)
 
 
 def _custom(name: str) -> Loss:
     function = load_object(name, "convert-loss")
-
-    def loss(y: Tensor, output: Tensor) -> Tensor:
-        return per_example_mean(function(y, output))
-
-    return Loss(name, "mean_absolute_error", "values", loss, _absolute_error, loss, sparse=False)
+    return Loss(name, "mean_absolute_error", "values", function, _absolute_error, function, sparse=False)

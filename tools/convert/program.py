@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 
 from tools.convert.convolutions import Convolution, Forms
 from tools.convert.gradients import override_map, require_plain_layout
-from tools.convert.losses import Loss, choose_loss, output_kind
+from tools.convert.losses import Loss, LossOptions, choose_loss, output_kind
+from tools.convert.optimizers import Optimizer, Step, clipped, train_inputs
 from tools.convert.random_numbers import Randomness
+from tools.convert.replay import Manner
 from tools.convert.tf import Function, Graph, Module, Tensor, Variable, tf
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from shared.bundle import TrainInput
     from tools.convert.source import SourceModel
 
 
@@ -31,15 +34,26 @@ class Program:
 
     module: Module
     functions: dict[str, Function]
+    train_inputs: tuple[TrainInput, ...]
     x_names: tuple[str, ...]
     label_shape: tuple[int, ...]
     label_dtype: str
+    classes: int  # the size of the output's last dimension
 
 
-def pick_loss(source: SourceModel, name: str | None) -> Loss:
+@dataclass(frozen=True)
+class Learning:
+    """What a training step does: the loss, the optimizer, and the bound on gradients (None: none)."""
+
+    loss: Loss
+    optimizer: Optimizer
+    max_gradient_norm: float | None = None
+
+
+def pick_loss(source: SourceModel, options: LossOptions) -> Loss:
     """Choose the loss from its name and the model's last operation."""
     output = _forward(source).outputs[0]
-    return choose_loss(name, output_kind(output), int(output.shape[-1]))
+    return choose_loss(options, output_kind(output), int(output.shape[-1]))
 
 
 def x_names(source: SourceModel) -> tuple[str, ...]:
@@ -54,39 +68,40 @@ def input_specs(source: SourceModel, batch_size: int) -> list[Tensor]:
     return [tf.TensorSpec([batch_size, *spec.shape], spec.dtype, name=name) for name, spec in named]
 
 
-def build_program(source: SourceModel, loss: Loss, batch_size: int, forms: Forms) -> Program:
+def build_program(source: SourceModel, learning: Learning, batch_size: int, forms: Forms) -> Program:
     """Write set_weights, get_weights, train, evaluate and infer, convolutions in the given forms."""
     names = x_names(source)
     xs = input_specs(source, batch_size)
     forward = _forward(source, batch_size)
     require_plain_layout(forward)
     output = forward.outputs[0]
-    label_shape = tuple(output.shape.as_list()[:-1] if loss.sparse else output.shape.as_list())
-    label_dtype = "int32" if loss.sparse else "float32"
+    sparse = learning.loss.sparse
+    label_shape = tuple(output.shape.as_list()[:-1] if sparse else output.shape.as_list())
+    label_dtype = "int32" if sparse else "float32"
     batch = [
         *xs,
         tf.TensorSpec(label_shape, label_dtype, name="y"),
         tf.TensorSpec([batch_size], tf.float32, name="mask"),
     ]
-    one = [tf.TensorSpec([1], tf.float32, name=name) for name in ("lr", "mu")]
-    if source.draws:
-        one.append(tf.TensorSpec([1], tf.int32, name="seed"))
-    steps = _Steps(source, loss, forms)
+    inputs = train_inputs(learning.optimizer, learning.max_gradient_norm, draws=source.draws)
+    further = [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in inputs]
+    steps = _Steps(source, learning, forms, [spec.name for spec in inputs])
     flat = tf.TensorSpec([sum(weight.value.size for weight in source.weights)], tf.float32, name="weights")
     functions = {
         "set_weights": tf.function(steps.set_weights, input_signature=[flat]),
         "get_weights": tf.function(steps.get_weights, input_signature=[]),
-        "train": tf.function(steps.train, input_signature=[*batch, *one]),
+        "train": tf.function(steps.train, input_signature=[*batch, *further]),
         "evaluate": tf.function(steps.evaluate, input_signature=batch),
         "infer": tf.function(steps.infer, input_signature=xs),
     }
-    return Program(steps.module, functions, names, label_shape, label_dtype)
+    classes = int(output.shape[-1])
+    return Program(steps.module, functions, inputs, names, label_shape, label_dtype, classes)
 
 
 class _Store:
-    """Weights that live in the runtime: per tensor a variable, and one for where training started."""
+    """Weights that live in the runtime: per tensor a variable, one for where training started, and the optimizer's."""
 
-    def __init__(self, source: SourceModel) -> None:
+    def __init__(self, source: SourceModel, optimizer: Optimizer) -> None:
         self._shapes = [weight.value.shape for weight in source.weights]
         self._sizes = [math.prod(shape) for shape in self._shapes]
         self.parameters = sum(self._sizes)
@@ -95,12 +110,20 @@ class _Store:
             tf.Variable(tf.zeros(shape), name=f"anchor_{i}") if weight.trainable else None
             for i, (shape, weight) in enumerate(zip(self._shapes, source.weights, strict=True))
         ]
-        self._step: Variable = tf.Variable(tf.zeros([1]), name="step") if source.draws else None
+        self._slots = [
+            [tf.Variable(tf.zeros(shape), name=f"slot_{i}_{k}") for k in range(optimizer.slots)]
+            if weight.trainable
+            else []
+            for i, (shape, weight) in enumerate(zip(self._shapes, source.weights, strict=True))
+        ]
+        counts = source.draws or optimizer.counts
+        self._step: Variable = tf.Variable(tf.zeros([1]), name="step") if counts else None
         self.module = tf.Module()
-        steps = [self._step] if source.draws else []
+        steps = [self._step] if counts else []
         self.module.variables_in_use = [
             *self._variables,
             *(anchor for anchor in self._anchors if anchor is not None),
+            *itertools.chain.from_iterable(self._slots),
             *steps,
         ]
 
@@ -110,12 +133,13 @@ class _Store:
     def write(self, index: int, value: Tensor) -> None:
         self._variables[index].assign(value)
 
-    def randomness(self, seed: Tensor) -> Randomness:
-        """Return the numbers of this training step; each step after ``start`` has others."""
+    def count(self) -> Tensor | None:
+        """Return the number of this training step, f32[1] from 0 after ``start``; None if nothing depends on it."""
+        if self._step is None:
+            return None
         step = tf.convert_to_tensor(self._step)
         self._step.assign(step + 1.0)
-        # Whole numbers of 24 bits are exact in f32.
-        return Randomness(tf.cast(tf.math.floormod(seed, 1 << 24), tf.float32), step)
+        return step
 
     def start(self, flat: Tensor) -> None:
         if self._step is not None:
@@ -126,20 +150,32 @@ class _Store:
             self.write(index, part)
             if anchor is not None:
                 anchor.assign(part)
+            for slot in self._slots[index]:
+                slot.assign(tf.zeros(shape))
 
     def anchor(self, index: int) -> Tensor:
         """Return the trainable tensor as it was when training started."""
         return tf.convert_to_tensor(self._anchors[index])
 
+    def slots(self, index: int) -> list[Tensor]:
+        """Return what the optimizer remembers of a tensor."""
+        return [tf.convert_to_tensor(slot) for slot in self._slots[index]]
+
+    def remember(self, index: int, slots: Sequence[Tensor]) -> None:
+        for slot, value in zip(self._slots[index], slots, strict=True):
+            slot.assign(value)
+
 
 class _Steps:
     """The bodies of the five functions."""
 
-    def __init__(self, source: SourceModel, loss: Loss, forms: Forms) -> None:
+    def __init__(self, source: SourceModel, learning: Learning, forms: Forms, inputs: Sequence[str]) -> None:
         self._source = source
-        self._loss = loss
+        self._loss = learning.loss
+        self._optimizer = learning.optimizer
         self._forms = forms
-        self._store = _Store(source)
+        self._inputs = inputs
+        self._store = _Store(source, learning.optimizer)
         self.module = self._store.module
 
     def set_weights(self, weights: Tensor) -> dict[str, Tensor]:
@@ -150,32 +186,56 @@ class _Steps:
         return {"weights": tf.concat([tf.reshape(weight, [-1]) for weight in self._store.read()], axis=0)}
 
     def train(self, *arguments: Tensor) -> dict[str, Tensor]:
-        arguments, seed = (arguments[:-1], arguments[-1]) if self._source.draws else (arguments, None)
-        *x, y, mask, rate, mu = arguments
-        weights = self._store.read()
-        randomness = None if seed is None else self._store.randomness(seed)
-        with tf.compat.v1.get_default_graph().gradient_override_map(override_map()):
-            output, moved = self._source.call(weights, x, training=True, randomness=randomness, forms=self._forms)
-            losses = self._loss.per_example(y, output) * mask
-            loss = tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(mask), 1.0)
-            # Scaled where it starts, the gradient is the step: no further pass over the weights. GradientTape would
-            # ignore the override map.
-            nothing = tf.UnconnectedGradients.ZERO
-            steps = tf.gradients(loss, weights, grad_ys=-tf.reshape(rate, []), unconnected_gradients=nothing)
-        pull = rate * mu
-        places = zip(self._source.weights, weights, steps, moved, strict=True)
-        for index, (weight, before, step, after) in enumerate(places):
-            if weight.trainable:
-                # An embedding's gradient is sparse.
-                step_and_pull = tf.convert_to_tensor(step) + pull * (self._store.anchor(index) - before)
-                self._store.write(index, before + step_and_pull)
-            else:
+        values = dict(zip(self._inputs, arguments[-len(self._inputs) :], strict=True))
+        weights, step = self._store.read(), self._store.count()
+        # Scaled where it starts, the gradient is the step: no further pass over the weights.
+        slope = -values["lr"] if self._optimizer.scaled else tf.ones([1])
+        batch = arguments[: -len(self._inputs)]
+        loss, gradients, moved = self._differentiated(weights, batch, self._randomness(values, step), slope)
+        if "max_gradient_norm" in values:
+            bound = values["max_gradient_norm"] * tf.abs(slope)
+            gradients = dict(zip(gradients, clipped(list(gradients.values()), bound), strict=True))
+        number = None if step is None else step + 1.0
+        for index, (before, after) in enumerate(zip(weights, moved, strict=True)):
+            if index not in gradients:
                 self._store.write(index, after)
+                continue
+            slots = self._store.slots(index)
+            one = Step(gradients[index], before, self._store.anchor(index), slots, values, number)
+            moved_to, remembered = self._optimizer.move(one)
+            self._store.write(index, moved_to)
+            self._store.remember(index, remembered)
         return {"loss": tf.reshape(loss, [1])}
+
+    def _randomness(self, values: Mapping[str, Tensor], step: Tensor | None) -> Randomness | None:
+        if not self._source.draws:
+            return None
+        # Whole numbers of 24 bits are exact in f32.
+        return Randomness(tf.cast(tf.math.floormod(values["seed"], 1 << 24), tf.float32), step)
+
+    def _differentiated(
+        self, weights: Sequence[Tensor], batch: Sequence[Tensor], randomness: Randomness | None, slope: Tensor
+    ) -> tuple[Tensor, dict[int, Tensor], Sequence[Tensor]]:
+        """Return the loss, ``slope`` times its gradient by index of trained tensors, and all weights as moved."""
+        *x, y, mask = batch
+        trained = [index for index, weight in enumerate(self._source.weights) if weight.trainable]
+        with tf.compat.v1.get_default_graph().gradient_override_map(override_map()):
+            output, moved = self._source.call(weights, x, training=True, manner=Manner(randomness, self._forms))
+            losses = self._loss.weighted(y, self._loss.elementwise(y, output)) * mask
+            loss = tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(mask), 1.0)
+            # GradientTape would ignore the override map.
+            found = tf.gradients(
+                loss,
+                [weights[index] for index in trained],
+                grad_ys=tf.reshape(slope, []),
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+        # An embedding's gradient is sparse.
+        return loss, dict(zip(trained, map(tf.convert_to_tensor, found), strict=True)), moved
 
     def evaluate(self, *batch: Tensor) -> dict[str, Tensor]:
         *x, y, mask = batch
-        output, _ = self._source.call(self._store.read(), x, training=False, forms=self._forms)
+        output, _ = self._source.call(self._store.read(), x, training=False, manner=Manner(forms=self._forms))
         sums = {
             "loss_sum": self._loss.per_example(y, output) * mask,
             "metric_sum": self._loss.metric_per_example(y, output) * mask,
@@ -184,7 +244,7 @@ class _Steps:
         return {name: tf.reshape(tf.reduce_sum(values), [1]) for name, values in sums.items()}
 
     def infer(self, *x: Tensor) -> dict[str, Tensor]:
-        return {"y": self._source.call(self._store.read(), x, training=False, forms=self._forms)[0]}
+        return {"y": self._source.call(self._store.read(), x, training=False, manner=Manner(forms=self._forms))[0]}
 
 
 def build_inference(
@@ -217,6 +277,7 @@ def _forward(source: SourceModel, batch_size: int = 1, forms: Forms | None = Non
     """Trace the model, for its operations and the shape of its output."""
 
     def call(*x: Tensor) -> Tensor:
-        return source.call([tf.constant(weight.value) for weight in source.weights], x, training=False, forms=forms)[0]
+        weights = [tf.constant(weight.value) for weight in source.weights]
+        return source.call(weights, x, training=False, manner=Manner(forms=forms))[0]
 
     return tf.function(call, input_signature=input_specs(source, batch_size)).get_concrete_function().graph

@@ -20,6 +20,7 @@ from shared.errors import BundleError
 from tools.convert.convolutions import Forms
 from tools.convert.emit import layer_of
 from tools.convert.forms import REPLACEMENTS
+from tools.convert.kinks import KINKS, Kink
 from tools.convert.random_numbers import DRAWS, Randomness
 from tools.convert.tf import Graph, Operation, Tensor, function_def_to_graph, tf
 
@@ -32,34 +33,44 @@ _LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf")
 
 
-def replay(
-    graph: Graph,
-    places: Mapping[str, Tensor],
-    outputs: Sequence[Tensor],
-    randomness: Randomness | None,
-    forms: Forms | None,
-) -> list[Tensor]:
+@dataclass(frozen=True)
+class Manner:
+    """How a model is written.
+
+    Attributes:
+        randomness: where layers draw from; None for a pass that must not draw.
+        forms: how to write convolutions; None to leave them as they are.
+        kinks: gets what decides on which side of a kink each value lies; None if nobody asks.
+    """
+
+    randomness: Randomness | None = None
+    forms: Forms | None = None
+    kinks: list[Kink] | None = None
+
+
+PLAIN = Manner()
+
+
+def replay(graph: Graph, places: Mapping[str, Tensor], outputs: Sequence[Tensor], manner: Manner) -> list[Tensor]:
     """Write ``outputs`` of ``graph`` into the graph being built and return them there.
 
     Args:
         graph: the traced model.
         places: what to put in the place of tensors of ``graph``, by their names ("x:0").
         outputs: tensors of ``graph``.
-        randomness: where layers draw from; None for a pass that must not draw.
-        forms: how to write convolutions; None to leave them as they are.
+        manner: how to write them.
 
     Raises:
         BundleError: "convert-control-flow" for a loop or branch that depends on data, "convert-random-layer".
     """
     library = {function.signature.name: function for function in graph.as_graph_def().library.function}
-    return _Replay(library, randomness, forms, {}).run(graph, dict(places), outputs)
+    return _Replay(library, manner, {}).run(graph, dict(places), outputs)
 
 
 @dataclass
 class _Replay:
     library: Mapping[str, Any]
-    randomness: Randomness | None
-    forms: Forms | None
+    manner: Manner
     graphs: dict[str, Graph]
     known: dict[int, NDArray[Any]] = field(default_factory=dict)  # values of small tensors, by id
     kept: list[Tensor] = field(default_factory=list)  # keeps ids of ``known`` from being used again
@@ -86,20 +97,22 @@ class _Replay:
     def _plain(self, op: Operation, inputs: list[Value]) -> Sequence[Tensor]:
         if (folded := self._folded(op, inputs)) is not None:
             return [self._constant(value) for value in folded]
+        if self.manner.kinks is not None and op.type in KINKS:
+            self.manner.kinks.append(KINKS[op.type](op, inputs))
         replacement = REPLACEMENTS.get(op.type)
-        replaced = replacement(op, inputs, self.forms) if replacement else None
+        replaced = replacement(op, inputs, self.manner.forms) if replacement else None
         return [replaced] if replaced is not None else _copy(op, inputs)
 
     def _draw(self, op: Operation) -> Tensor:
         layer = layer_of(op.name)
-        if self.randomness is None:
+        if self.manner.randomness is None:
             raise BundleError(
                 "convert-random-layer", f"layer {layer} draws random numbers where it may not", "remove the layer"
             )
         shape = op.outputs[0].shape
         if not shape.is_fully_defined():
             raise _data_dependent(op, "the shape of its random numbers")
-        return self.randomness.draw(DRAWS[op.type], shape.as_list())
+        return self.manner.randomness.draw(DRAWS[op.type], shape.as_list())
 
     def _graph(self, name: str) -> Graph:
         if name not in self.graphs:

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from shared.errors import BundleError
-from tools.convert.convolutions import Forms
-from tools.convert.random_numbers import DRAWS, Randomness
-from tools.convert.replay import replay
+from tools.convert.random_numbers import DRAWS
+from tools.convert.replay import PLAIN, Manner, replay
 from tools.convert.tf import Function, Graph, KerasModel, Tensor, Variable, freeze, keras, tf
 
 if TYPE_CHECKING:
@@ -35,13 +34,9 @@ class Call(Protocol):
         tensors: Sequence[Tensor],
         *,
         training: bool,
-        randomness: Randomness | None = None,
-        forms: Forms | None = None,
+        manner: Manner = PLAIN,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the output and the weights as the call leaves them.
-
-        ``randomness`` is where layers draw from, ``forms`` how convolutions are written (None: as they are).
-        """
+        """Return the output and the weights as the call leaves them."""
         ...
 
 
@@ -184,11 +179,10 @@ def _drawing_alike(original: Call, replayed: Call) -> Call:
         tensors: Sequence[Tensor],
         *,
         training: bool,
-        randomness: Randomness | None = None,
-        forms: Forms | None = None,
+        manner: Manner = PLAIN,
     ) -> tuple[Tensor, list[Tensor]]:
         chosen = replayed if training else original
-        return chosen(weights, tensors, training=training, randomness=randomness, forms=forms)
+        return chosen(weights, tensors, training=training, manner=manner)
 
     return call
 
@@ -202,8 +196,7 @@ def _stateless(model: KerasModel, floats: list[Variable]) -> Call:
         tensors: Sequence[Tensor],
         *,
         training: bool,
-        randomness: Randomness | None = None,  # noqa: ARG001 - Keras draws by itself
-        forms: Forms | None = None,  # noqa: ARG001 - and differentiates
+        manner: Manner = PLAIN,  # noqa: ARG001 - Keras writes and draws by itself
     ) -> tuple[Tensor, list[Tensor]]:
         values = {id(variable): weight for variable, weight in zip(floats, weights, strict=True)}
         given = [
@@ -244,14 +237,13 @@ def _replayed(original: Call) -> Call:
         tensors: Sequence[Tensor],
         *,
         training: bool,
-        randomness: Randomness | None = None,
-        forms: Forms | None = None,
+        manner: Manner = PLAIN,
     ) -> tuple[Tensor, list[Tensor]]:
         graph = _traced(original, weights, tensors, training=training)
         given = [*weights, *tensors, *(outer for outer, _ in graph.captures)]
         places = {inner.name: value for inner, value in zip(graph.inputs, given, strict=True)}
         # An output that is an input comes back through its place.
-        output, *moved = replay(graph, places, graph.outputs, randomness, forms)
+        output, *moved = replay(graph, places, graph.outputs, manner)
         return output, moved
 
     return call
@@ -314,11 +306,10 @@ def _imported(graph: Graph, places: list[str], output: str) -> tuple[Call, Call]
         tensors: Sequence[Tensor],
         *,
         training: bool,  # noqa: ARG001
-        randomness: Randomness | None = None,
-        forms: Forms | None = None,
+        manner: Manner = PLAIN,
     ) -> tuple[Tensor, list[Tensor]]:
         mapping = dict(zip(places, [*weights, *tensors], strict=True))
-        found = replay(graph, mapping, [graph.get_tensor_by_name(output)], randomness, forms)
+        found = replay(graph, mapping, [graph.get_tensor_by_name(output)], manner)
         return found[0], list(weights)
 
     def original(
@@ -326,8 +317,7 @@ def _imported(graph: Graph, places: list[str], output: str) -> tuple[Call, Call]
         tensors: Sequence[Tensor],
         *,
         training: bool,  # noqa: ARG001
-        randomness: Randomness | None = None,  # noqa: ARG001
-        forms: Forms | None = None,  # noqa: ARG001
+        manner: Manner = PLAIN,  # noqa: ARG001
     ) -> tuple[Tensor, list[Tensor]]:
         mapping = dict(zip(places, [*weights, *tensors], strict=True))
         definition = graph.as_graph_def()
