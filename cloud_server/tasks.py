@@ -17,6 +17,7 @@ from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, initial_weights
 from shared.errors import Conflict, Missing, UsageError
 from shared.plan import Plan
 from shared.release import FileEntry, parse_release, sign_release
+from shared.training_inputs import require_known_inputs
 from shared.wire.canonical import decode, encode
 from shared.wire.signed import SigningKey
 
@@ -71,9 +72,10 @@ def create_task(
 
     Raises:
         Conflict: ``task-exists``.
-        UsageError: ``bundle-roles`` for tensors that are not aggregated like weights.
+        UsageError: ``unknown-training-input``, or ``bundle-roles`` for tensors that are not aggregated like weights.
     """
     manifest = bundle.manifest
+    require_known_inputs(manifest, plan.training.inputs)
     other = [tensor.path for tensor in manifest.tensors if tensor.role != "shared"]
     if other:
         raise UsageError(

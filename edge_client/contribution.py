@@ -127,6 +127,7 @@ def local_update(
         training.learning_rate,
         training.proximal_mu,
         training.max_steps or None,
+        training.inputs,
     )
     trained = trainer.train(weights, examples, recipe, shuffle_seed)
     return LocalUpdate(trained.weights - weights, trained.examples), trained.mean_loss

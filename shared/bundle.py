@@ -82,7 +82,8 @@ class Patch:
 
     ``offset`` is in bytes. The stored elements are the tensor's, transposed by ``order``. For int8, stored
     element i belongs to quantization channel ``(i // inner) % channels``, whose f32 scale is at byte
-    ``scale_offset + 4 * channel``.
+    ``scale_offset + 4 * channel``. ``scale_copies`` are places of the same scales in tensors computed from this one,
+    such as the rows taken from an embedding.
     """
 
     file: str
@@ -93,6 +94,7 @@ class Patch:
     channels: int = 1
     inner: int = 1
     scale_offset: int | None = None
+    scale_copies: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,8 @@ def _write(patched: bytearray, patch: Patch, stored: F32) -> None:
         _put(patched, patch, patch.offset, stored.astype("<f4").tobytes())
         return
     scales, levels = quantize_symmetric(stored, patch.channels, patch.inner)
-    _put(patched, patch, cast("int", patch.scale_offset), scales.astype("<f4").tobytes())
+    for place in (cast("int", patch.scale_offset), *patch.scale_copies):
+        _put(patched, patch, place, scales.astype("<f4").tobytes())
     _put(patched, patch, patch.offset, levels.tobytes())
 
 
@@ -431,7 +434,9 @@ def _patch(fields: _Fields, tensors: Mapping[str, TensorSpec]) -> Patch:
     if (dtype == "int8") != (scale_offset is not None):
         raise _bad(f"patch of {path}", f"{dtype} with scale offset {scale_offset}")
     offset = fields.integer("offset", 0, MAX_FILE_BYTES)
-    return Patch(fields.choice("file", _PROGRAMS[1:]), path, offset, dtype, order, channels, inner, scale_offset)
+    copies = fields.integers("scale_copies", 0, MAX_FILE_BYTES)
+    file = fields.choice("file", _PROGRAMS[1:])
+    return Patch(file, path, offset, dtype, order, channels, inner, scale_offset, copies)
 
 
 def _files(fields: _Fields) -> dict[str, str]:

@@ -30,4 +30,5 @@ RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must w
 MAX_MEMBERS: Final = 100_000  # of one cohort
 MAX_EXAMPLE_LOSS: Final = 100.0  # the evaluation loss of one example is clipped here before it is summed
 LOSS_UNITS_PER_NAT: Final = 2**16  # fixed point of the summed evaluation loss
+MAX_TRAINING_INPUTS: Final = 16  # that a plan sets by name
 MAX_EVALUATED_EXAMPLES: Final = 2**20  # per device and round

@@ -7,13 +7,15 @@ carries. Durations end in ``_s``, seconds.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal
 
 from shared.errors import UsageError
 from shared.ids import require_name
-from shared.limits import MAX_COMPLETE_GRAPH_MEMBERS
+from shared.limits import MAX_COMPLETE_GRAPH_MEMBERS, MAX_TRAINING_INPUTS
 from shared.numeric.quantization import Grid
 from shared.secagg.parameters import CohortRules, thresholds
 from shared.wire.canonical import decode, encode, sha256
@@ -31,6 +33,8 @@ class Training:
         learning_rate: of the device's SGD (fedavg).
         proximal_mu: FedProx term (Li et al., arXiv 1812.06127), 0 for none.
         max_steps: at most so many optimizer steps per round, 0 for no bound.
+        inputs: further inputs of the training program by name, such as ``momentum`` or ``weight_decay``; the bundle's
+            defaults otherwise (fedavg).
     """
 
     method: Literal["fedavg", "fedsgd"] = "fedavg"
@@ -38,6 +42,7 @@ class Training:
     learning_rate: float = 0.05
     proximal_mu: float = 0.0
     max_steps: int = 0
+    inputs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,12 @@ class Plan:
                 "cohort.adversary semi-honest gives nothing here: on the complete graph semi-malicious costs the same.",
                 'write adversary = "semi-malicious" or leave it out',
             )
+        if self.training.method == "fedsgd" and self.training.inputs:
+            raise UsageError(
+                "bad-plan",
+                "training.method is fedsgd, which has no optimizer on the device, and [training.inputs] is given.",
+                'leave the section out, or write method = "fedavg"',
+            )
         if self.server.combine == "sum" and self.update.max_weight != 1:
             raise UsageError(
                 "bad-plan",
@@ -229,6 +240,13 @@ class Plan:
         return sha256(self.to_bytes())
 
 
+_LARGEST_INPUT: Final = 1e9
+_INPUT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_ELSEWHERE: Final = {
+    "lr": "training.learning_rate",
+    "mu": "training.proximal_mu",
+    "seed": "nothing: every device draws its own",
+}
 _SECTIONS: Final[dict[str, type[Any]]] = {
     "training": Training,
     "update": Update,
@@ -258,6 +276,8 @@ def _value(where: str, value: object, default: object) -> object:
         if value not in _CHOICES[where]:
             raise UsageError("bad-plan", f"{where} is {value!r}, it must be one of {', '.join(_CHOICES[where])}.")
         return value
+    if where == "training.inputs":
+        return _inputs(value)
     whole = isinstance(default, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise UsageError("bad-plan", f"{where} is {value!r}, {'a whole number' if whole else 'a number'} is needed.")
@@ -265,6 +285,20 @@ def _value(where: str, value: object, default: object) -> object:
     if not low <= value <= high:
         raise UsageError("bad-plan", f"{where} is {_short(value)}, it must lie between {low:g} and {high:g}.")
     return value if whole else float(value)
+
+
+def _inputs(values: object) -> dict[str, float]:
+    """Check ``[training.inputs]``; which of them there are, only the bundle can say."""
+    if not isinstance(values, dict) or len(values) > MAX_TRAINING_INPUTS:
+        raise UsageError("bad-plan", f"[training.inputs] should be a section of at most {MAX_TRAINING_INPUTS} numbers.")
+    for name, value in values.items():
+        if not _INPUT_NAME.fullmatch(name):
+            raise UsageError("bad-plan", f"[training.inputs] has {name[:40]!r}, which is no name of an input.")
+        if name in _ELSEWHERE:
+            raise UsageError("bad-plan", f"[training.inputs] sets {name!r}.", f"set {_ELSEWHERE[name]} instead")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST_INPUT:
+            raise UsageError("bad-plan", f"training.inputs.{name} must be a number from 0 to {_LARGEST_INPUT:g}.")
+    return {name: float(value) for name, value in values.items()}
 
 
 def _short(value: float) -> str:

@@ -76,6 +76,18 @@ def constants(model: bytes) -> list[Constant]:
     return result
 
 
+def scale_places(model: bytes) -> list[tuple[int, int]]:
+    """Return place in bytes and number of the f32 scales of every quantized tensor, whether constant or computed."""
+    places = []
+    for subgraph in _root(model).tables(2):
+        for tensor in subgraph.tables(0):
+            quantization = tensor.table(4)
+            place, count = quantization.vector(2, 4) if quantization else (0, 0)
+            if count:
+                places.append((place, count))
+    return places
+
+
 def _constant(tensor: _Table, start: int, size_bytes: int) -> Constant:
     shape = tuple(tensor.ints(0))
     scale_offset, scales, axis = 0, 0, 0

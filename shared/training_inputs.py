@@ -18,11 +18,7 @@ from shared.errors import UsageError
 
 Inputs: TypeAlias = dict[str, NDArray[Any]]
 
-OWN: Final = {  # what has its own place in the plan, or is the device's business
-    "lr": "training.learning_rate",
-    "mu": "training.proximal_mu",
-    "seed": "nothing: the device draws it",
-}
+OWN: Final = ("lr", "mu", "seed")  # which have their own place in the plan, or are the device's business
 GRADIENT_RATE: Final = 1024.0  # a power of two this large keeps rounding of the weights out of their difference
 _ENORMOUS: Final = 2.0**40
 _PLAIN: Final = {  # what makes one step of any optimizer a plain one along the gradient

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -28,7 +29,7 @@ class TrainingRecipe:
 
     "fedavg" takes SGD steps on shuffled batches, ``epochs`` times over the examples or until ``max_steps``.
     "fedsgd" takes one step along the gradient over all examples. ``proximal_mu`` is FedProx's pull to the
-    start (Li et al., arXiv 1812.06127).
+    start (Li et al., arXiv 1812.06127). ``inputs`` are further inputs of the training program, by name.
     """
 
     method: Literal["fedavg", "fedsgd"]
@@ -36,6 +37,7 @@ class TrainingRecipe:
     learning_rate: float
     proximal_mu: float = 0.0
     max_steps: int | None = None
+    inputs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

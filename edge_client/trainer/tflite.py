@@ -15,14 +15,13 @@ from edge_client.trainer.protocol import Evaluation, Examples, Trained, Training
 from edge_client.trainer.runtime import load_interpreter
 from shared.bundle import TRAIN_FILE, Bundle
 from shared.errors import UsageError
+from shared.training_inputs import GRADIENT_RATE, Inputs, gradient_inputs, step_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 F32: TypeAlias = NDArray[np.float32]
 Batch: TypeAlias = dict[str, NDArray[Any]]
-
-_GRADIENT_RATE = 1024.0  # a power of two this large keeps rounding of the weights out of their difference
 
 
 class TfliteTrainer:
@@ -51,12 +50,20 @@ class TfliteTrainer:
         """Train from ``weights``; the same seed gives the same order of examples.
 
         Raises:
-            UsageError: "examples-shape", "examples-labels", "examples-values" or "examples-empty".
+            UsageError: "examples-shape", "examples-labels", "examples-values", "examples-empty" or
+                "unknown-training-input".
             TrainingDiverged: "training-diverged".
         """
         if recipe.method == "fedsgd":
             return self._one_step(weights, examples, recipe)
         self._check(examples)
+        inputs = step_inputs(
+            self._manifest,
+            rate=recipe.learning_rate,
+            mu=recipe.proximal_mu,
+            seed=shuffle_seed,
+            values=recipe.inputs,
+        )
         self._start(weights)
         generator = np.random.default_rng(shuffle_seed)
         steps, seen, loss_sum = 0, 0, 0.0
@@ -67,7 +74,7 @@ class TfliteTrainer:
             if within == 0:
                 order = generator.permutation(len(examples))
             batch, count = self._batch(examples, order, within)
-            loss_sum += self._step(batch, recipe.learning_rate, recipe.proximal_mu, shuffle_seed) * count
+            loss_sum += self._step(batch, inputs) * count
             steps, seen = steps + 1, seen + count
         return Trained(self._finite_weights(), len(examples), steps, loss_sum / max(seen, 1))
 
@@ -115,8 +122,8 @@ class TfliteTrainer:
         total, loss_sum = np.zeros(self.parameters), 0.0
         for batch, count in self._all_batches(examples):
             self._start(weights)
-            loss_sum += self._step(batch, _GRADIENT_RATE, 0.0) * count
-            total += (weights.astype(np.float64) - self._finite_weights()) * (count / _GRADIENT_RATE)
+            loss_sum += self._step(batch, gradient_inputs(self._manifest)) * count
+            total += (weights.astype(np.float64) - self._finite_weights()) * (count / GRADIENT_RATE)
         return total.astype(np.float32), loss_sum
 
     def _start(self, weights: F32) -> None:
@@ -127,12 +134,8 @@ class TfliteTrainer:
             )
         self._set(weights=weights)
 
-    def _step(self, batch: Batch, rate: float, mu: float, seed: int = 0) -> float:
-        extras = {spec.name: np.full(spec.shape, spec.default, spec.dtype) for spec in self._manifest.train_inputs}
-        extras |= {"lr": np.full(1, rate, np.float32), "mu": np.full(1, mu, np.float32)}
-        if self._manifest.draws:
-            extras["seed"] = np.full(1, seed & 0xFFFFFF, np.int32)  # the program takes 24 bits
-        loss = float(self._train(**batch, **extras)["loss"][0])
+    def _step(self, batch: Batch, inputs: Inputs) -> float:
+        loss = float(self._train(**batch, **inputs)["loss"][0])
         if not np.isfinite(loss):
             raise _diverged("the loss", "lower the plan's learning rate")
         return loss

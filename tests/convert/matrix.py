@@ -1,7 +1,7 @@
 """Layers, activations, losses and combinations that must train inside the stock runtimes, each as small as it can be.
 
-``CASES`` maps a name to a factory and a loss, and ``tests.convert.matrix:NAME`` gives the converter the factory of
-that name.
+``CASES`` maps a name to a factory and further options, and ``tests.convert.matrix:NAME`` gives the converter the
+factory of that name.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ def _activation(name: str) -> Model:
 
 def _loss() -> Model:
     return _network(VECTOR, L.Dense(4, activation="tanh"), L.Dense(3), flat=False)
+
+
+def _single() -> Model:
+    return _network(VECTOR, L.Dense(4, activation="tanh"), L.Dense(1), flat=False)
 
 
 def _residual() -> Model:
@@ -122,10 +126,23 @@ LAYERS: dict[str, Callable[[], Model]] = {
     "upsample_bilinear": lambda: _network((4, 4, 2), L.Conv2D(2, 1), L.UpSampling2D(2, interpolation="bilinear")),
     "upsample_nearest": lambda: _network((4, 4, 2), L.Conv2D(2, 1), L.UpSampling2D((2, 3))),
 }
-CASES: dict[str, tuple[Callable[[], Model], str | None]] = {
-    **{f"layer_{name}": (factory, None) for name, factory in LAYERS.items()},
-    **{f"activation_{name}": (functools.partial(_activation, name), None) for name in ACTIVATIONS},
-    **{f"loss_{name}": (_loss, name) for name in LOSSES},
+LEARNING: dict[str, tuple[Callable[[], Model], tuple[str, ...]]] = {
+    "adam": (_loss, ("--optimizer", "adam")),
+    "adam_clipped": (LAYERS["residual"], ("--optimizer", "adam", "--max-gradient-norm", "1")),
+    "class_weights": (_loss, ("--class-weights", "1,0.5,3")),
+    "class_weights_binary": (_single, ("--class-weights", "1,4", "--loss", "binary_crossentropy")),
+    "class_weights_one_hot": (_loss, ("--class-weights", "2,0,1", "--loss", "categorical_crossentropy")),
+    "momentum": (LAYERS["dropout"], ("--optimizer", "momentum")),
+    "sgd_clipped": (_loss, ("--max-gradient-norm", "0.5")),
+    "smoothing": (_loss, ("--label-smoothing", "0.1")),
+    "smoothing_binary": (_single, ("--label-smoothing", "0.2", "--loss", "binary_crossentropy")),
+    "smoothing_one_hot": (_loss, ("--label-smoothing", "0.1", "--loss", "categorical_crossentropy")),
+}
+CASES: dict[str, tuple[Callable[[], Model], tuple[str, ...]]] = {
+    **{f"layer_{name}": (factory, ()) for name, factory in LAYERS.items()},
+    **{f"activation_{name}": (functools.partial(_activation, name), ()) for name in ACTIVATIONS},
+    **{f"loss_{name}": (_loss, ("--loss", name)) for name in LOSSES},
+    **{f"learning_{name}": case for name, case in LEARNING.items()},
 }
 
 

@@ -110,6 +110,18 @@ def untraceable() -> Any:  # noqa: ANN401
     return _sequential(13, layers.Input((10,)), branching, layers.Dense(3))
 
 
+def tokens(seed: int = 14) -> Any:  # noqa: ANN401
+    """An embedding, whose rows keep its int8 scale."""
+    return _sequential(
+        seed, layers.Input((20,), dtype="int32"), layers.Embedding(73, 16), layers.Flatten(), layers.Dense(9)
+    )
+
+
+def tokens_of_other_weights() -> Any:  # noqa: ANN401
+    """The same model as ``tokens`` with other first weights."""
+    return tokens(15)
+
+
 def open_length() -> Any:  # noqa: ANN401
     """A sequence of any length."""
     return _sequential(10, layers.Input((None, 3)), layers.Conv1D(2, 3), layers.GlobalMaxPooling1D(), layers.Dense(3))

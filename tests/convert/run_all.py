@@ -22,7 +22,10 @@ def cases(folder: Path) -> dict[str, list[str]]:
     def of(name: str, *options: str) -> list[str]:
         return [NETWORKS + name, "--out", str(folder / name), "--batch-size", "4", *options]
 
-    names = ("window_of_other_weights", "image", "pools", "two_inputs", "normalized", "erf", "random", "grouped")
+    names = (
+        "window_of_other_weights", "image", "pools", "two_inputs", "normalized", "erf", "random", "grouped",
+        "tokens", "tokens_of_other_weights",
+    )  # fmt: skip
     refused = ("open_length", "not_a_model", "channels_first", "untraceable")
     other = {
         "window": of("window", "--local", "network/dense_1/*"),
@@ -35,6 +38,8 @@ def cases(folder: Path) -> dict[str, list[str]]:
         "unknown_loss": of("window", "--loss", "nonsense"),
         "occupied": [NETWORKS + "window", "--out", str(folder / "occupied")],
         "missing": ["no-such-model", "--out", str(folder / "missing")],
+        "wrong_class_weights": of("window", "--class-weights", "1,2"),
+        "no_smoothing": of("two_inputs", "--label-smoothing", "0.1"),
         "no_such_tensor": of("window", "--local", "nothing/*"),
     }  # fmt: skip
     return {name: of(name) for name in (*names, *refused)} | other

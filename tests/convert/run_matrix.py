@@ -19,11 +19,11 @@ def run(folder: Path, part: int) -> dict[str, Any]:
     from tests.convert.matrix import CASES  # noqa: PLC0415 - after tools has set TensorFlow up
 
     answers = {}
-    for name, (_, loss) in sorted(CASES.items())[part::PARTS]:
+    for name, (_, options) in sorted(CASES.items())[part::PARTS]:
         words = ["convert", f"tests.convert.matrix:{name}", "--out", str(folder / name), "--batch-size", "4", "--json"]
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            main([*words, *(["--loss", loss] if loss else [])])
+            main([*words, *options])
         answers[name] = json.loads(printed.getvalue())
     return answers
 

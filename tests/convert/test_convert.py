@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("convert")  # one worker runs all conversio
 
 CONVERTED = (
     "window", "window_of_other_weights", "image", "pools", "upsampling", "two_inputs", "normalized", "saved_model",
-    "erf", "random", "grouped",
+    "erf", "random", "grouped", "tokens", "tokens_of_other_weights",
 )  # fmt: skip
 
 
@@ -76,6 +76,8 @@ def test_programs_are_builtin_only_and_hold_no_weights(results: Results, folder:
         ("occupied", "convert-out", ["not a bundle"]),
         ("missing", "convert-source", ["no-such-model"]),
         ("no_such_tensor", "convert-tensors", ["nothing/*"]),
+        ("wrong_class_weights", "convert-loss", ["2 class weights", "4 classes"]),
+        ("no_smoothing", "convert-loss", ["mean_squared_error", "label smoothing"]),
     ],
 )
 def test_refusal_names_the_cause_and_writes_nothing(
@@ -114,18 +116,28 @@ def test_several_inputs_go_by_their_names(results: Results, folder: Path) -> Non
     assert {spec.name: spec.shape for spec in inputs} == {"x_left": (4, 4), "x_right": (4, 5)}
 
 
+INPUTS = {
+    "window": np.random.default_rng(5).normal(size=(20, 21, 3)).astype(np.float32),
+    "tokens": np.random.default_rng(5).integers(0, 73, (20, 20), np.int32),
+}
+
+
+@pytest.mark.parametrize("name", list(INPUTS))
 @pytest.mark.parametrize("file", [INFER_FILE, INFER_INT8_FILE])
 @pytest.mark.parametrize("runtime", installed_runtimes()[:1])
-def test_patched_twin_equals_fresh_conversion(results: Results, folder: Path, file: str, runtime: str) -> None:
-    one, other = (bundle(results, folder, name) for name in ("window", "window_of_other_weights"))
+def test_patched_twin_equals_fresh_conversion(
+    results: Results, folder: Path, name: str, file: str, runtime: str
+) -> None:
+    one, other = (bundle(results, folder, f"{name}{which}") for which in ("", "_of_other_weights"))
     patches = tuple(patch for patch in one.manifest.patches if patch.file == file)
     patched = patch_model(one.files[file], patches, initial_weights(other), one.manifest.tensors)
-    x = np.random.default_rng(5).normal(size=(20, 21, 3)).astype(np.float32)
     got, expected, before = (
-        InferenceModel(model, 1, runtime).predict(x) for model in (patched, other.files[file], one.files[file])
+        InferenceModel(model, 1, runtime).predict(INPUTS[name])
+        for model in (patched, other.files[file], one.files[file])
     )
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
-    assert np.abs(before - expected).max() > 0.1
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * max(1.0, largest))
+    assert np.abs(before - expected).max() > 0.1 * largest
 
 
 def test_int8_patch_is_what_the_converter_quantizes(results: Results, folder: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_whole_number_for_a_real_one_makes_the_same_plan() -> None:
 
 def test_the_hash_of_the_default_plan_is_stable() -> None:
     """Devices compare this hash; when it changes on purpose, every open cohort of an older version ends."""
-    assert Plan("activity").sha256.hex() == "3da9f48154b1bd358973136fd5b73d975e7eebca91ce3cc9adc0d99a75cabe2b"
+    assert Plan("activity").sha256.hex() == "6f9183bd1e77cdb5292e57a4120df663f525cef209297d8805e8be9223a73498"
 
 
 def test_every_field_is_in_the_hash() -> None:
@@ -79,11 +79,43 @@ def test_every_field_is_in_the_hash() -> None:
         values = getattr(base, section.name)
         for item in fields(values):
             value = getattr(values, item.name)
-            other = value + 1 if isinstance(value, int | float) else value + "x"
+            other = {"a": 1.0} if value == {} else value + 1 if isinstance(value, int | float) else value + "x"
             changed = dataclasses.replace(values, **{item.name: other})
             hashes.add(dataclasses.replace(base, **{section.name: changed}).sha256)
             count += 1
     assert len(hashes) == count
+
+
+def test_inputs_of_the_training_program_go_by_name() -> None:
+    plan = Plan.from_toml('task = "a"\n[training.inputs]\nmomentum = 0.9\nweight_decay = 1')
+    assert plan.training.inputs == {"momentum": 0.9, "weight_decay": 1.0}
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+
+
+@pytest.mark.parametrize(
+    ("inputs", "word"),
+    [
+        ("lr = 0.1", "training.learning_rate"),
+        ("mu = 0.1", "training.proximal_mu"),
+        ("seed = 1", "every device"),
+        ("momentum = nan", "momentum"),
+        ("momentum = -0.5", "momentum"),
+        ("momentum = true", "momentum"),
+        ('momentum = "0.9"', "momentum"),
+        ('"Mo mentum" = 1', "Mo mentum"),
+        ("\n".join(f"a{i} = 1" for i in range(17)), "at most 16"),
+    ],
+)
+def test_inputs_that_cannot_be_are_named(inputs: str, word: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Plan.from_toml(f'task = "a"\n[training.inputs]\n{inputs}')
+    assert caught.value.code == "bad-plan"
+    assert word in f"{caught.value} {caught.value.remedy}"
+
+
+def test_full_gradients_have_no_optimizer() -> None:
+    with pytest.raises(UsageError, match="no optimizer"):
+        Plan.from_toml('task = "a"\n[training]\nmethod = "fedsgd"\n[training.inputs]\nmomentum = 0.9')
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def test_training_learns(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
     assert trained.examples == 40
     assert trainer.evaluate(trained.weights, data).correct >= 36
     assert trainer.evaluate(trained.weights, data).loss_sum < trainer.evaluate(start, data).loss_sum / 2
+
+
+def test_weight_decay_shrinks_by_its_rate(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
+    plain = trainer.train(start, examples(16), ONE_STEP, 1).weights
+    decayed = trainer.train(start, examples(16), replace(ONE_STEP, inputs={"weight_decay": 0.5}), 1).weights
+    np.testing.assert_allclose(decayed, plain - 0.05 * 0.5 * start, rtol=0, atol=1e-6)
+
+
+def test_an_input_that_the_program_lacks_is_named_with_the_nearest(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
+    with pytest.raises(UsageError, match="weight_decya") as caught:
+        trainer.train(start, examples(16), replace(ONE_STEP, inputs={"weight_decya": 0.5}), 1)
+    assert caught.value.code == "unknown-training-input"
+    assert "weight_decay" in caught.value.remedy
 
 
 def test_same_seed_gives_the_same_bits(trainer: Trainer, start: Any) -> None:  # noqa: ANN401

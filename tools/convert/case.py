@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.convert.kinks import clear_shift
+from tools.convert.clearing import channel_shifts
 from tools.convert.reference import Reference
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _LARGE = 32.0
 _DISTINCT = 4  # examples of a batch whose inputs are large: fewer activations that may lie near a kink
 _FROM = 256  # elements of an input that is large
 _TRIES = 8
-_MARGIN = 2e-5  # of the spread of what decides
 _JOLT = 2.0**-19  # of a weight: many times the rounding error of f32
 _JOLTS = 3
 _STEADY = 3e-5  # relative to a tensor's largest gradient
@@ -122,25 +121,11 @@ def _cleared(reference: Reference, weights: list[Array], batches: Sequence[Batch
         _, places, bias = found[0][index]
         if bias is None:
             continue
-        shifts = _shifts(np.concatenate([_by_channel(one[index][0]) for one in found]), places)
+        shifts = channel_shifts([one[index][0] for one in found], places)
         if shifts.any():
             weights[bias] += shifts
             found = [reference.decides(weights, batch) for batch in batches]
     return weights
-
-
-def _by_channel(decides: Array) -> Array:
-    return decides.reshape(-1, decides.shape[-1])
-
-
-def _shifts(decides: Array, places: Sequence[float]) -> NDArray[np.float32]:
-    """Return how far each channel of f32[n, channels] has to move, f32[channels]."""
-    margin = _MARGIN * max(float(decides.std()), 1e-3)
-    nearest = np.min([np.abs(decides - place).min(axis=0) for place in places], axis=0)
-    shifts = np.zeros(decides.shape[1], np.float32)
-    for channel in np.flatnonzero(nearest < margin):
-        shifts[channel] = clear_shift(np.unique(decides[:, channel]).astype(np.float64), places, margin)
-    return shifts
 
 
 def _jolted(weights: Sequence[Array], generator: np.random.Generator) -> list[Array]:

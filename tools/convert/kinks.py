@@ -2,22 +2,16 @@
 
 A ReLU whose input is within rounding errors of 0 may be on in one runtime and off in another. Large networks have
 millions of activations, one of which is always that close; comparing gradients there can tell nothing about a
-runtime. ``KINKS`` says for each type of operation which tensor decides, and ``clear_shift`` how far a bias has to
-move so that no element of a channel is near its kink.
+runtime. ``KINKS`` says for each type of operation which tensor decides, and ``bias_of`` which bias moves it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from tools.convert.tf import Operation, Tensor
-
-F64: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -73,22 +67,3 @@ def bias_of(kink: Kink, weights: Sequence[Tensor]) -> int | None:
             seen.add(tensor.name)
             waiting += [tensor.op.inputs[place] for place in _SHIFTS.get(tensor.op.type, ())]
     return None
-
-
-def clear_shift(values: F64, places: Sequence[float], margin: float) -> float:
-    """Return the smallest shift after which no value is near a place: 0 if none is within ``margin`` of one now.
-
-    Args:
-        values: f64[n], finite.
-        places: where the gradient jumps.
-        margin: above 0; after a shift there is twice as much.
-    """
-    # Shifting by d brings a value to a place where d = place - value: keep away from these.
-    taken = np.sort(np.concatenate([place - values for place in places]))
-    if np.abs(taken).min() >= margin:
-        return 0.0
-    ends = np.concatenate([[taken[0] - 8 * margin], taken, [taken[-1] + 8 * margin]])
-    low, high = ends[:-1] + 2 * margin, ends[1:] - 2 * margin
-    wide = low <= high
-    shifts = np.clip(0.0, low[wide], high[wide])
-    return float(shifts[np.abs(shifts).argmin()])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import INFER_FILE, INFER_INT8_FILE, Patch, TensorSpec, patch_model
 from shared.errors import BundleError
-from shared.tflite_file import FLOAT32, INT8, Constant, constants
+from shared.tflite_file import FLOAT32, INT8, Constant, constants, scale_places
 from tools.convert.emit import emit_inference
 from tools.convert.program import build_inference
 
@@ -109,8 +109,16 @@ def _match(name: str, model: bytes, place: Constant, spec: TensorSpec, mark: F32
         if np.abs(mark.transpose(order).reshape(-1) - stored).max() <= tolerance:
             if place.type == FLOAT32:
                 return Patch(name, spec.path, place.offset, "float32", order)
-            return Patch(name, spec.path, place.offset, "int8", order, channels, inner, place.scale_offset)
+            copies = _scale_copies(model, place)
+            return Patch(name, spec.path, place.offset, "int8", order, channels, inner, place.scale_offset, copies)
     return None
+
+
+def _scale_copies(model: bytes, place: Constant) -> tuple[int, ...]:
+    """Return where else the scales of a constant stand: what is read from it keeps them, and nothing else has them."""
+    own = model[place.scale_offset : place.scale_offset + 4 * place.scales]
+    found = {start for start, count in scale_places(model) if model[start : start + 4 * count] == own}
+    return tuple(sorted(found - {place.scale_offset}))
 
 
 def _channels(place: Constant) -> tuple[int, int]:
