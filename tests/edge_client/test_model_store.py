@@ -44,6 +44,7 @@ class Device:
         )
         self.change: Change = lambda _request, answer: answer
         self.clock = ManualClock()
+        self.lines: list[str] = []
 
     def answer(self, request: Request) -> Answer:
         return self.change(request, self.aggregator(request))
@@ -55,7 +56,7 @@ class Device:
         signer = Signer(enrolment.fingerprint, enrolment.device, key, journal.next_counter)
         pool = pinned_pool(enrolment.root.tls_root_pem)
         transport = Transport(url, pool, signer=signer, clock=self.clock, jitter=lambda: 0.0)
-        yield ModelStore(self.folder, enrolment, transport, journal, self.clock)
+        yield ModelStore(self.folder, enrolment, transport, journal, self.clock, self.lines.append)
         transport.close()
         journal.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_client.trainer.protocol import Evaluation, Examples, Trained, TrainingRecipe
+from edge_client.trainer.protocol import Evaluation, Examples, FullGradient, Trained, TrainingRecipe
 from shared.bundle import TensorSpec
 from tools.baselines import Bounds, Budget, train_centralised, train_federated, train_local_only
 
@@ -23,8 +23,8 @@ class MeanSeeker:
         goal = np.asarray(examples.x).mean(axis=0)
         return Trained(weights + np.float32(recipe.learning_rate) * (goal - weights), len(examples), 1, 0.0)
 
-    def gradient_sum(self, weights: F32, examples: Examples) -> tuple[F32, int]:
-        return weights, len(examples)
+    def gradient_sum(self, weights: F32, examples: Examples) -> FullGradient:
+        return FullGradient(weights, len(examples), weights)
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
         near = np.abs(np.asarray(examples.x) - weights).max(axis=1) < 0.6

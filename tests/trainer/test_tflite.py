@@ -56,8 +56,8 @@ def test_a_partial_batch_counts_only_its_own_rows(trainer: Trainer, start: Any) 
     five = examples(5)
     twice = Examples(np.concatenate([five.x, five.x]), np.concatenate([five.y, five.y]))
     one, two = trainer.gradient_sum(start, five), trainer.gradient_sum(start, twice)
-    assert (one[1], two[1]) == (5, 10)
-    np.testing.assert_allclose(two[0], 2 * one[0], rtol=0, atol=2e-5)
+    assert (one.examples, two.examples) == (5, 10)
+    np.testing.assert_allclose(two.total, 2 * one.total, rtol=0, atol=2e-5)
     assert trainer.evaluate(start, five).count == 5
 
 
@@ -65,13 +65,13 @@ def test_gradient_sum_adds_over_examples(trainer: Trainer, start: Any) -> None: 
     data = examples(37)
     x = np.asarray(data.x)
     parts = [Examples(x[part], data.y[part]) for part in (slice(0, 20), slice(20, 37))]
-    whole, _ = trainer.gradient_sum(start, data)
-    np.testing.assert_allclose(whole, sum(trainer.gradient_sum(start, part)[0] for part in parts), atol=1e-4)
+    whole = trainer.gradient_sum(start, data).total
+    np.testing.assert_allclose(whole, sum(trainer.gradient_sum(start, part).total for part in parts), atol=1e-4)
 
 
 def test_gradient_is_the_slope_of_the_loss(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
     data = examples(24)
-    gradient, _ = trainer.gradient_sum(start, data)
+    gradient = trainer.gradient_sum(start, data).total
     direction = gradient / np.linalg.norm(gradient)
     after, before = (trainer.evaluate(start + h * direction, data).loss_sum for h in (1e-3, -1e-3))
     assert (after - before) / 2e-3 == pytest.approx(np.linalg.norm(gradient), rel=0.02)
@@ -79,9 +79,9 @@ def test_gradient_is_the_slope_of_the_loss(trainer: Trainer, start: Any) -> None
 
 def test_fedsgd_is_one_step_along_the_mean_gradient(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
     data = examples(40)
-    gradient, count = trainer.gradient_sum(start, data)
+    full = trainer.gradient_sum(start, data)
     trained = trainer.train(start, data, TrainingRecipe("fedsgd", 1, 0.5), 0)
-    np.testing.assert_allclose(trained.weights, start - 0.5 * gradient / count, atol=1e-6)
+    np.testing.assert_allclose(trained.weights, start - 0.5 * full.total / full.examples, atol=1e-6)
 
 
 def test_the_proximal_term_pulls_to_the_start(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
