@@ -14,6 +14,7 @@ from edge_client.trainer.protocol import Examples, Trainer, TrainingDiverged, Tr
 from edge_client.trainer.tflite import TfliteTrainer
 from shared.bundle import Bundle, initial_weights
 from shared.errors import UsageError
+from shared.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 ONE_STEP = TrainingRecipe("fedavg", epochs=1, learning_rate=0.05, max_steps=1)
@@ -75,6 +76,29 @@ def test_gradient_is_the_slope_of_the_loss(trainer: Trainer, start: Any) -> None
     direction = gradient / np.linalg.norm(gradient)
     after, before = (trainer.evaluate(start + h * direction, data).loss_sum for h in (1e-3, -1e-3))
     assert (after - before) / 2e-3 == pytest.approx(np.linalg.norm(gradient), rel=0.02)
+
+
+def test_statistics_have_no_gradient_and_move_by_one_pass(personal_bundle: Bundle) -> None:
+    """Keras' rule, batch by batch in the examples' order: moment = momentum * moment + (1 - momentum) * batch's."""
+    trainer, layout = TfliteTrainer(personal_bundle), Layout.of(personal_bundle.manifest.tensors)
+    generator = np.random.default_rng(2)
+    inputs = personal_bundle.manifest.inputs[0].shape[1]
+    x = generator.normal(1.5, 2.0, (12, inputs)).astype(np.float32)
+    data = Examples(x, generator.integers(0, 3, 12).astype(np.int32))
+    weights = initial_weights(personal_bundle)
+    full = trainer.gradient_sum(weights, data)
+    mean, variance, momentum = np.zeros(inputs), np.ones(inputs), 0.1
+    for batch in np.split(x.astype(np.float64), 3):
+        mean = momentum * mean + (1 - momentum) * batch.mean(axis=0)
+        variance = momentum * variance + (1 - momentum) * batch.var(axis=0)
+    np.testing.assert_allclose(layout.statistics.take(full.moved), np.concatenate([mean, variance]), rtol=1e-5)
+    assert not layout.statistics.take(full.total).any()
+    for part in (layout.shared, layout.local):
+        np.testing.assert_array_equal(part.take(full.moved), part.take(weights))
+    # Batch normalisation trains with the batch's moments, so the kept ones change no gradient.
+    elsewhere = trainer.gradient_sum(full.moved, data)
+    np.testing.assert_allclose(elsewhere.total, full.total, rtol=0, atol=2e-2)
+    assert np.abs(layout.shared.take(full.total)).max() > 1
 
 
 def test_fedsgd_is_one_step_along_the_mean_gradient(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
