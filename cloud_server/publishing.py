@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.bundle import INFER_FILE, INFER_INT8_FILE, MANIFEST_FILE, TRAIN_FILE, BundleManifest, patch_model
-from shared.numeric.wire_weights import dequantize_weights, model_hash, quantize_weights
+from shared.numeric.starting_weights import read_start, write_start
+from shared.numeric.wire_weights import model_hash
 from shared.plan import Plan
-from shared.release import PLAN_FILE, WEIGHTS_FILE, FileEntry, Release, key_id, sign_release
+from shared.release import LOCAL_FILE, PLAN_FILE, WEIGHTS_FILE, FileEntry, Release, key_id, sign_release
 from shared.wire.signed import SigningKey
 
 
@@ -48,16 +49,18 @@ def make_version(
 
     Args:
         number: of the version.
-        master: f32[d], the aggregator's own weights.
+        master: f32[d], the aggregator's own weights; local tensors are at their initial values for ever.
         plan: the task's plan.
         manifest: of the bundle.
         bundle: the bundle's files by name, as the converter made them.
         key: the release key.
         now_s: seconds since the epoch.
     """
-    wire = quantize_weights(master, manifest.tensors)
-    start = dequantize_weights(wire, manifest.tensors, manifest.parameters)
+    wire, local = write_start(master, manifest.tensors)
+    start = read_start(wire, local, manifest.tensors)
     files = {PLAN_FILE: plan.to_bytes(), MANIFEST_FILE: bundle[MANIFEST_FILE], WEIGHTS_FILE: wire}
+    if local is not None:
+        files[LOCAL_FILE] = local
     if TRAIN_FILE in bundle:
         files[TRAIN_FILE] = bundle[TRAIN_FILE]
     # The float twin holds the master; the int8 twin what a device can compute itself from the wire weights.

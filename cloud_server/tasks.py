@@ -15,6 +15,7 @@ from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.schema import task, version
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, initial_weights
 from shared.errors import Conflict, Missing, UsageError
+from shared.layout import Layout
 from shared.plan import Plan
 from shared.release import FileEntry, parse_release, sign_release
 from shared.training_inputs import require_known_inputs
@@ -72,16 +73,16 @@ def create_task(
 
     Raises:
         Conflict: ``task-exists``.
-        UsageError: ``unknown-training-input``, or ``bundle-roles`` for tensors that are not aggregated like weights.
+        UsageError: ``unknown-training-input``, or ``bundle-nothing-shared`` for a model of which devices would learn
+            nothing from each other.
     """
     manifest = bundle.manifest
     require_known_inputs(manifest, plan.training.inputs)
-    other = [tensor.path for tensor in manifest.tensors if tensor.role != "shared"]
-    if other:
+    if not Layout.of(manifest.tensors).shared.size:
         raise UsageError(
-            "bundle-roles",
-            f"{other[0]} is not a shared weight; statistics and local tensors cannot be aggregated yet.",
-            "convert a model without batch normalisation and without --local",
+            "bundle-nothing-shared",
+            "Every trained tensor of the model stays on the device: there is nothing to aggregate.",
+            "convert it again with fewer --local",
         )
     if connection.execute(select(task.c.name).where(task.c.name == plan.task)).one_or_none():
         raise Conflict("task-exists", f"There is a task {plan.task!r} already.", "choose another name in the plan")
@@ -108,14 +109,14 @@ def load_bundle(blobs: BlobStore, stored: Task) -> tuple[BundleManifest, dict[st
     return BundleManifest.from_bytes(files[MANIFEST_FILE]), files
 
 
-def parameters_of(blobs: BlobStore, stored: Task) -> int:
-    """Return d, from the manifest alone."""
-    return _parameters(blobs, stored.bundle[MANIFEST_FILE])
+def layout_of(blobs: BlobStore, stored: Task) -> Layout:
+    """Return how the task's weights are divided, from the manifest alone."""
+    return _layout(blobs, stored.bundle[MANIFEST_FILE])
 
 
 @lru_cache(maxsize=256)
-def _parameters(blobs: BlobStore, manifest_sha256: str) -> int:
-    return BundleManifest.from_bytes(blobs.get(manifest_sha256)).parameters
+def _layout(blobs: BlobStore, manifest_sha256: str) -> Layout:
+    return Layout.of(BundleManifest.from_bytes(blobs.get(manifest_sha256)).tensors)
 
 
 def store_version(

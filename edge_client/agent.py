@@ -208,8 +208,11 @@ class Agent:
         seed = int.from_bytes(self._around.random_bytes(8), "big")
         started = perf_counter()
         trainer = self._trainer(installed)
-        trained = contribution.train(trainer, installed.weights, examples, held_out, installed.plan, seed)
+        trained = contribution.train(
+            trainer, installed.weights, examples, held_out, installed.plan, installed.layout, seed
+        )
         seconds = perf_counter() - started
+        self._store.keep_local(installed, trained.local)
         self._record(entry, State.TRAINED, seconds_training=seconds)
         loss = "" if trained.mean_loss is None else f", loss {trained.mean_loss:.4g}"
         self._around.log(f"round {round_number}: trained on {trained.examples} examples in {seconds:.1f} s{loss}")
@@ -320,7 +323,7 @@ def open_agent(
         try:
             for row in journal.recover(around.clock.now_s()):
                 log(f"round {row.round_number}: the last process ended in state {row.state}; its update is not used")
-            store = ModelStore(folder, enrolment, transport, journal, around.clock)
+            store = ModelStore(folder, enrolment, transport, journal, around.clock, log)
             yield Agent(identity, journal, transport, store, around)
         finally:
             transport.close()

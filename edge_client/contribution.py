@@ -2,7 +2,8 @@
 
 The types tell the way of an update: ``Examples -> LocalUpdate -> ClippedUpdate -> QuantizedUpdate -> MaskedUpdate``.
 Only the last one can be uploaded. Training comes first and in the device's own time; the cohort then takes seconds.
-Clipping, rounding and masking are explained where they are defined, in ``shared``.
+Clipping, rounding and masking are explained where they are defined, in ``shared``. Batch norm's statistics take the
+same way under a clip norm of their own; tensors that are ``local`` are trained, kept on this device, and in none of it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from edge_client.trainer.protocol import F32, Examples, Trainer, TrainingRecipe
-from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip
+from shared.layout import Layout
+from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip, require_finite
 from shared.numeric.contribution_vector import Evaluation, to_words
 from shared.numeric.quantization import quantize
 from shared.plan import Plan
@@ -27,15 +31,36 @@ class TrainedUpdate:
     """What a device brings into a cohort.
 
     Attributes:
-        update: the bounded change.
+        update: the bounded change of shared weights.
+        statistics: the bounded change of statistics, perhaps of none.
         evaluation: of the weights that training started from, on held-out examples.
         examples: how many it was trained on.
         mean_loss: while training, per example; None where the method does not measure it.
+        local: f32[n], local tensors after training; they stay here.
     """
 
     update: ClippedUpdate
+    statistics: ClippedUpdate
     evaluation: Evaluation
     examples: int
+    mean_loss: float | None
+    local: F32
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What training changed, divided by role.
+
+    Attributes:
+        update: of shared weights.
+        statistics: of statistics.
+        local: f32[n], local tensors as they are now.
+        mean_loss: per example while training; None where the method does not measure it.
+    """
+
+    update: LocalUpdate
+    statistics: LocalUpdate
+    local: F32
     mean_loss: float | None
 
 
@@ -64,18 +89,28 @@ class CohortSteps(Protocol):
 
 
 def train(
-    trainer: Trainer, weights: F32, examples: Examples, held_out: Examples, plan: Plan, shuffle_seed: int
+    trainer: Trainer,
+    weights: F32,
+    examples: Examples,
+    held_out: Examples,
+    plan: Plan,
+    layout: Layout,
+    shuffle_seed: int,
 ) -> TrainedUpdate:
     """Judge ``weights`` on ``held_out``, train from them on ``examples``, and bound the change.
 
     Raises:
         UsageError: if the examples do not fit the model.
         TrainingDiverged: if a loss or a weight is not finite.
+        FedloomError: ``not-finite`` if a local tensor is not.
     """
     evaluation = evaluate(trainer, weights, held_out)
-    update, mean_loss = local_update(trainer, weights, examples, plan, shuffle_seed)
-    clipped = clip(update, max_l2_norm=plan.update.max_l2_norm, max_weight=plan.update.max_weight)
-    return TrainedUpdate(clipped, evaluation, len(examples), mean_loss)
+    trained = local_update(trainer, weights, examples, plan, layout, shuffle_seed)
+    require_finite(trained.local, "A local tensor after training")
+    bounds = plan.update
+    update = clip(trained.update, max_l2_norm=bounds.max_l2_norm, max_weight=bounds.max_weight)
+    statistics = clip(trained.statistics, max_l2_norm=bounds.statistics_max_l2_norm, max_weight=bounds.max_weight)
+    return TrainedUpdate(update, statistics, evaluation, len(examples), trained.mean_loss, trained.local)
 
 
 def take_part(
@@ -95,7 +130,8 @@ def take_part(
     roster = cohort.join(session.join())
     inbox = cohort.share(session.share(roster, now_s))
     quantized = quantize(trained.update, plan.grid(session.members), random_bytes)
-    masked = session.mask(inbox, to_words(quantized, trained.evaluation))
+    statistics = quantize(trained.statistics, plan.statistics_grid(session.members), random_bytes)
+    masked = session.mask(inbox, to_words(quantized, trained.evaluation, statistics))
     survivors = cohort.upload(masked)
     signatures = cohort.agree(session.agree(survivors))
     return cohort.answer(session.unmask(signatures))
@@ -109,18 +145,18 @@ def evaluate(trainer: Trainer, weights: F32, held_out: Examples) -> Evaluation:
 
 
 def local_update(
-    trainer: Trainer, weights: F32, examples: Examples, plan: Plan, shuffle_seed: int
-) -> tuple[LocalUpdate, float | None]:
+    trainer: Trainer, weights: F32, examples: Examples, plan: Plan, layout: Layout, shuffle_seed: int
+) -> LocalTraining:
     """Return the change that this device proposes, and the mean loss while training.
 
     ``fedavg``: trained weights minus ``weights`` (McMahan et al., arXiv 1602.05629, algorithm 1). ``fedsgd``: minus the
     gradient at ``weights``, of the sum of the losses where the server adds updates up, of their mean where it averages
-    them; the server's learning rate is the step.
+    them; the server's learning rate is the step. Statistics have no gradient: they change as one pass over the
+    examples moves them. Local tensors take one step of the plan's own learning rate.
     """
+    if plan.training.method == "fedsgd":
+        return _full_gradient(trainer, weights, examples, plan, layout)
     training = plan.training
-    if training.method == "fedsgd":
-        gradient, count = trainer.gradient_sum(weights, examples)
-        return LocalUpdate(-gradient if plan.server.combine == "sum" else -gradient / count, count), None
     recipe = TrainingRecipe(
         training.method,
         training.epochs,
@@ -130,4 +166,22 @@ def local_update(
         training.inputs,
     )
     trained = trainer.train(weights, examples, recipe, shuffle_seed)
-    return LocalUpdate(trained.weights - weights, trained.examples), trained.mean_loss
+    update, statistics = (
+        LocalUpdate(part.take(trained.weights) - part.take(weights), trained.examples)
+        for part in (layout.shared, layout.statistics)
+    )
+    return LocalTraining(update, statistics, layout.local.take(trained.weights), trained.mean_loss)
+
+
+def _full_gradient(trainer: Trainer, weights: F32, examples: Examples, plan: Plan, layout: Layout) -> LocalTraining:
+    full = trainer.gradient_sum(weights, examples)
+    shared, local = layout.shared.take(full.total), layout.local.take(full.total)
+    step = -shared if plan.server.combine == "sum" else -shared / full.examples
+    moved = layout.statistics.take(full.moved) - layout.statistics.take(weights)
+    rate = np.float32(plan.training.learning_rate / full.examples)
+    return LocalTraining(
+        LocalUpdate(step, full.examples),
+        LocalUpdate(moved, full.examples),
+        layout.local.take(weights) - rate * local,
+        None,
+    )

@@ -2,20 +2,22 @@
 
 Rules: a release is signed by the pinned key, for this device's task, not expired and never older than the newest one
 used; every file has the release's hash; the weights have the release's model hash; the plan keeps the owner's floors.
-The programs and the plan come once. Later versions bring int8 weights alone, from which the device makes its own
-inference twin, byte for byte the server's. Not handled here: whether a model is any good.
+The programs, the plan and the initial values of local tensors come once. Later versions bring int8 weights alone, from
+which the device makes the server's inference twin, byte for byte, and then its own: with its values of local tensors.
+Not handled here: whether a model is any good.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from edge_client.download import download
 from edge_client.durable import naming_disk_errors, sync_folder, write_durably
 from edge_client.identity import Enrolment
 from edge_client.journal import Journal
+from edge_client.local_tensors import LocalTensors
 from edge_client.state_folder import StateFolder
 from edge_client.traffic import Downward
 from edge_client.trainer.protocol import F32
@@ -23,9 +25,12 @@ from edge_client.transport import Transport
 from shared.bundle import INFER_INT8_FILE, MANIFEST_FILE, TRAIN_FILE, Bundle, BundleManifest, patch_model, verify_bundle
 from shared.clock import Clock
 from shared.errors import BundleError, Refused
-from shared.numeric.wire_weights import dequantize_weights, model_hash
+from shared.layout import Layout
+from shared.numeric.starting_weights import read_start
+from shared.numeric.wire_weights import model_hash
 from shared.plan import Plan
 from shared.release import (
+    LOCAL_FILE,
     PLAN_FILE,
     RELEASE_FILE,
     SIGNATURE_FILE,
@@ -38,7 +43,7 @@ from shared.wire.canonical import sha256
 from shared.wire.messages import read_release
 from shared.wire.requests import RELEASES
 
-_ONCE = (PLAN_FILE, MANIFEST_FILE, TRAIN_FILE)
+_ONCE = (PLAN_FILE, MANIFEST_FILE, TRAIN_FILE, LOCAL_FILE)
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,21 @@ class Installed:
         plan: what to do with it.
         plan_sha256: hash of the plan's exact bytes.
         bundle: the manifest and the training program.
-        weights: f32[d], where training starts.
-        model_sha256: hash of ``weights``.
-        int8: the inference twin, None for engines without one.
+        layout: of the weights.
+        weights: f32[d], where training starts on this device: the release's, local tensors at this device's values.
+        model_sha256: hash of the release's weights, local tensors at their initial values.
+        local_identity: 32 octets that name the bundle and the initial values of local tensors.
+        int8: this device's inference twin, None for engines without one.
     """
 
     version: int
     plan: Plan
     plan_sha256: bytes
     bundle: Bundle
+    layout: Layout
     weights: F32
     model_sha256: bytes
+    local_identity: bytes
     int8: bytes | None
 
 
@@ -68,7 +77,13 @@ class ModelStore:
     """Keeps the release in use; one device, one task."""
 
     def __init__(
-        self, folder: StateFolder, enrolment: Enrolment, transport: Transport, journal: Journal, clock: Clock
+        self,
+        folder: StateFolder,
+        enrolment: Enrolment,
+        transport: Transport,
+        journal: Journal,
+        clock: Clock,
+        log: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._enrolment = enrolment
@@ -76,6 +91,7 @@ class ModelStore:
         self._transport = transport
         self._journal = journal
         self._clock = clock
+        self._local = LocalTensors(folder.local_tensors, journal, log)
         self._installed: Installed | None = None
 
     def install(self, version: int) -> Installed:
@@ -89,6 +105,19 @@ class ModelStore:
             with naming_disk_errors(self._folder.path):
                 self._installed = self._fetch(version)
         return self._installed
+
+    def keep_local(self, installed: Installed, values: F32) -> None:
+        """Keep what training made of local tensors, f32[n]; the next training starts there.
+
+        The inference twin takes them over with the next version: these values were trained beside that one's.
+
+        Raises:
+            TryLater: ``disk-write-failed``.
+        """
+        if not installed.layout.local.size:
+            return
+        self._local.save(installed.local_identity, values)
+        self._installed = replace(installed, weights=installed.layout.local.replace(installed.weights, values))
 
     def _fetch(self, version: int) -> Installed:
         body, signature = read_release(self._transport.send("GET", f"{RELEASES}/{version}").body)
@@ -127,29 +156,42 @@ class ModelStore:
     def _checked(self, release: Release, files: Mapping[str, bytes]) -> Installed:
         plan = self._plan(_present(files, PLAN_FILE))
         bundle = _bundle(files)
-        manifest = bundle.manifest
-        weights = dequantize_weights(files[WEIGHTS_FILE], manifest.tensors, manifest.parameters)
-        model_sha256 = model_hash(weights)
+        tensors, layout = bundle.manifest.tensors, Layout.of(bundle.manifest.tensors)
+        local = _present(files, LOCAL_FILE) if layout.local.size else None
+        start = read_start(files[WEIGHTS_FILE], local, tensors)
+        model_sha256 = model_hash(start)
         if model_sha256.hex() != release.model_sha256:
             raise Refused("wrong-model-hash", "The weights are not the ones that the release names.")
-        int8 = self._twin(release, manifest, weights) if INFER_INT8_FILE in release.files else None
-        return Installed(release.version, plan, sha256(files[PLAN_FILE]), bundle, weights, model_sha256, int8)
+        self._local.admit(tensors)
+        identity = sha256(sha256(files[MANIFEST_FILE]) + sha256(local or b""))
+        weights = self._own(layout, identity, start)
+        int8 = self._twin(release, bundle.manifest, start) if INFER_INT8_FILE in release.files else None
+        if int8 is not None and layout.local.size:
+            int8 = _patched(int8, bundle.manifest, weights)
+        plan_sha256 = sha256(files[PLAN_FILE])
+        return Installed(release.version, plan, plan_sha256, bundle, layout, weights, model_sha256, identity, int8)
+
+    def _own(self, layout: Layout, identity: bytes, start: F32) -> F32:
+        """Return the release's weights with this device's values of local tensors."""
+        if not layout.local.size:
+            return start
+        return layout.local.replace(start, self._local.load(identity, layout.local.take(start)))
 
     def _plan(self, data: bytes) -> Plan:
         plan = Plan.from_bytes(data)
         if plan.task != self._enrolment.task:
             raise Refused("wrong-task", f"The release brings the plan of another task, {plan.task!r}.")
-        self._enrolment.floors.check(plan.rules, plan.update.max_l2_norm)
+        bounds = plan.update
+        self._enrolment.floors.check(plan.rules, max(bounds.max_l2_norm, bounds.statistics_max_l2_norm))
         return plan
 
     def _twin(self, release: Release, manifest: BundleManifest, weights: F32) -> bytes:
-        """Return the int8 twin: made from the one in use and the new weights, or else fetched."""
+        """Return the server's int8 twin: made from the one in use and the release's weights, or else fetched."""
         entry = _entry(release, INFER_INT8_FILE)
         own = self._folder.current / INFER_INT8_FILE
         if own.exists():
-            patches = tuple(patch for patch in manifest.patches if patch.file == INFER_INT8_FILE)
             try:
-                return entry.check(patch_model(own.read_bytes(), patches, weights, manifest.tensors), INFER_INT8_FILE)
+                return entry.check(_patched(own.read_bytes(), manifest, weights), INFER_INT8_FILE)
             except (Refused, BundleError):
                 pass  # the program itself changed, or the file on the card did
         return self._file(release, INFER_INT8_FILE, "bundle_down")
@@ -183,16 +225,15 @@ class ModelStore:
 def _bundle(files: Mapping[str, bytes]) -> Bundle:
     """Return the part of the bundle that a device trains with."""
     manifest = BundleManifest.from_bytes(_present(files, MANIFEST_FILE))
-    if any(tensor.role == "local" for tensor in manifest.tensors):
-        raise BundleError(
-            "bundle-local-tensors",
-            "The model has tensors that must stay on the device, which this agent would upload.",
-            "the operator has to convert the model without --local",
-        )
     if manifest.engine == "quadratic":
         return Bundle(manifest, {})
     program = {TRAIN_FILE: manifest.files[TRAIN_FILE]}
     return replace(verify_bundle(replace(manifest, files=program), files), manifest=manifest)
+
+
+def _patched(twin: bytes, manifest: BundleManifest, weights: F32) -> bytes:
+    patches = tuple(patch for patch in manifest.patches if patch.file == INFER_INT8_FILE)
+    return patch_model(twin, patches, weights, manifest.tensors)
 
 
 def _entry(release: Release, name: str) -> FileEntry:

@@ -15,8 +15,9 @@ from shared.errors import BrokenState, TryLater, UsageError
 _LOCK = "lock"
 _CURRENT = ("current", ".current.new")
 _FOLDERS = ("store", "releases")
-_FILES = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "enrolment.json")
-_HALF_WRITTEN = re.compile(r"\.(identity\.key|enrolment\.json)\.[0-9]+\.new", re.ASCII)
+_LOCAL = "local_tensors.bin"
+_FILES = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "enrolment.json", _LOCAL)
+_HALF_WRITTEN = re.compile(r"\.(identity\.key|enrolment\.json|local_tensors\.bin)\.[0-9]+\.new", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class StateFolder:
     def journal_file(self) -> Path:
         """The record of every step."""
         return self.path / "journal.sqlite3"
+
+    @property
+    def local_tensors(self) -> Path:
+        """The values of tensors that stay on this device."""
+        return self.path / _LOCAL
 
     @property
     def store(self) -> Path:

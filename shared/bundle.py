@@ -67,13 +67,18 @@ class TrainInput:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One weight tensor: elements [offset, offset + size) of the flat vector, in row-major order."""
+    """One weight tensor: elements [offset, offset + size) of the flat vector, in row-major order.
+
+    ``shared``: trained and aggregated. ``statistic``: aggregated, not trained; its elements are never below
+    ``minimum``, 0 for a variance. ``local``: trained, stays on the device.
+    """
 
     path: str
     shape: tuple[int, ...]
     offset: int
     size: int
     role: Role
+    minimum: float | None = None
 
 
 @dataclass(frozen=True)
@@ -409,7 +414,10 @@ def _tensors(fields: _Fields) -> tuple[TensorSpec, ...]:
         shape = item.shape()
         size = item.integer("size", 1, MAX_PARAMETERS)
         role = cast("Role", item.choice("role", _ROLES))
-        spec = TensorSpec(item.text("path"), shape, item.integer("offset", 0, MAX_PARAMETERS), size, role)
+        minimum = item.number("minimum") if item.present("minimum") else None
+        spec = TensorSpec(item.text("path"), shape, item.integer("offset", 0, MAX_PARAMETERS), size, role, minimum)
+        if minimum is not None and role != "statistic":
+            raise _bad(spec.path, f"a minimum for a tensor of role {role}, expected for statistics only")
         if spec.offset != offset or size != math.prod(shape):
             raise _bad(spec.path, f"offset {spec.offset} and size {size}, expected {offset} and {math.prod(shape)}")
         offset += size

@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 from shared.errors import UsageError
@@ -30,7 +30,7 @@ class Training:
     Attributes:
         method: ``fedavg`` trains locally; ``fedsgd`` sends one full-batch gradient step.
         epochs: passes over the device's examples (fedavg).
-        learning_rate: of the device's SGD (fedavg).
+        learning_rate: of the device's SGD (fedavg), and of its step on local tensors (fedsgd).
         proximal_mu: FedProx term (Li et al., arXiv 1812.06127), 0 for none.
         max_steps: at most so many optimizer steps per round, 0 for no bound.
         inputs: further inputs of the training program by name, such as ``momentum`` or ``weight_decay``; the bundle's
@@ -51,11 +51,15 @@ class Update:
 
     Attributes:
         max_l2_norm: clip norm C.
+        statistics_max_l2_norm: clip norm of the change of statistics (batch norm's moments), which have a grid of
+            their own. Moments of a few hundred normalised channels change by less in one round; a change beyond it
+            arrives in the following rounds.
         max_weight: examples that count at most per device; 1 weighs devices alike.
         lane_bits: bits per coordinate of the sum: 16, 21 or 32.
     """
 
     max_l2_norm: float = 1.0
+    statistics_max_l2_norm: float = 10.0
     max_weight: int = 1
     lane_bits: int = 16
 
@@ -133,6 +137,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "training.proximal_mu": (0, 1e6),
     "training.max_steps": (0, 10**9),
     "update.max_l2_norm": (1e-12, 1e12),
+    "update.statistics_max_l2_norm": (1e-12, 1e12),
     "update.max_weight": (1, 2**20),
     "update.lane_bits": (16, 32),
     "cohort.min_survivors": (2, MAX_COMPLETE_GRAPH_MEMBERS),
@@ -229,6 +234,10 @@ class Plan:
     def grid(self, members: int) -> Grid:
         """Return the quantization grid of a cohort of ``members``."""
         return Grid.for_cohort(members, lane_bits=self.update.lane_bits, max_l2_norm=self.update.max_l2_norm)
+
+    def statistics_grid(self, members: int) -> Grid:
+        """Return the grid of statistics: as many levels, and a step of its own."""
+        return replace(self.grid(members), max_l2_norm=self.update.statistics_max_l2_norm)
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON that is hashed and sent."""

@@ -23,6 +23,7 @@ RELEASE_FILE: Final = "release.json"
 SIGNATURE_FILE: Final = "release.json.sig"
 PLAN_FILE: Final = "plan.json"
 WEIGHTS_FILE: Final = "weights_int8.safetensors"
+LOCAL_FILE: Final = "local_initial.safetensors"  # where local tensors start, the same in every version
 MAX_VERSION: Final = 2**53 - 1
 MAX_FILES: Final = 32
 _FILE_NAME: Final = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{MAX_NAME_CHARACTERS - 1}}}", re.ASCII)
@@ -67,7 +68,8 @@ class Release:
         expires_at_s: seconds since the epoch.
         files: by name.
         key_id: hexadecimal SHA-256 of the signing key.
-        model_sha256: hexadecimal SHA-256 of the dequantized f32 weights that training starts from.
+        model_sha256: hexadecimal SHA-256 of the dequantized f32 weights that training starts from, local tensors at
+            their initial values.
     """
 
     task: str

@@ -1,4 +1,4 @@
-"""The bundle of the task ``activity``, converted once per test run."""
+"""Bundles that several tests share, each converted once per test run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,29 @@ from shared.bundle import Bundle, read_bundle
 
 @pytest.fixture(scope="session")
 def activity_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the bundle folder; workers of one parallel run share it, and writing it is atomic."""
-    base = tmp_path_factory.getbasetemp()
-    # A worker's folder lies in that of its run; without workers the one above would outlive the run.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "activity-bundle"
-    if not folder.exists():
-        command = [sys.executable, "-m", "tools.convert", "models.activity:build", "--out", str(folder)]
-        subprocess.run(command, check=True, capture_output=True)
-    return folder
+    """Return the folder of the task ``activity``'s bundle."""
+    return converted(tmp_path_factory, "activity-bundle", "models.activity:build")
 
 
 @pytest.fixture(scope="session")
 def activity_bundle(activity_folder: Path) -> Bundle:
     """Return the bundle, verified."""
     return read_bundle(activity_folder)
+
+
+@pytest.fixture(scope="session")
+def personal_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a model with batch normalisation, whose head, with a batch normalisation of its own, is local."""
+    options = ("--local", "network/head*", "--batch-size", "4")
+    return read_bundle(converted(tmp_path_factory, "personal-bundle", "tests.convert.networks:personal", *options))
+
+
+def converted(tmp_path_factory: pytest.TempPathFactory, name: str, source: str, *options: str) -> Path:
+    """Return a bundle's folder; workers of one parallel run share it, and writing it is atomic."""
+    base = tmp_path_factory.getbasetemp()
+    # A worker's folder lies in that of its run; without workers the one above would outlive the run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    if not folder.exists():
+        command = [sys.executable, "-m", "tools.convert", source, "--out", str(folder), *options]
+        subprocess.run(command, check=True, capture_output=True)
+    return folder

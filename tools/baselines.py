@@ -14,11 +14,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_client.trainer.protocol import Examples, Trainer, TrainingRecipe
-from shared.bundle import BundleManifest, TensorSpec
+from cloud_server.aggregation.closing import step_weights
+from edge_client import contribution
+from edge_client.trainer.protocol import Evaluation, Examples, Trainer, TrainingRecipe
+from shared.bundle import Bundle, TensorSpec, initial_weights
 from shared.examples import concatenate
-from shared.numeric.clipping import LocalUpdate, clip
-from shared.numeric.wire_weights import dequantize_weights, quantize_weights
+from shared.layout import Layout
+from shared.numeric.contribution_vector import AggregateSum
+from shared.numeric.starting_weights import read_start, write_start
+from shared.plan import Plan, Server, Training, Update
 
 F32: TypeAlias = NDArray[np.float32]
 Devices: TypeAlias = Mapping[int, tuple[Examples, Examples]]
@@ -69,16 +73,18 @@ class Curve:
     weights: Mapping[int, F32]
 
 
-def random_weights(manifest: BundleManifest, seed: int) -> F32:
-    """Return fresh weights f32[d]: Glorot uniform for kernels (Glorot and Bengio 2010), zero for vectors."""
+def random_weights(bundle: Bundle, seed: int) -> F32:
+    """Return fresh weights f32[d]: Glorot uniform for kernels (Glorot and Bengio 2010), the bundle's for the rest.
+
+    The rest is what a seed does not decide: biases of 0, scales of 1, statistics.
+    """
     generator = np.random.default_rng(seed)
-    parts = []
-    for spec in manifest.tensors:
-        receptive = int(np.prod(spec.shape[:-2]))
-        fans = receptive * sum(spec.shape[-2:])
-        limit = np.sqrt(6.0 / fans) if len(spec.shape) > 1 else 0.0
-        parts.append(generator.uniform(-limit, limit, spec.size))
-    weights: F32 = np.concatenate(parts).astype(np.float32)
+    weights = initial_weights(bundle).copy()
+    for spec in bundle.manifest.tensors:
+        if len(spec.shape) > 1 and spec.role != "statistic":
+            fans = int(np.prod(spec.shape[:-2])) * sum(spec.shape[-2:])
+            limit = np.sqrt(6.0 / fans)
+            weights[spec.offset : spec.offset + spec.size] = generator.uniform(-limit, limit, spec.size)
     return weights
 
 
@@ -100,23 +106,40 @@ def train_federated(
 ) -> Curve:
     """Run federated averaging (McMahan et al., arXiv 1602.05629) as the system does, without network and masks.
 
-    Every round starts from the int8 weights that go down; updates are clipped and weighed as devices do it,
-    and the weighted mean is added to the server's f32 master.
+    Every round starts from the int8 weights that go down; updates are clipped and weighed by the devices' own code,
+    and added to the server's f32 master by the server's. Local tensors stay with their owner, who is judged with them.
     """
+    layout, plan = Layout.of(tensors), _plan(budget, bounds)
+    own: dict[int, F32] = {}
+
+    def with_own(weights: F32, owner: int) -> F32:
+        return layout.local.replace(weights, own.get(owner, layout.local.take(weights)))
 
     def one_round(master: F32, number: int) -> F32:
-        down = dequantize_weights(quantize_weights(master, tensors), tensors, len(master))
-        total, weight = np.zeros(len(master)), 0
+        down = read_start(*write_start(master, tensors), tensors)
+        updates, moved, weight = np.zeros(layout.shared.size), np.zeros(layout.statistics.size), 0
         for owner, (train, _) in devices.items():
-            trained = trainer.train(down, train, budget.recipe(), _seed(seed, number, owner))
-            update = LocalUpdate(trained.weights - down, trained.examples)
-            clipped = clip(update, max_l2_norm=bounds.max_l2_norm, max_weight=bounds.max_weight)
-            total += clipped.values
-            weight += clipped.weight
-        step = bounds.server_learning_rate * total * (bounds.max_weight / weight)
-        return (master + step).astype(np.float32)
+            nobody = Examples(train.x, train.y[:0])
+            trained = contribution.train(
+                trainer, with_own(down, owner), train, nobody, plan, layout, _seed(seed, number, owner)
+            )
+            own[owner] = trained.local
+            updates += trained.update.values
+            moved += trained.statistics.values
+            weight += trained.update.weight
+        total = AggregateSum(updates, weight, 0, Evaluation(0.0, 0, 0), len(devices), moved)
+        return step_weights(master, total, plan, layout)
 
-    return _curve(trainer, start, devices, test, budget.rounds, one_round)
+    return _curve(trainer, start, devices, test, budget.rounds, one_round, with_own)
+
+
+def _plan(budget: Budget, bounds: Bounds) -> Plan:
+    return Plan(
+        "simulation",
+        training=Training("fedavg", budget.epochs, budget.learning_rate),
+        update=Update(max_l2_norm=bounds.max_l2_norm, max_weight=bounds.max_weight),
+        server=Server(learning_rate=bounds.server_learning_rate),
+    )
 
 
 def train_centralised(
@@ -156,14 +179,15 @@ def _curve(
     test: Examples,
     rounds: int,
     one_round: Callable[[F32, int], F32],
+    with_own: Callable[[F32, int], F32] = lambda weights, _owner: weights,
 ) -> Curve:
-    held_out = concatenate([held for _, held in devices.values()])
     weights = start
     strangers, participants = [], []
     for number in range(rounds):
         weights = one_round(weights, number)
         strangers.append(accuracy(trainer, weights, test))
-        participants.append(accuracy(trainer, weights, held_out))
+        judged = [trainer.evaluate(with_own(weights, owner), held) for owner, (_, held) in devices.items()]
+        participants.append(sum(found.correct for found in judged) / sum(found.count for found in judged))
     return Curve(tuple(strangers), tuple(participants), {0: weights})
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from shared.layout import Layout
 from shared.numeric.clipping import require_finite
-from shared.numeric.contribution_vector import AggregateSum, from_words
+from shared.numeric.contribution_vector import AggregateSum, Group, from_words
 from shared.plan import Plan
 from shared.secagg.masking import Words
 from shared.secagg.parameters import thresholds
@@ -35,14 +36,14 @@ class CohortRecord:
     answers: Mapping[int, UnmaskAnswer]
 
 
-def reveal_sum(total: Words, record: CohortRecord, plan: Plan, dimension: int) -> AggregateSum:
+def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout) -> AggregateSum:
     """Unmask and decode the sum over the survivors.
 
     Args:
         total: u64[m], modular sum of exactly the survivors' vectors.
         record: of the cohort.
         plan: its plan.
-        dimension: d.
+        layout: of the model.
 
     Raises:
         UnmaskingFailed: with fewer than t usable shares, or for an implausible sum; there is no output then.
@@ -60,26 +61,34 @@ def reveal_sum(total: Words, record: CohortRecord, plan: Plan, dimension: int) -
     )
     return from_words(
         plain,
-        dimension=dimension,
+        dimension=layout.shared.size,
         grid=plan.grid(members),
         survivors=len(record.fates.survivors),
         max_weight=plan.update.max_weight,
+        statistics=Group(layout.statistics.size, plan.statistics_grid(members)),
     )
 
 
-def step_weights(master: npt.NDArray[np.float32], aggregate: AggregateSum, plan: Plan) -> npt.NDArray[np.float32]:
+def step_weights(
+    master: npt.NDArray[np.float32], aggregate: AggregateSum, plan: Plan, layout: Layout
+) -> npt.NDArray[np.float32]:
     """Return the new master weights, f32[d].
 
     ``mean``: FedAvg's example-weighted mean (McMahan et al., arXiv 1602.05629, algorithm 1); devices scaled their
     updates by w / w_max, so the sum is divided by ``sum(w) / w_max``. ``sum``: the textbook step
     ``theta - alpha * sum(g_i)``, the updates being negative gradients.
 
+    Statistics become the devices' weighted mean whatever the plan combines or steps by: moments are measured, not
+    descended. Local tensors keep their initial values.
+
     Raises:
         FedloomError: ``not-finite``.
     """
-    combined = aggregate.values
-    if plan.server.combine == "mean":
-        combined = combined / (aggregate.weight_sum / plan.update.max_weight)
-    weights = (master.astype(np.float64) + plan.server.learning_rate * combined).astype(np.float32)
-    require_finite(weights, "The new model")
-    return weights
+    total_weight = aggregate.weight_sum / plan.update.max_weight
+    combined = aggregate.values / total_weight if plan.server.combine == "mean" else aggregate.values
+    weights = master.astype(np.float64)
+    weights = layout.shared.replace(weights, layout.shared.take(weights) + plan.server.learning_rate * combined)
+    moved = layout.statistics.take(weights) + aggregate.statistics / total_weight
+    stepped = layout.raised(layout.statistics.replace(weights, moved)).astype(np.float32)
+    require_finite(stepped, "The new model")
+    return stepped

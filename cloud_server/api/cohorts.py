@@ -32,7 +32,7 @@ from cloud_server.rounds.records import (
     step_bodies,
     store_step,
 )
-from cloud_server.tasks import load_task, parameters_of
+from cloud_server.tasks import layout_of, load_task
 from shared.errors import Missing, Unauthenticated, UsageError
 from shared.limits import READ_PIECE_BYTES
 from shared.numeric.contribution_vector import vector_words
@@ -147,7 +147,7 @@ def _vector_bytes(record: StoredCohort) -> int:
     parts = context()
     with parts.database.read() as connection:
         task = load_task(connection, record.task)
-    return vector_words(parameters_of(parts.blobs, task), task.plan.update.lane_bits) * WORD_BYTES
+    return vector_words(layout_of(parts.blobs, task).summed, task.plan.update.lane_bits) * WORD_BYTES
 
 
 def _receive(expected_bytes: int) -> Path:

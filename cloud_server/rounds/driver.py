@@ -36,10 +36,10 @@ from cloud_server.storage.database import Database, bump
 from cloud_server.storage.schema import cohort, lease, step
 from cloud_server.tasks import (
     Task,
+    layout_of,
     load_bundle,
     load_master,
     load_task,
-    parameters_of,
     renew_release,
     store_version,
     task_names,
@@ -313,7 +313,7 @@ class Driver:
             arrived = step_bodies(connection, record.id, "vector").keys()
         running = self._sums.get(record.id)
         if running is None:
-            running = RunningSum(vector_words(parameters_of(self._blobs, task), task.plan.update.lane_bits))
+            running = RunningSum(vector_words(layout_of(self._blobs, task).summed, task.plan.update.lane_bits))
             self._sums[record.id] = running
         for index, device in enumerate(devices_in_order(record.roster_body)):
             if device in arrived and (only is None or index in only):
@@ -324,14 +324,15 @@ class Driver:
         running = self._add_arrived(task, record, only=record.state.survivors)
         if running.added != record.state.survivors:
             raise FedloomError("sum-mismatch", "The running sum does not hold exactly the survivors.")
+        layout = layout_of(self._blobs, task)
         try:
-            aggregate = reveal_sum(running.total, self._messages(record), task.plan, parameters_of(self._blobs, task))
+            aggregate = reveal_sum(running.total, self._messages(record), task.plan, layout)
         except UnmaskingFailed as error:
             return self._unmasking_failed(record, seen, error)
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)
         now_s = self._clock.now_s()
-        weights = step_weights(master, aggregate, task.plan)
+        weights = step_weights(master, aggregate, task.plan, layout)
         made = self._next_version(task, record, weights, now_s)
         with self._database.write() as connection:
             if load_cohort(connection, record.id).state != record.state:

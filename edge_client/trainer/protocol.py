@@ -16,7 +16,7 @@ from shared.numeric.contribution_vector import Evaluation
 F32: TypeAlias = NDArray[np.float32]
 
 
-__all__ = ["Evaluation", "Examples", "Trained", "Trainer", "TrainingDiverged", "TrainingRecipe"]
+__all__ = ["Evaluation", "Examples", "FullGradient", "Trained", "Trainer", "TrainingDiverged", "TrainingRecipe"]
 
 
 class TrainingDiverged(FedloomError):
@@ -50,6 +50,21 @@ class Trained:
     mean_loss: float
 
 
+@dataclass(frozen=True)
+class FullGradient:
+    """The gradient over all examples.
+
+    Attributes:
+        total: f32[d], sum of the examples' loss gradients; 0 for statistics, which have none.
+        examples: how many there are.
+        moved: f32[d], the weights that it was taken at, with statistics as one pass over the examples leaves them.
+    """
+
+    total: F32
+    examples: int
+    moved: F32
+
+
 class Trainer(Protocol):
     """A training engine for one model; weights are always f32[d] in the manifest's order."""
 
@@ -62,8 +77,8 @@ class Trainer(Protocol):
         """Train from ``weights``; raises UsageError for examples that do not fit, TrainingDiverged."""
         ...
 
-    def gradient_sum(self, weights: F32, examples: Examples) -> tuple[F32, int]:
-        """Return the sum of all examples' loss gradients at ``weights``, f32[d], and their number."""
+    def gradient_sum(self, weights: F32, examples: Examples) -> FullGradient:
+        """Return the sum of all examples' loss gradients at ``weights``."""
         ...
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_client.trainer.protocol import F32, Evaluation, Examples, Trained, TrainingDiverged, TrainingRecipe
+from edge_client.trainer.protocol import (
+    F32,
+    Evaluation,
+    Examples,
+    FullGradient,
+    Trained,
+    TrainingDiverged,
+    TrainingRecipe,
+)
 from shared.bundle import BundleManifest
 from shared.errors import UsageError
 
@@ -53,10 +61,10 @@ class QuadraticTrainer:
             batches += [rows[i : i + self._batch_size] for i in range(0, examples, self._batch_size)]
         return batches[: recipe.max_steps]
 
-    def gradient_sum(self, weights: F32, examples: Examples) -> tuple[F32, int]:
-        """Return ``2 sum(theta - x_i)``, f32[d], and the number of examples."""
+    def gradient_sum(self, weights: F32, examples: Examples) -> FullGradient:
+        """Return ``2 sum(theta - x_i)``, f32[d]; the model has no statistics that move."""
         x = self._checked(weights, examples)
-        return _finite(2.0 * (weights.astype(np.float64) - x).sum(axis=0)), len(x)
+        return FullGradient(_finite(2.0 * (weights.astype(np.float64) - x).sum(axis=0)), len(x), weights)
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
         """Return the summed loss; a distance has no right or wrong, so ``correct`` is 0."""

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_client.trainer.protocol import Evaluation, Examples, Trained, TrainingDiverged, TrainingRecipe
+from edge_client.trainer.protocol import (
+    Evaluation,
+    Examples,
+    FullGradient,
+    Trained,
+    TrainingDiverged,
+    TrainingRecipe,
+)
 from edge_client.trainer.runtime import load_interpreter
 from shared.bundle import TRAIN_FILE, Bundle
 from shared.errors import UsageError
+from shared.layout import Layout
 from shared.training_inputs import GRADIENT_RATE, Inputs, gradient_inputs, step_inputs
 
 if TYPE_CHECKING:
@@ -78,14 +86,13 @@ class TfliteTrainer:
             steps, seen = steps + 1, seen + count
         return Trained(self._finite_weights(), len(examples), steps, loss_sum / max(seen, 1))
 
-    def gradient_sum(self, weights: F32, examples: Examples) -> tuple[F32, int]:
-        """Return the sum of all examples' loss gradients at ``weights``, f32[d], and their number.
+    def gradient_sum(self, weights: F32, examples: Examples) -> FullGradient:
+        """Return the sum of all examples' loss gradients at ``weights``, f32[d].
 
         One SGD step per batch, each from the same weights, gives (before - after) / rate: the batch's mean
-        gradient. Raises as ``train``.
+        gradient. Statistics alone go on from batch to batch; in training they are not read. Raises as ``train``.
         """
-        total, _ = self._gradient(weights, examples)
-        return total, len(examples)
+        return self._gradient(weights, examples)[0]
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
         """Return loss and hits of ``weights`` on ``examples``; raises UsageError as ``train``.
@@ -112,19 +119,23 @@ class TfliteTrainer:
         return np.concatenate(outputs)
 
     def _one_step(self, weights: F32, examples: Examples, recipe: TrainingRecipe) -> Trained:
-        total, loss_sum = self._gradient(weights, examples)
+        full, loss_sum = self._gradient(weights, examples)
         count = len(examples)
-        moved = weights - np.float32(recipe.learning_rate) * (total / np.float32(count))
-        return Trained(moved, count, self._batches(count), loss_sum / count)
+        stepped = full.moved - np.float32(recipe.learning_rate) * (full.total / np.float32(count))
+        return Trained(stepped, count, self._batches(count), loss_sum / count)
 
-    def _gradient(self, weights: F32, examples: Examples) -> tuple[F32, float]:
+    def _gradient(self, weights: F32, examples: Examples) -> tuple[FullGradient, float]:
         self._check(examples)
-        total, loss_sum = np.zeros(self.parameters), 0.0
+        statistics = Layout.of(self._manifest.tensors).statistics
+        start, total, loss_sum = weights, np.zeros(self.parameters), 0.0
         for batch, count in self._all_batches(examples):
-            self._start(weights)
+            self._start(start)
             loss_sum += self._step(batch, gradient_inputs(self._manifest)) * count
-            total += (weights.astype(np.float64) - self._finite_weights()) * (count / GRADIENT_RATE)
-        return total.astype(np.float32), loss_sum
+            after = self._finite_weights()
+            total += (start.astype(np.float64) - after) * (count / GRADIENT_RATE)
+            start = statistics.replace(weights, statistics.take(after))
+        total = statistics.replace(total, np.zeros(statistics.size))
+        return FullGradient(total.astype(np.float32), len(examples), start), loss_sum
 
     def _start(self, weights: F32) -> None:
         if weights.shape != (self.parameters,) or weights.dtype != np.float32:

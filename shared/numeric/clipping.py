@@ -67,13 +67,16 @@ def clip(update: LocalUpdate, *, max_l2_norm: float, max_weight: int) -> Clipped
     return ClippedUpdate(values, weight, max_l2_norm, clipped)
 
 
-def check_sum_norm(total: npt.NDArray[np.float64], *, survivors: int, l2_norm_bound: float) -> None:
+def check_sum_norm(
+    total: npt.NDArray[np.float64], *, survivors: int, l2_norm_bound: float, what: str = "The sum"
+) -> None:
     """Refuse a sum that honest devices cannot have produced.
 
     Args:
         total: f64[d], decoded sum over ``survivors`` devices.
         survivors: how many vectors are in it.
         l2_norm_bound: what one device can add: the clip norm plus the tail of rounding.
+        what: is summed, for the message.
 
     Raises:
         UnmaskingFailed: ``implausible-norm``. Within the ball an attack remains possible; masking proves nothing
@@ -84,7 +87,7 @@ def check_sum_norm(total: npt.NDArray[np.float64], *, survivors: int, l2_norm_bo
     if not norm <= survivors * l2_norm_bound * (1 + 1e-9):
         raise UnmaskingFailed(
             "implausible-norm",
-            f"The sum has L2 norm {norm:.4g}, {survivors} honest devices reach {survivors * l2_norm_bound:.4g}.",
+            f"{what} has L2 norm {norm:.4g}, {survivors} honest devices reach {survivors * l2_norm_bound:.4g}.",
             "a member sent a vector outside the bound; the round goes on with a new cohort",
         )
 

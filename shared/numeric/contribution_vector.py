@@ -1,5 +1,8 @@
 """The words that a device masks: packed coordinates first, then one whole word per count.
 
+Coordinates are the update's, then those of statistics: in lanes of the same width and with as many levels, but with a
+clip norm, hence a step, of their own.
+
 Counts (weight, evaluation loss, correct, evaluated, clipped) travel inside the masked vector, so the aggregator
 learns their sums over the cohort and nobody's own.
 """
@@ -7,7 +10,7 @@ learns their sums over the cohort and nobody's own.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -53,9 +56,10 @@ class AggregateSum:
     Attributes:
         values: f64[d], sum of the devices' clipped, weighted updates.
         weight_sum: sum of the devices' weights.
-        clipped: how many devices' updates were clipped.
+        clipped: how many devices' updates, or changes of statistics, were clipped.
         evaluation: summed over the devices' held-out examples.
         survivors: how many devices are in the sums.
+        statistics: f64[s], sum of the devices' clipped, weighted changes of statistics.
     """
 
     values: npt.NDArray[np.float64]
@@ -63,16 +67,28 @@ class AggregateSum:
     clipped: int
     evaluation: Evaluation
     survivors: int
+    statistics: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Coordinates with one clip norm: how many, and the grid that they are on."""
+
+    dimension: int
+    grid: Grid
 
 
 def vector_words(dimension: int, lane_bits: int) -> int:
-    """Return the length of a masked vector in 64-bit words."""
+    """Return the length of a masked vector of ``dimension`` coordinates, statistics included, in 64-bit words."""
     return words_for(dimension, lane_bits) + COUNT_WORDS
 
 
-def to_words(update: QuantizedUpdate, evaluation: Evaluation) -> npt.NDArray[np.uint64]:
-    """Return u64[vector_words], ready to be masked."""
+def to_words(
+    update: QuantizedUpdate, evaluation: Evaluation, statistics: QuantizedUpdate | None = None
+) -> npt.NDArray[np.uint64]:
+    """Return u64[vector_words], ready to be masked; ``statistics`` is None for a model that has none."""
     grid = update.grid
+    groups = [update] if statistics is None else [update, statistics]
     count = min(evaluation.count, MAX_EVALUATED_EXAMPLES)
     worst = count * MAX_EXAMPLE_LOSS
     # A model that diverged on this device gives NaN: the worst there is, not a reason to send nothing.
@@ -82,16 +98,30 @@ def to_words(update: QuantizedUpdate, evaluation: Evaluation) -> npt.NDArray[np.
         round(loss * LOSS_UNITS_PER_NAT),
         min(evaluation.correct, count),
         count,
-        int(update.clipped),
+        int(any(group.clipped for group in groups)),
     ]
-    lanes = pack(update.steps, levels=grid.levels, lane_bits=grid.lane_bits)
+    lanes = pack(np.concatenate([group.steps for group in groups]), levels=grid.levels, lane_bits=grid.lane_bits)
     return np.concatenate([lanes, np.array(counts, dtype=np.uint64)])
 
 
 def from_words(
-    total: npt.NDArray[np.uint64], *, dimension: int, grid: Grid, survivors: int, max_weight: int
+    total: npt.NDArray[np.uint64],
+    *,
+    dimension: int,
+    grid: Grid,
+    survivors: int,
+    max_weight: int,
+    statistics: Group | None = None,
 ) -> AggregateSum:
     """Decode and check the unmasked sum of ``survivors`` vectors.
+
+    Args:
+        total: u64[vector_words].
+        dimension: d, coordinates of an update.
+        grid: of updates.
+        survivors: how many vectors are in the sum.
+        max_weight: of the plan.
+        statistics: how many coordinates they have and their grid, None for a model that has none.
 
     Raises:
         UnmaskingFailed: ``implausible-lanes``, ``implausible-counts`` or ``implausible-norm`` for a sum that honest
@@ -110,12 +140,24 @@ def from_words(
             f"The summed weights or counts are impossible for {survivors} devices.",
             "a member sent a malformed vector; the round goes on with a new cohort",
         )
+    groups = [Group(dimension, grid), statistics or Group(0, grid)]
     try:
         steps = unpack_sum(
-            lanes, dimension=dimension, levels=grid.levels, lane_bits=grid.lane_bits, survivors=survivors
+            lanes,
+            dimension=sum(group.dimension for group in groups),
+            levels=grid.levels,
+            lane_bits=grid.lane_bits,
+            survivors=survivors,
         )
     except ValueError as error:
         raise UnmaskingFailed("implausible-lanes", f"The sum cannot be decoded: {error}.") from error
-    values = dequantize(steps, grid)
-    check_sum_norm(values, survivors=survivors, l2_norm_bound=grid.l2_norm_bound(dimension))
-    return AggregateSum(values, weight, clipped, Evaluation(loss / LOSS_UNITS_PER_NAT, correct, count), survivors)
+    values = _checked(steps[:dimension], groups[0], survivors, "The sum of updates")
+    moved = _checked(steps[dimension:], groups[1], survivors, "The sum of statistics")
+    evaluation = Evaluation(loss / LOSS_UNITS_PER_NAT, correct, count)
+    return AggregateSum(values, weight, clipped, evaluation, survivors, moved)
+
+
+def _checked(steps: npt.NDArray[np.int64], group: Group, survivors: int, what: str) -> npt.NDArray[np.float64]:
+    values, bound = dequantize(steps, group.grid), group.grid.l2_norm_bound(group.dimension)
+    check_sum_norm(values, survivors=survivors, l2_norm_bound=bound, what=what)
+    return values

@@ -64,7 +64,7 @@ def quantize_weights(weights: npt.NDArray[np.float32], tensors: Sequence[TensorP
 
 
 def dequantize_weights(data: bytes, tensors: Sequence[TensorPlace], parameters: int) -> npt.NDArray[np.float32]:
-    """Return f32[parameters] from the bytes of ``quantize_weights``.
+    """Return f32[parameters] from the bytes of ``quantize_weights``, 0 where there is none of ``tensors``.
 
     Raises:
         UsageError: ``bad-weights`` if tensors are missing or have other shapes or types.
@@ -73,7 +73,7 @@ def dequantize_weights(data: bytes, tensors: Sequence[TensorPlace], parameters: 
         arrays = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UsageError("bad-weights", "The weights are not a readable safetensors file.") from error
-    weights = np.empty(parameters, dtype=np.float32)
+    weights = np.zeros(parameters, dtype=np.float32)
     for tensor in tensors:
         values, scale = arrays.get(tensor.path), arrays.get(tensor.path + SCALE_SUFFIX)
         if values is None or values.shape != tuple(tensor.shape):

@@ -66,6 +66,8 @@ def _escape(document: Document) -> None:
         lambda d: d["tensors"][0].update(size=1),
         lambda d: d["tensors"][0].update(shape=[-1, 6]),
         lambda d: d["tensors"][0].update(role="secret"),
+        lambda d: d["tensors"][0].update(minimum=0.0),  # of a shared tensor
+        lambda d: d["tensors"][0].update(role="statistic", minimum=float("nan")),
         lambda d: d["tensors"].append(d["tensors"][0]),
         lambda d: d["inputs"][0].update(dtype="object"),
         lambda d: d["train_inputs"][0].update(default=float("nan")),

@@ -14,12 +14,15 @@ from hypothesis.extra import numpy as hnp
 
 from cloud_server.aggregation.closing import step_weights
 from cloud_server.aggregation.running_sum import RunningSum
+from shared.bundle import TensorSpec
+from shared.layout import Layout
 from shared.limits import READ_PIECE_BYTES
 from shared.numeric.contribution_vector import AggregateSum, Evaluation
 from shared.plan import Plan, Server, Update
 from tests.shared.refusals import refused
 
 DIMENSION: Final = 7
+LAYOUT: Final = Layout.of([TensorSpec("w", (DIMENSION,), 0, DIMENSION, "shared")])
 finite = st.floats(-10, 10, width=32)
 
 
@@ -39,7 +42,7 @@ def test_mean_is_the_mean_weighted_by_examples(
     plan = Plan("t", update=Update(max_weight=max_weight), server=Server("mean", 0.5))
     weights = np.minimum(examples, max_weight)
     sent = updates.astype(np.float64) * (weights / max_weight)[:, None]  # what devices add up
-    got = step_weights(master, aggregate_of(sent.sum(axis=0), int(weights.sum()), 4), plan)
+    got = step_weights(master, aggregate_of(sent.sum(axis=0), int(weights.sum()), 4), plan, LAYOUT)
     expected = master + 0.5 * np.average(updates.astype(np.float64), axis=0, weights=weights)
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-5)
     assert got.dtype == np.float32
@@ -48,7 +51,7 @@ def test_mean_is_the_mean_weighted_by_examples(
 @given(hnp.arrays(np.float32, (4, DIMENSION), elements=finite), hnp.arrays(np.float32, DIMENSION, elements=finite))
 def test_sum_is_the_textbook_step(updates: npt.NDArray[np.float32], master: npt.NDArray[np.float32]) -> None:
     plan = Plan("t", server=Server("sum", 0.1))
-    got = step_weights(master, aggregate_of(updates.astype(np.float64).sum(axis=0), 4, 4), plan)
+    got = step_weights(master, aggregate_of(updates.astype(np.float64).sum(axis=0), 4, 4), plan, LAYOUT)
     np.testing.assert_allclose(got, master + 0.1 * updates.astype(np.float64).sum(axis=0), rtol=1e-6, atol=1e-5)
 
 
@@ -57,7 +60,7 @@ def test_weights_that_are_no_numbers_are_not_published(value: float) -> None:
     values = np.zeros(DIMENSION)
     values[3] = value
     with refused("not-finite"), np.errstate(over="ignore"):
-        step_weights(np.zeros(DIMENSION, np.float32), aggregate_of(values, 4, 4), Plan("t"))
+        step_weights(np.zeros(DIMENSION, np.float32), aggregate_of(values, 4, 4), Plan("t"), LAYOUT)
 
 
 @pytest.mark.parametrize("words", [1, READ_PIECE_BYTES // 8, READ_PIECE_BYTES // 8 + 1, READ_PIECE_BYTES // 4 + 3])
@@ -80,3 +83,24 @@ def test_a_stored_vector_of_another_length_is_not_counted(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="16 bytes"):
         running.add(0, tmp_path / "short")
     assert running.added == frozenset()
+
+
+ROLES: Final = Layout.of(
+    [
+        TensorSpec("kernel", (2,), 0, 2, "shared"),
+        TensorSpec("norm/moving_mean", (2,), 2, 2, "statistic"),
+        TensorSpec("norm/moving_variance", (2,), 4, 2, "statistic", 0.0),
+        TensorSpec("head", (1,), 6, 1, "local"),
+    ]
+)
+
+
+@pytest.mark.parametrize("server", [Server("mean", 0.5), Server("sum", 0.5)])
+def test_statistics_become_the_plain_mean_and_no_variance_is_negative(server: Server) -> None:
+    """Neither the learning rate nor a sum moves moments; the head stays where it was converted."""
+    plan = Plan("t", update=Update(max_weight=1), server=server)
+    moved = np.array([2.0, -4.0, 2.0, -6.0])
+    total = AggregateSum(np.array([2.0, 4.0]), 2, 0, Evaluation(0.0, 0, 0), 2, moved)
+    got = step_weights(np.ones(DIMENSION, np.float32), total, plan, ROLES)
+    shared = [1.5, 2.0] if server.combine == "mean" else [2.0, 3.0]
+    assert got.tolist() == [*shared, 2.0, -1.0, 2.0, 0.0, 1.0]

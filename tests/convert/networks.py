@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 layers = keras.layers
+PERSONAL_INPUTS = 12
 
 
 def _sequential(seed: int, *parts: Any) -> Any:  # noqa: ANN401 - Keras has no types
@@ -91,6 +92,21 @@ def normalized() -> Any:  # noqa: ANN401
         layers.ReLU(),
         layers.Flatten(),
         layers.Dense(3),
+    )
+
+
+def personal() -> Any:  # noqa: ANN401
+    """Moments that move fast, of inputs and in front of the head; the head is to stay on the device, FedBN's with it.
+
+    Li et al., arXiv 2102.07623, keep batch normalisation local; here one is averaged and one is kept.
+    """
+    return _sequential(
+        14,
+        layers.Input((PERSONAL_INPUTS,)),
+        layers.BatchNormalization(momentum=0.1, name="moments"),
+        layers.Dense(8, activation="relu", name="body"),
+        layers.BatchNormalization(momentum=0.5, name="head_moments"),
+        layers.Dense(3, name="head"),
     )
 
 

@@ -111,6 +111,14 @@ def test_roles_say_what_is_aggregated_and_trained(results: Results, folder: Path
     }
 
 
+def test_variances_that_are_averaged_have_a_minimum_and_no_other_tensor_has(personal_bundle: Bundle) -> None:
+    tensors = personal_bundle.manifest.tensors
+    assert {spec.path: spec.minimum for spec in tensors if spec.minimum is not None} == {
+        "network/moments/moving_variance": 0.0
+    }
+    assert {spec.role for spec in tensors if spec.path.startswith("network/head")} == {"local"}
+
+
 def test_several_inputs_go_by_their_names(results: Results, folder: Path) -> None:
     inputs = bundle(results, folder, "two_inputs").manifest.inputs
     assert {spec.name: spec.shape for spec in inputs} == {"x_left": (4, 4), "x_right": (4, 5)}

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.bundles import personal_bundle
 from tests.e2e.servers import Deployment, deployment
+
+__all__ = ["personal_bundle", "running"]
 
 
 @pytest.fixture(scope="session")

@@ -82,10 +82,13 @@ class Deployment:
 
     def create_task(self, plan: Plan, dimension: int) -> None:
         """Make a task with the textbook model."""
+        self.create_task_of(quadratic_bundle(dimension), plan)
+
+    def create_task_of(self, bundle: Bundle, plan: Plan) -> None:
+        """Make a task with a model."""
         key = load_or_create_key(self._folder.keys / RELEASE_KEY_FILE)
         with self._database.write() as connection:
-            now_s = time.time()
-            create_task(connection, BlobStore(self._folder.blobs), quadratic_bundle(dimension), plan, key, now_s)
+            create_task(connection, BlobStore(self._folder.blobs), bundle, plan, key, time.time())
 
     def codes(self, task: str, count: int, valid_s: float = 3600.0) -> list[EnrolmentCode]:
         """Mint enrolment codes."""

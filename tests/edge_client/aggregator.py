@@ -14,6 +14,7 @@ from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weig
 from cloud_server.publishing import Version, make_version
 from shared.bundle import MANIFEST_FILE, ArraySpec, BundleManifest, TensorSpec
 from shared.errors import FedloomError
+from shared.layout import Layout
 from shared.numeric.contribution_vector import AggregateSum, vector_words
 from shared.plan import Cohort, Plan, Server, Training, Update
 from shared.root import EnrolmentCode, Root
@@ -219,7 +220,8 @@ class Aggregator:
 
     def _close(self, cohort: OneCohort, index_of: Mapping[str, int], everybody: frozenset[int]) -> None:
         assert cohort.roster is not None
-        total = np.zeros(vector_words(DIMENSION, self.plan.update.lane_bits), np.uint64)
+        layout = Layout.of(quadratic_manifest().tensors)
+        total = np.zeros(vector_words(layout.summed, self.plan.update.lane_bits), np.uint64)
         for body in cohort.steps["vector"].values():
             total += np.frombuffer(body, "<u8")
         record = CohortRecord(
@@ -228,7 +230,7 @@ class Aggregator:
             {index_of[name]: read_shares(body).commitment for name, body in cohort.steps["shares"].items()},
             {index_of[name]: read_answer(body) for name, body in cohort.steps["answer"].items()},
         )
-        cohort.aggregate = reveal_sum(total, record, self.plan, DIMENSION)
-        self.master = step_weights(self.master, cohort.aggregate, self.plan)
+        cohort.aggregate = reveal_sum(total, record, self.plan, layout)
+        self.master = step_weights(self.master, cohort.aggregate, self.plan, layout)
         self.versions.append(publish(len(self.versions), self.master, self.plan, self.now_s))
         self.cohorts.append(OneCohort(f"cohort-{len(self.cohorts)}"))

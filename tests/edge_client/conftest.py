@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import activity_bundle, activity_folder
+from tests.bundles import activity_bundle, activity_folder, personal_bundle
 from tests.edge_client.loopback import make_certificates
 
-__all__ = ["activity_bundle", "activity_folder", "certificates"]
+__all__ = ["activity_bundle", "activity_folder", "certificates", "personal_bundle"]
 
 
 @pytest.fixture(scope="session")

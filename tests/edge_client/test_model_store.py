@@ -16,9 +16,12 @@ from edge_client.int8_check import count_correct
 from edge_client.journal import Journal
 from edge_client.model_store import ModelStore, current_version
 from edge_client.state_folder import StateFolder
-from edge_client.trainer.protocol import Examples
+from edge_client.trainer.protocol import F32, Examples
+from edge_client.trainer.runtime import InferenceModel
+from edge_client.trainer.tflite import TfliteTrainer
 from edge_client.transport import Signer, Transport, pinned_pool
-from shared.bundle import INFER_INT8_FILE, MANIFEST_FILE, Bundle, initial_weights
+from shared.bundle import INFER_INT8_FILE, MANIFEST_FILE, Bundle, Role, initial_weights
+from shared.layout import Layout
 from shared.plan import Plan
 from shared.release import FileEntry, Release, sign_release, verify_release
 from shared.wire.canonical import sha256
@@ -44,6 +47,7 @@ class Device:
         )
         self.change: Change = lambda _request, answer: answer
         self.clock = ManualClock()
+        self.lines: list[str] = []
 
     def answer(self, request: Request) -> Answer:
         return self.change(request, self.aggregator(request))
@@ -55,7 +59,7 @@ class Device:
         signer = Signer(enrolment.fingerprint, enrolment.device, key, journal.next_counter)
         pool = pinned_pool(enrolment.root.tls_root_pem)
         transport = Transport(url, pool, signer=signer, clock=self.clock, jitter=lambda: 0.0)
-        yield ModelStore(self.folder, enrolment, transport, journal, self.clock)
+        yield ModelStore(self.folder, enrolment, transport, journal, self.clock, self.lines.append)
         transport.close()
         journal.close()
 
@@ -170,23 +174,31 @@ def test_the_plan_must_be_the_tasks(device: Device, store: ModelStore) -> None:
         store.install(0)
 
 
-def test_later_versions_bring_weights_alone_and_the_twin_is_made_here(
-    device: Device, store: ModelStore, activity_bundle: Bundle
-) -> None:
-    files = {**activity_bundle.files, MANIFEST_FILE: activity_bundle.manifest.to_bytes()}
-    start = initial_weights(activity_bundle)
+def put_online(device: Device, *bundles: Bundle) -> None:
+    """Let the server have one version of every bundle, whose shared weights grow."""
     device.aggregator.versions = [
         make_version(
             number,
-            start * np.float32(1 + number),
+            grown(bundle, number),
             plan=device.aggregator.plan,
-            manifest=activity_bundle.manifest,
-            bundle=files,
+            manifest=bundle.manifest,
+            bundle={**bundle.files, MANIFEST_FILE: bundle.manifest.to_bytes()},
             key=RELEASE_KEY,
             now_s=device.aggregator.now_s,
         )
-        for number in range(2)
+        for number, bundle in enumerate(bundles)
     ]
+
+
+def grown(bundle: Bundle, number: int) -> F32:
+    shared, start = Layout.of(bundle.manifest.tensors).shared, initial_weights(bundle)
+    return shared.replace(start, shared.take(start) * np.float32(1 + number))
+
+
+def test_later_versions_bring_weights_alone_and_the_twin_is_made_here(
+    device: Device, store: ModelStore, activity_bundle: Bundle
+) -> None:
+    put_online(device, activity_bundle, activity_bundle)
     store.install(0)
     before = len(device.aggregator.requests)
     installed = store.install(1)
@@ -198,3 +210,60 @@ def test_later_versions_bring_weights_alone_and_the_twin_is_made_here(
     result = count_correct(installed, held_out)
     assert result is not None
     assert result[1] == 3
+
+
+def test_the_twin_gets_this_devices_own_head_after_the_servers_was_verified(
+    device: Device, store: ModelStore, personal_bundle: Bundle
+) -> None:
+    put_online(device, personal_bundle, personal_bundle)
+    first = store.install(0)
+    assert first.int8 == device.aggregator.versions[0].files[INFER_INT8_FILE]
+    own = np.random.default_rng(3).uniform(0.5, 1.5, first.layout.local.size).astype(np.float32)
+    store.keep_local(first, own)
+    before = len(device.aggregator.requests)
+    second = store.install(1)
+    assert len(device.aggregator.requests) == before + 2  # the release and the weights; the twin is made here
+    assert second.layout.local.take(second.weights).tolist() == own.tolist()
+    assert second.int8 == (device.folder.current / INFER_INT8_FILE).read_bytes()
+    assert second.int8 != device.aggregator.versions[1].files[INFER_INT8_FILE]
+    shape = personal_bundle.manifest.inputs[0].shape[1:]
+    x = np.random.default_rng(4).normal(size=(8, *shape)).astype(np.float32)
+    expected = TfliteTrainer(personal_bundle).predict(second.weights, Examples(x, np.zeros(8, np.int32)))
+    np.testing.assert_allclose(InferenceModel(second.int8 or b"").predict(x), expected, rtol=0, atol=1e-4)
+
+
+def test_own_values_outlive_the_process(device: Device, certificates: Path, personal_bundle: Bundle) -> None:
+    put_online(device, personal_bundle, personal_bundle)
+    with serve(certificates, device.answer) as url:
+        enrolment = enrolled(device.path, device.aggregator, url)
+        with device.opened(url, enrolment) as store:
+            installed = store.install(0)
+            own = np.arange(installed.layout.local.size, dtype=np.float32)
+            store.keep_local(installed, own)
+        for version in (0, 1):
+            with device.opened(url, enrolment) as store:
+                again = store.install(version)
+            assert again.layout.local.take(again.weights).tolist() == own.tolist()
+            assert again.model_sha256 == device.aggregator.versions[version].model_sha256
+
+
+@pytest.mark.parametrize("role", ["shared", "statistic"])
+def test_a_release_that_would_upload_what_was_local_is_refused(
+    device: Device, store: ModelStore, personal_bundle: Bundle, role: Role
+) -> None:
+    """The release is signed by the right key, and everything else in it is as it should be."""
+    tensors = tuple(
+        dataclasses.replace(spec, role=role) if spec.path == "network/head/kernel" else spec
+        for spec in personal_bundle.manifest.tensors
+    )
+    exposing = Bundle(dataclasses.replace(personal_bundle.manifest, tensors=tensors), personal_bundle.files)
+    put_online(device, personal_bundle, exposing)
+    installed = store.install(0)
+    own = np.ones(installed.layout.local.size, np.float32)
+    store.keep_local(installed, own)
+    kept = device.folder.local_tensors.read_bytes()
+    for _ in range(2):
+        with refused("local-tensor-exposed"):
+            store.install(1)
+    assert current_version(device.folder) == 0
+    assert device.folder.local_tensors.read_bytes() == kept

@@ -10,6 +10,7 @@ import pytest
 from edge_client import contribution
 from edge_client.trainer.protocol import Examples, TrainingDiverged, TrainingRecipe
 from edge_client.trainer.quadratic import QuadraticTrainer
+from shared.layout import Layout
 from shared.plan import Plan, Server, Training
 from tests.edge_client.aggregator import DIMENSION, quadratic_manifest
 from tests.shared.refusals import refused
@@ -21,10 +22,10 @@ TRAINER = QuadraticTrainer(quadratic_manifest())
 
 
 def test_gradient_and_loss() -> None:
-    gradient, count = TRAINER.gradient_sum(THETA, EXAMPLES)
-    np.testing.assert_allclose(gradient, 2 * (THETA - X).sum(axis=0), rtol=1e-5)
+    full = TRAINER.gradient_sum(THETA, EXAMPLES)
+    np.testing.assert_allclose(full.total, 2 * (THETA - X).sum(axis=0), rtol=1e-5)
     result = TRAINER.evaluate(THETA, EXAMPLES)
-    assert (count, result.count, result.correct) == (10, 10, 0)
+    assert (full.examples, result.count, result.correct) == (10, 10, 0)
     assert result.loss_sum == pytest.approx(float(((THETA - X) ** 2).sum()))
 
 
@@ -46,9 +47,10 @@ def test_fedsgd_takes_one_mean_step() -> None:
 def test_a_fedsgd_update_is_minus_the_gradient(combine: str, divisor: int) -> None:
     server = dataclasses.replace(Server(), combine=combine)  # type: ignore[arg-type] # one of the two choices
     plan = Plan("point", training=Training(method="fedsgd"), server=server)
-    update, loss = contribution.local_update(TRAINER, THETA, EXAMPLES, plan, 1)
+    trained = contribution.local_update(TRAINER, THETA, EXAMPLES, plan, Layout.of(quadratic_manifest().tensors), 1)
+    update = trained.update
     np.testing.assert_allclose(update.values, -2 * (THETA - X).sum(axis=0) / divisor, rtol=1e-5)
-    assert (update.examples, loss) == (10, None)
+    assert (update.examples, trained.mean_loss) == (10, None)
 
 
 def test_divergence_is_named() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_client.trainer.protocol import Evaluation, Examples, Trained, TrainingRecipe
-from shared.bundle import TensorSpec
-from tools.baselines import Bounds, Budget, train_centralised, train_federated, train_local_only
+from edge_client.trainer.protocol import Evaluation, Examples, FullGradient, Trained, TrainingRecipe
+from shared.bundle import Bundle, TensorSpec, initial_weights
+from tools.baselines import Bounds, Budget, random_weights, train_centralised, train_federated, train_local_only
 
 F32 = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 TENSORS = (TensorSpec("w", (2,), 0, 2, "shared"),)
@@ -23,8 +23,8 @@ class MeanSeeker:
         goal = np.asarray(examples.x).mean(axis=0)
         return Trained(weights + np.float32(recipe.learning_rate) * (goal - weights), len(examples), 1, 0.0)
 
-    def gradient_sum(self, weights: F32, examples: Examples) -> tuple[F32, int]:
-        return weights, len(examples)
+    def gradient_sum(self, weights: F32, examples: Examples) -> FullGradient:
+        return FullGradient(weights, len(examples), weights)
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
         near = np.abs(np.asarray(examples.x) - weights).max(axis=1) < 0.6
@@ -64,3 +64,44 @@ def test_centralised_pools_and_local_only_stays_apart() -> None:
     np.testing.assert_allclose(alone.weights[2], [1.0, 1.0])
     assert alone.accuracy == (0.5, 0.5, 0.5)
     assert alone.accuracy_participants == (1.0, 1.0, 1.0)
+
+
+ROLES = (
+    TensorSpec("w", (1,), 0, 1, "shared"),
+    TensorSpec("moving_mean", (1,), 1, 1, "statistic"),
+    TensorSpec("head", (1,), 2, 1, "local"),
+)
+
+
+class OwnJudge(MeanSeeker):
+    """A model that is right where its last weight is the example's."""
+
+    parameters = 3
+
+    def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
+        near = np.abs(np.asarray(examples.x)[:, -1] - weights[-1]) < 0.1
+        return Evaluation(0.0, int(near.sum()), len(examples))
+
+
+def test_moments_are_averaged_at_any_learning_rate_and_local_weights_stay_with_their_owner() -> None:
+    def wide(value: float, count: int) -> Examples:
+        return Examples(np.full((count, 3), value, np.float32), np.zeros(count, np.int32))
+
+    devices = {number: (wide(value, count), wide(value, 4)) for number, value, count in ((1, -1.0, 10), (2, 1.0, 30))}
+    bounds = Bounds(max_l2_norm=100.0, max_weight=100, server_learning_rate=0.5)
+    start, budget = np.zeros(3, np.float32), Budget(rounds=1, epochs=1, learning_rate=1.0)
+    curve = train_federated(OwnJudge(), ROLES, start, devices, wide(1.0, 4), budget, bounds, seed=1)
+    np.testing.assert_allclose(curve.weights[0], [0.25, 0.5, 0.0], rtol=1e-6)
+    assert curve.accuracy == (0.0,)  # strangers get the initial head
+    assert curve.accuracy_participants == (1.0,)  # everybody is judged with a head of their own
+
+
+def test_a_seed_decides_kernels_alone(personal_bundle: Bundle) -> None:
+    initial = initial_weights(personal_bundle)
+    one, again, other = (random_weights(personal_bundle, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    for spec in personal_bundle.manifest.tensors:
+        place = slice(spec.offset, spec.offset + spec.size)
+        assert (np.abs(one[place] - other[place]).max() > 0) == (len(spec.shape) > 1), spec.path
+        if len(spec.shape) == 1:
+            np.testing.assert_array_equal(one[place], initial[place])

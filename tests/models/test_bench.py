@@ -96,7 +96,7 @@ def test_a_learning_rate_at_which_a_run_diverged_is_rejected() -> None:
 
 
 def test_points_are_scored_on_the_participants(activity_bundle: Bundle, small: TaskData) -> None:
-    start = random_weights(activity_bundle.manifest, 1)
+    start = random_weights(activity_bundle, 1)
     job = Job(TfliteTrainer(activity_bundle), activity_bundle.manifest.tensors, start, small.devices)
     found = dict(scores(job, [Point(method, Budget(1, 1, 0.05)) for method in BUDGET_OF]))
     assert len(found) == 3
@@ -104,7 +104,7 @@ def test_points_are_scored_on_the_participants(activity_bundle: Bundle, small: T
 
 
 def test_a_diverged_run_has_no_score(activity_bundle: Bundle, small: TaskData) -> None:
-    start = random_weights(activity_bundle.manifest, 1)
+    start = random_weights(activity_bundle, 1)
     job = Job(TfliteTrainer(activity_bundle), activity_bundle.manifest.tensors, start, small.devices)
     point = Point("centralised", Budget(2, 1, 1e30))
     assert dict(scores(job, [point])) == {point: None}

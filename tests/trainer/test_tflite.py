@@ -15,6 +15,7 @@ from edge_client.trainer.protocol import Examples, Trainer, TrainingDiverged, Tr
 from edge_client.trainer.tflite import TfliteTrainer
 from shared.bundle import Bundle, initial_weights
 from shared.errors import UsageError
+from shared.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 ONE_STEP = TrainingRecipe("fedavg", epochs=1, learning_rate=0.05, max_steps=1)
@@ -70,8 +71,8 @@ def test_a_partial_batch_counts_only_its_own_rows(trainer: Trainer, start: Any) 
     five = examples(5)
     twice = Examples(np.concatenate([five.x, five.x]), np.concatenate([five.y, five.y]))
     one, two = trainer.gradient_sum(start, five), trainer.gradient_sum(start, twice)
-    assert (one[1], two[1]) == (5, 10)
-    np.testing.assert_allclose(two[0], 2 * one[0], rtol=0, atol=2e-5)
+    assert (one.examples, two.examples) == (5, 10)
+    np.testing.assert_allclose(two.total, 2 * one.total, rtol=0, atol=2e-5)
     assert trainer.evaluate(start, five).count == 5
 
 
@@ -79,23 +80,46 @@ def test_gradient_sum_adds_over_examples(trainer: Trainer, start: Any) -> None: 
     data = examples(37)
     x = np.asarray(data.x)
     parts = [Examples(x[part], data.y[part]) for part in (slice(0, 20), slice(20, 37))]
-    whole, _ = trainer.gradient_sum(start, data)
-    np.testing.assert_allclose(whole, sum(trainer.gradient_sum(start, part)[0] for part in parts), atol=1e-4)
+    whole = trainer.gradient_sum(start, data).total
+    np.testing.assert_allclose(whole, sum(trainer.gradient_sum(start, part).total for part in parts), atol=1e-4)
 
 
 def test_gradient_is_the_slope_of_the_loss(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
     data = examples(24)
-    gradient, _ = trainer.gradient_sum(start, data)
+    gradient = trainer.gradient_sum(start, data).total
     direction = gradient / np.linalg.norm(gradient)
     after, before = (trainer.evaluate(start + h * direction, data).loss_sum for h in (1e-3, -1e-3))
     assert (after - before) / 2e-3 == pytest.approx(np.linalg.norm(gradient), rel=0.02)
 
 
+def test_statistics_have_no_gradient_and_move_by_one_pass(personal_bundle: Bundle) -> None:
+    """Keras' rule, batch by batch in the examples' order: moment = momentum * moment + (1 - momentum) * batch's."""
+    trainer, layout = TfliteTrainer(personal_bundle), Layout.of(personal_bundle.manifest.tensors)
+    generator = np.random.default_rng(2)
+    inputs = personal_bundle.manifest.inputs[0].shape[1]
+    x = generator.normal(1.5, 2.0, (12, inputs)).astype(np.float32)
+    data = Examples(x, generator.integers(0, 3, 12).astype(np.int32))
+    weights = initial_weights(personal_bundle)
+    full = trainer.gradient_sum(weights, data)
+    mean, variance, momentum = np.zeros(inputs), np.ones(inputs), 0.1
+    for batch in np.split(x.astype(np.float64), 3):
+        mean = momentum * mean + (1 - momentum) * batch.mean(axis=0)
+        variance = momentum * variance + (1 - momentum) * batch.var(axis=0)
+    np.testing.assert_allclose(layout.statistics.take(full.moved), np.concatenate([mean, variance]), rtol=1e-5)
+    assert not layout.statistics.take(full.total).any()
+    for part in (layout.shared, layout.local):
+        np.testing.assert_array_equal(part.take(full.moved), part.take(weights))
+    # Batch normalisation trains with the batch's moments, so the kept ones change no gradient.
+    elsewhere = trainer.gradient_sum(full.moved, data)
+    np.testing.assert_allclose(elsewhere.total, full.total, rtol=0, atol=2e-2)
+    assert np.abs(layout.shared.take(full.total)).max() > 1
+
+
 def test_fedsgd_is_one_step_along_the_mean_gradient(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
     data = examples(40)
-    gradient, count = trainer.gradient_sum(start, data)
+    full = trainer.gradient_sum(start, data)
     trained = trainer.train(start, data, TrainingRecipe("fedsgd", 1, 0.5), 0)
-    np.testing.assert_allclose(trained.weights, start - 0.5 * gradient / count, atol=1e-6)
+    np.testing.assert_allclose(trained.weights, start - 0.5 * full.total / full.examples, atol=1e-6)
 
 
 def test_the_proximal_term_pulls_to_the_start(trainer: Trainer, start: Any) -> None:  # noqa: ANN401

@@ -81,7 +81,7 @@ def accuracies(
     bundle: Bundle, trainer: Trainer, data: TaskData, seed: int, budgets: Budgets = _BUDGETS
 ) -> dict[str, float]:
     """Train all methods from one start; return their accuracies on the people who take no part."""
-    start = random_weights(bundle.manifest, seed)
+    start = random_weights(bundle, seed)
     devices, test = data.devices, data.test
     federated = train_federated(
         trainer, bundle.manifest.tensors, start, devices, test, budgets.federated, budgets.bounds, seed

@@ -80,7 +80,7 @@ def measure() -> list[Result]:
     """Train every point of the grid."""
     task = get_task("activity")
     bundle = convert_task(task)
-    start = random_weights(bundle.manifest, _SEED)
+    start = random_weights(bundle, _SEED)
     job = Job(TfliteTrainer(bundle), bundle.manifest.tensors, start, task.load(task.test_owners).devices)
     return results(dict(scores(job, grid())))
 

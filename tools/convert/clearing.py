@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 F64: TypeAlias = NDArray[np.float64]
 
-_MARGIN: Final = 2e-5  # of the spread of what decides
+_NEAR: Final = 1e-3  # of the spread of what decides: what is farther from a kink may stay where it is
+_REACH: Final = 0.2  # of the spread: how far a channel may move
 _LEAST_SPREAD: Final = 1e-3
 
 
@@ -22,28 +23,27 @@ def channel_shifts(decides: Sequence[NDArray[Any]], places: Sequence[float]) -> 
         places: where the gradient jumps.
     """
     table = np.concatenate([array.reshape(-1, array.shape[-1]) for array in decides])
-    margin = _MARGIN * max(float(table.std()), _LEAST_SPREAD)
+    spread = max(float(table.std()), _LEAST_SPREAD)
     nearest = np.min([np.abs(table - place).min(axis=0) for place in places], axis=0)
     shifts = np.zeros(table.shape[1], np.float32)
-    for channel in np.flatnonzero(nearest < margin):
-        shifts[channel] = clear_shift(np.unique(table[:, channel]).astype(np.float64), places, margin)
+    for channel in np.flatnonzero(nearest < _NEAR * spread):
+        shifts[channel] = clear_shift(np.unique(table[:, channel]).astype(np.float64), places, _REACH * spread)
     return shifts
 
 
-def clear_shift(values: F64, places: Sequence[float], margin: float) -> float:
-    """Return the smallest shift after which no value is near a place: 0 if none is within ``margin`` of one now.
+def clear_shift(values: F64, places: Sequence[float], reach: float) -> float:
+    """Return the shift of at most ``reach`` after which the nearest value is as far from a place as can be.
 
     Args:
         values: f64[n], finite.
         places: where the gradient jumps.
-        margin: above 0; after a shift there is twice as much.
+        reach: above 0.
     """
-    # Shifting by d brings a value to a place where d = place - value: keep away from these.
-    taken = np.sort(np.concatenate([place - values for place in places]))
-    if np.abs(taken).min() >= margin:
-        return 0.0
-    ends = np.concatenate([[taken[0] - 8 * margin], taken, [taken[-1] + 8 * margin]])
-    low, high = ends[:-1] + 2 * margin, ends[1:] - 2 * margin
-    wide = low <= high
-    shifts = np.clip(0.0, low[wide], high[wide])
-    return float(shifts[np.abs(shifts).argmin()])
+    # Shifting by d brings a value to a place where d = place - value: go to the middle between two of these.
+    taken = np.unique(np.concatenate([place - values for place in places]))
+    shifts = np.concatenate([[-reach, 0.0, reach], (taken[1:] + taken[:-1]) / 2])
+    shifts = shifts[np.abs(shifts) <= reach]
+    after = np.searchsorted(taken, shifts)
+    edges = np.concatenate([[-np.inf], taken, [np.inf]])
+    clear = np.minimum(shifts - edges[after], edges[after + 1] - shifts)
+    return float(shifts[clear.argmax()])

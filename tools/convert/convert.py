@@ -117,7 +117,8 @@ def _tensors(weights: Sequence[Weight], local: Sequence[str]) -> list[TensorSpec
     offset = 0
     for weight in weights:
         size = int(weight.value.size)
-        specs.append(TensorSpec(weight.path, weight.value.shape, offset, size, _role(weight, local)))
+        role = _role(weight, local)
+        specs.append(TensorSpec(weight.path, weight.value.shape, offset, size, role, _minimum(weight, role)))
         offset += size
     unmatched = [glob for glob in local if not fnmatch.filter([weight.path for weight in weights], glob)]
     if unmatched or not specs:
@@ -130,6 +131,11 @@ def _role(weight: Weight, local: Sequence[str]) -> Role:
     if any(fnmatch.fnmatch(weight.path, glob) for glob in local):
         return "local"
     return "shared" if weight.trainable else "statistic"
+
+
+def _minimum(weight: Weight, role: Role) -> float | None:
+    """Return 0 for a variance that is aggregated: Keras' own name for it is the only sign that a variable bears."""
+    return 0.0 if role == "statistic" and weight.path.split("/")[-1] == "moving_variance" else None
 
 
 def _describe(

@@ -20,6 +20,7 @@ from models.registry import Task, get_task
 from shared.bundle import Bundle, read_bundle
 from shared.errors import FedloomError, UsageError
 from shared.examples import write_examples
+from shared.layout import Layout
 from shared.plan import Plan
 from tools.demo.measure import Published, Score, measure, round_bytes, write_json
 from tools.demo.plan_file import for_demo, to_toml
@@ -230,10 +231,10 @@ class Demo:
     def _rows(self, bundle: Bundle, published: Published, scores: Sequence[Score]) -> list[dict[str, Any]]:
         ledgers = [device.ledger() for device in self._devices]
         shown = self._server.run("task", "show", self._plan.task)
-        rows = []
+        rows, layout = [], Layout.of(bundle.manifest.tensors)
         for row in (row for row in shown["rounds"] if row["phase"] == "closed"):
-            version, parameters = row["base_version"] + 1, bundle.manifest.parameters
-            cost = round_bytes(ledgers, row["round"], self._plan, parameters, published.weights_payload_bytes)
+            version = row["base_version"] + 1
+            cost = round_bytes(ledgers, row["round"], self._plan, layout, published.weights_payload_bytes)
             found = scores[version]
             rows.append(
                 {

@@ -25,6 +25,7 @@ from edge_client.trainer.runtime import InferenceModel
 from edge_client.trainer.tflite import TfliteTrainer
 from shared.bundle import INFER_INT8_FILE, Bundle, initial_weights, read_bundle
 from shared.examples import concatenate
+from shared.layout import Layout
 from shared.numeric.contribution_vector import vector_words
 from shared.plan import Plan
 from shared.release import WEIGHTS_FILE
@@ -175,16 +176,16 @@ class RoundBytes:
 
 
 def round_bytes(
-    ledgers: Sequence[Any], round_number: int, plan: Plan, parameters: int, weights_payload_bytes: int
+    ledgers: Sequence[Any], round_number: int, plan: Plan, layout: Layout, weights_payload_bytes: int
 ) -> RoundBytes:
-    """Return what one round cost its survivors, from their own ledgers."""
+    """Return what one round cost its survivors, from their own ledgers; local tensors are in no vector."""
     entries = [
         entry["traffic"]
         for ledger in ledgers
         for entry in ledger["contributions"]
         if entry["round"] == round_number and entry["state"] == "counted"
     ]
-    vector_bytes = vector_words(parameters, plan.update.lane_bits) * WORD_BYTES
+    vector_bytes = vector_words(layout.summed, plan.update.lane_bits) * WORD_BYTES
     up = mean(entry["vector_up"] + entry["other_up"] for entry in entries)
     down = mean(entry["weights_down"] + entry["other_down"] for entry in entries)
     return RoundBytes(up, down, up - vector_bytes, down - weights_payload_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,6 +17,7 @@ from shared.numeric.contribution_vector import (
     COUNT_WORDS,
     AggregateSum,
     Evaluation,
+    Group,
     from_words,
     to_words,
     vector_words,
@@ -140,3 +143,44 @@ def test_what_a_device_counts_is_brought_within_the_public_limits(
     evaluation: Evaluation, expected: tuple[int, int, int]
 ) -> None:
     assert tuple(words_of(evaluation=evaluation)[[LOSS, CORRECT, COUNT]].tolist()) == expected
+
+
+@given(st.integers(0, 2**32), st.sampled_from([16, 21, 32]), st.integers(0, 5), st.integers(0, 5))
+def test_two_groups_come_back_each_on_its_own_grid(seed: int, lane_bits: int, shared: int, moments: int) -> None:
+    grid = Grid.for_cohort(3, lane_bits=lane_bits, max_l2_norm=0.5)
+    coarse = replace(grid, max_l2_norm=20.0)
+    source = Randomness(str(seed))
+    total = np.zeros(vector_words(shared + moments, lane_bits), dtype=np.uint64)
+    sums = [np.zeros(shared), np.zeros(moments)]
+    for _ in range(3):
+        groups = []
+        for number, own in enumerate((grid, coarse)):
+            values = np.frombuffer(source(2 * sums[number].size), dtype="<i2").astype(np.float32) / 2048
+            update = clip(LocalUpdate(values, 2), max_l2_norm=own.max_l2_norm, max_weight=2)
+            sums[number] += update.values
+            groups.append(quantize(update, own, source))
+        total += to_words(groups[0], NOTHING, groups[1])
+    group = Group(moments, coarse)
+    result = from_words(total, dimension=shared, grid=grid, survivors=3, max_weight=2, statistics=group)
+    for got, expected, own in ((result.values, sums[0], grid), (result.statistics, sums[1], coarse)):
+        assert got.shape == expected.shape
+        assert np.abs(got - expected).max(initial=0) <= 3 * own.step * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("loud", [0, 1])
+def test_either_group_beyond_its_norm_discards_the_sum(loud: int) -> None:
+    coarse = replace(GRID, max_l2_norm=50.0)
+    steps = [np.full(DIMENSION, GRID.levels if number == loud else 0) for number in range(2)]
+    update, moved = (
+        QuantizedUpdate(part, grid, 1, clipped=False) for part, grid in zip(steps, (GRID, coarse), strict=True)
+    )
+    total = to_words(update, NOTHING, moved) * np.uint64(SURVIVORS)
+    with refused("implausible-norm", UnmaskingFailed):
+        from_words(
+            total,
+            dimension=DIMENSION,
+            grid=GRID,
+            survivors=SURVIVORS,
+            max_weight=MAX_WEIGHT,
+            statistics=Group(DIMENSION, coarse),
+        )
