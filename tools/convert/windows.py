@@ -101,8 +101,8 @@ def spread(parts: Sequence[Tensor], dimension: int, axis: Axis) -> Tensor:
         first, phase = axis.place(k)
         line, at = _line(part, dimension, axis)
         sums[phase].append(_padded(line, at, first, axis.groups))
-    nothing = tf.zeros_like(next(phase for phase in sums if phase)[0]) if not all(sums) else None
-    filled = [reduce(add, phase) if phase else nothing for phase in sums]
+    # Position 0 reads phase 0, so that one is never empty.
+    filled = [reduce(add, phase) if phase else tf.zeros_like(sums[0][0]) for phase in sums]
     lines = filled[0]
     if axis.stride > 1:
         outer, _, inner = lines.shape
