@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from shared.errors import BundleError
 from tools.convert import choose as choosing
@@ -19,6 +20,7 @@ from tools.convert.convolutions import (
     input_gradient,
     transposed,
 )
+from tools.convert.gradients import override_map
 from tools.convert.tf import tf
 from tools.convert.windows import Axis, axis_of, spread, windows
 
@@ -50,13 +52,14 @@ def test_every_form_is_the_convolution_and_its_gradients(convolution: Convolutio
     shapes = (convolution.x_shape, convolution.w_shape, convolution.y_shape)
     x, w, dy = (tf.constant(generator.normal(size=shape), tf.float32) for shape in shapes)
     strides = (convolution.rows.stride, convolution.columns.stride)
-    dilations = (convolution.rows.dilation, convolution.columns.dilation)
-    # TensorFlow's own kernels have no gradient for the others on a CPU.
-    assume(strides[0] == strides[1] and (max(dilations) == 1 or max(strides) == 1))
+    # TensorFlow's own kernels have no gradient for the others on a CPU; some have none for dilated kernels.
+    assume(strides[0] == strides[1])
     around = [[0, 0], _around(convolution.rows), _around(convolution.columns), [0, 0]]
     with tf.GradientTape() as tape:
         tape.watch([x, w])
-        y = tf.nn.conv2d(tf.pad(x, around), w, [1, *strides, 1], "VALID", dilations=[1, *dilations, 1])
+        places = (_places(convolution.rows), _places(convolution.columns))
+        wide = tf.einsum("abcd,ai,bj->ijcd", w, *places)
+        y = tf.nn.conv2d(tf.pad(x, around), wide, [1, *strides, 1], "VALID")
     for form in convolution.forms("forward"):
         _close(forward(convolution, form, x, w), y)
     dx, dw = tape.gradient(y, [x, w], output_gradients=dy)
@@ -64,6 +67,12 @@ def test_every_form_is_the_convolution_and_its_gradients(convolution: Convolutio
         _close(input_gradient(convolution, form, w, dy), dx)
     for form in convolution.forms("filter"):
         _close(filter_gradient(convolution, form, x, dy), dw)
+
+
+def _places(axis: Axis) -> NDArray[np.float32]:
+    """Return which element of the window each kernel position reads, one-hot f32[kernel, span]."""
+    span = (axis.kernel - 1) * axis.dilation + 1
+    return np.eye(span, dtype=np.float32)[:: axis.dilation]
 
 
 def _around(axis: Axis) -> list[int]:
@@ -119,3 +128,20 @@ def test_a_target_whose_runtime_is_missing_is_refused(monkeypatch: pytest.Monkey
     assert caught.value.code == "convert-target"
     _, choices = choosing.choose([LARGE], "low-memory")
     assert {choice.form for choice in choices} == {"rows"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([[1], [2], [1, 2]]), st.booleans())
+def test_the_gradient_of_a_maximum_is_shared_among_equals(seed: int, axes: list[int], keep: bool) -> None:  # noqa: FBT001
+    generator = np.random.default_rng(seed)
+    x = tf.constant(generator.integers(0, 3, size=(2, 4, 3)), tf.float32)
+
+    def gradient(x: object) -> object:
+        y = tf.reduce_max(x, axes, keepdims=keep)
+        return tf.gradients(y * y, x)[0]
+
+    def lowered(x: object) -> object:
+        with tf.compat.v1.get_default_graph().gradient_override_map(override_map()):
+            return gradient(x)
+
+    _close(tf.function(lowered)(x), tf.function(gradient)(x))

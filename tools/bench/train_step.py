@@ -24,19 +24,23 @@ TURNS: Final = 3
 
 def measure() -> list[Result]:
     """Convert each model and measure it; raises FedloomError ("bench-failed")."""
-    return [result for name, factory in MODELS.items() for result in _of_model(name, factory)]
+    results = [result for name, factory in MODELS.items() for result in _of_model(name, factory, "portable")]
+    return results + _of_model("digits", MODELS["digits"], "low-memory")
 
 
-def _of_model(name: str, factory: str) -> list[Result]:
+def _of_model(name: str, factory: str, target: str) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="fedloom-bench-") as folder:
         bundle = Path(folder) / name
-        _child("tools.convert", factory, "--out", str(bundle), "--batch-size", str(BATCH_SIZE), "--json")
+        options = ("--out", str(bundle), "--batch-size", str(BATCH_SIZE), "--target", target, "--json")
+        _child("tools.convert", factory, *options)
         turns = [_turn(factory, bundle) for _ in range(TURNS)]
     results = []
     for runtime in installed_runtimes():
         for key, unit, scale in (("step_ms", "ms", 1.0), ("ram_bytes", "MiB", 2.0**-20)):
             value, reference = (min(turn[which][key] for turn in turns) * scale for which in (runtime, "tensorflow"))
-            title = f"{name}: {'a step' if unit == 'ms' else 'memory'} on {runtime}, batch {BATCH_SIZE}"
+            title = (
+                f"{name}: {'a step' if unit == 'ms' else 'memory'} on {runtime}, batch {BATCH_SIZE}, target {target}"
+            )
             results.append(Result(title, value, unit, "TensorFlow, one thread", reference))
     return results
 

@@ -23,7 +23,7 @@ from operator import add
 from typing import Literal, TypeAlias
 
 from tools.convert.tf import Operation, Tensor, tf
-from tools.convert.windows import Axis, axes_of, shifted, spread, windows
+from tools.convert.windows import Axis, axes_of, padded, shifted, spread, windows
 
 Pass: TypeAlias = Literal["forward", "input", "filter"]
 Form: TypeAlias = Literal["builtin", "patches", "rows"]
@@ -182,8 +182,10 @@ def filter_gradient(c: Convolution, form: Form, x: Tensor, dy: Tensor) -> Tensor
     The matrix of windows is built transposed, which costs less than transposing it: XNNPACK has no product with a
     transposed left side.
     """
+    # Padded before it is transposed: along the innermost dimension padding copies one number at a time.
+    x, columns = padded(x, 2, c.columns)
     across = tf.transpose(x, [3, 0, 1, 2])
-    beside = tf.concat(windows(across, 3, c.columns), axis=0)  # [kernel w * channels, batch, h, w']
+    beside = tf.concat(windows(across, 3, columns), axis=0)  # [kernel w * channels, batch, h, w']
     if form == "patches":
         beside = tf.concat(windows(beside, 2, c.rows), axis=0)
         matrix = tf.reshape(beside, [1, beside.shape[0], -1])

@@ -67,6 +67,22 @@ def max_pool(op: Operation, dy: Tensor) -> list[Tensor | None]:
     return [spread_2d(parts, rows, columns)]
 
 
+def largest(op: Operation, dy: Tensor) -> list[Tensor | None]:
+    """Share dy equally among all equals of the maximum over some axes, as TensorFlow: 1 - sign(y - x) is 1 for these.
+
+    TensorFlow compares with EQUAL, which XNNPACK leaves alone.
+    """
+    x, axes = op.inputs[0], tf.get_static_value(op.inputs[1])
+    y = op.outputs[0]
+    if not op.get_attr("keep_dims"):
+        kept = x.shape.as_list()
+        for axis in np.atleast_1d(axes):
+            kept[int(axis)] = 1
+        y, dy = tf.reshape(y, kept), tf.reshape(dy, kept)
+    winners = 1.0 - tf.sign(y - x)
+    return [winners * (dy / tf.reduce_sum(winners, axes, keepdims=True)), None]
+
+
 def average_pool(op: Operation, dy: Tensor) -> list[Tensor | None]:
     """Share dy equally among the inputs of its window; padding is not counted."""
     x, y = op.inputs[0], op.outputs[0]
@@ -176,6 +192,7 @@ LOWERINGS: dict[str, Lowering] = {
     "DepthwiseConv2dNative": depthwise_conv2d,
     "Elu": elu,
     "LeakyRelu": leaky_relu,
+    "Max": largest,
     "MaxPool": max_pool,
     "Relu": relu,
     "Relu6": relu6,

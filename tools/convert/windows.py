@@ -1,9 +1,9 @@
 """Sliding windows along one axis, and back, with operations that every TFLite runtime does fast.
 
-Tensors are seen as [outer, length, inner] with the axis in the middle. A window operation reads element
-``i * stride + k * dilation - pad`` for output ``i`` and kernel position ``k``. Strided slices and scatters are slow
-or missing; so the padded axis is cut into groups of ``stride`` elements, of which kernel position k with
-``k * dilation = q * stride + r`` reads number r of the groups from q on: a plain slice.
+A window operation reads element ``i * stride + k * dilation - pad`` for output ``i`` and kernel position ``k``.
+Strided slices and scatters are slow or missing; so the padded axis is cut into groups of ``stride`` elements, of which
+kernel position k with ``k * dilation = q * stride + r`` reads number r of the groups from q on: a plain slice. Then
+tensors are seen as [outer, length, inner] with the axis in the middle. Else they keep their shape: a reshape is a copy.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from tools.convert.tf import Operation, Tensor, tf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_MOST_DIMENSIONS = 4  # that every runtime pads and slices quickly
 
 
 @dataclass(frozen=True)
@@ -71,24 +74,21 @@ def windows(x: Tensor, dimension: int, axis: Axis, value: float = 0.0) -> list[T
     if axis.whole:
         return [x]
     shape = x.shape.as_list()
-    outer, inner = math.prod(shape[:dimension]), math.prod(shape[dimension + 1 :])
-    covered = axis.groups * axis.stride
-    lines = tf.reshape(x, [outer, axis.length, inner])
-    after = covered - axis.pad - axis.length
-    if axis.pad or after:
-        lines = tf.pad(lines, [[0, 0], [axis.pad, after], [0, 0]], constant_values=value)
+    wanted = [*shape[:dimension], axis.outputs, *shape[dimension + 1 :]]
+    lines, at = _line(x, dimension, axis)
+    lines = _padded(lines, at, axis.pad, axis.groups * axis.stride, value)
     phases = [lines]
     if axis.stride > 1:
-        phases = tf.split(tf.reshape(lines, [outer, axis.groups, axis.stride * inner]), axis.stride, axis=2)
-    wanted = [*shape[:dimension], axis.outputs, *shape[dimension + 1 :]]
-    result = []
-    for k in range(axis.kernel):
-        first, phase = axis.place(k)
-        taken = phases[phase]
-        if axis.outputs != axis.groups:
-            taken = tf.slice(taken, [0, first, 0], [outer, axis.outputs, inner])
-        result.append(tf.reshape(taken, wanted))
-    return result
+        grouped = [lines.shape[0], axis.groups, axis.stride * lines.shape[2]]
+        phases = tf.split(tf.reshape(lines, grouped), axis.stride, axis=2)
+    places = [axis.place(k) for k in range(axis.kernel)]
+    return [_shaped(_taken(phases[phase], at, first, axis.outputs), wanted) for first, phase in places]
+
+
+def padded(x: Tensor, dimension: int, axis: Axis) -> tuple[Tensor, Axis]:
+    """Return x with the zeros that its windows read around it, and the axis of that."""
+    covered = axis.groups * axis.stride
+    return _padded(x, dimension, axis.pad, covered), replace(axis, length=covered, pad=0)
 
 
 def spread(parts: Sequence[Tensor], dimension: int, axis: Axis) -> Tensor:
@@ -96,31 +96,27 @@ def spread(parts: Sequence[Tensor], dimension: int, axis: Axis) -> Tensor:
     if axis.whole:
         return parts[0]
     shape = parts[0].shape.as_list()
-    outer, inner = math.prod(shape[:dimension]), math.prod(shape[dimension + 1 :])
     sums: list[list[Tensor]] = [[] for _ in range(axis.stride)]
     for k, part in enumerate(parts):
         first, phase = axis.place(k)
-        sums[phase].append(_embed(tf.reshape(part, [outer, axis.outputs, inner]), first, axis.groups))
-    nothing = tf.zeros([outer, axis.groups, inner]) if not all(sums) else None
-    filled = [reduce(add, phase) if phase else nothing for phase in sums]
-    lines = tf.concat(filled, axis=2) if axis.stride > 1 else filled[0]
-    lines = tf.reshape(lines, [outer, axis.groups * axis.stride, inner])
-    if axis.groups * axis.stride != axis.length:
-        lines = tf.slice(lines, [0, axis.pad, 0], [outer, axis.length, inner])
-    return tf.reshape(lines, [*shape[:dimension], axis.length, *shape[dimension + 1 :]])
+        line, at = _line(part, dimension, axis)
+        sums[phase].append(_padded(line, at, first, axis.groups))
+    # Position 0 reads phase 0, so that one is never empty.
+    filled = [reduce(add, phase) if phase else tf.zeros_like(sums[0][0]) for phase in sums]
+    lines = filled[0]
+    if axis.stride > 1:
+        outer, _, inner = lines.shape
+        lines = tf.reshape(tf.concat(filled, axis=2), [outer, axis.groups * axis.stride, inner])
+    lines = _taken(lines, at, axis.pad, axis.length)
+    return _shaped(lines, [*shape[:dimension], axis.length, *shape[dimension + 1 :]])
 
 
 def shifted(part: Tensor, dimension: int, by: int) -> Tensor:
     """Return a tensor of the same shape whose element i is ``part``'s element i + by, 0 where there is none."""
-    shape = part.shape.as_list()
-    length, inner = shape[dimension], math.prod(shape[dimension + 1 :])
-    outer = math.prod(shape[:dimension])
-    if by == 0:
-        return part
+    length = part.shape[dimension]
     if abs(by) >= length:
-        return tf.zeros(shape)
-    kept = tf.slice(tf.reshape(part, [outer, length, inner]), [0, max(by, 0), 0], [outer, length - abs(by), inner])
-    return tf.reshape(_embed(kept, max(-by, 0), length), shape)
+        return tf.zeros(part.shape)
+    return _padded(_taken(part, dimension, max(by, 0), length - abs(by)), dimension, max(-by, 0), length)
 
 
 def windows_2d(x: Tensor, rows: Axis, columns: Axis, value: float = 0.0) -> list[Tensor]:
@@ -135,6 +131,30 @@ def spread_2d(parts: Sequence[Tensor], rows: Axis, columns: Axis) -> Tensor:
     return spread(lines, 1, rows)
 
 
-def _embed(part: Tensor, before: int, length: int) -> Tensor:
-    after = length - before - part.shape[1]
-    return tf.pad(part, [[0, 0], [before, after], [0, 0]]) if before or after else part
+def _line(x: Tensor, dimension: int, axis: Axis) -> tuple[Tensor, int]:
+    """Return x in a shape that can be cut along ``axis``, and at which dimension that is."""
+    shape = x.shape.as_list()
+    if axis.stride == 1 and len(shape) <= _MOST_DIMENSIONS:
+        return x, dimension
+    return tf.reshape(x, [math.prod(shape[:dimension]), shape[dimension], math.prod(shape[dimension + 1 :])]), 1
+
+
+def _padded(x: Tensor, dimension: int, before: int, length: int, value: float = 0.0) -> Tensor:
+    after = length - before - x.shape[dimension]
+    if not before and not after:
+        return x
+    paddings = [[0, 0] for _ in x.shape]
+    paddings[dimension] = [before, after]
+    return tf.pad(x, paddings, constant_values=value)
+
+
+def _taken(x: Tensor, dimension: int, first: int, length: int) -> Tensor:
+    if x.shape[dimension] == length:
+        return x
+    begin, size = [0] * x.shape.rank, x.shape.as_list()
+    begin[dimension], size[dimension] = first, length
+    return tf.slice(x, begin, size)
+
+
+def _shaped(x: Tensor, shape: Sequence[int]) -> Tensor:
+    return x if x.shape.as_list() == list(shape) else tf.reshape(x, shape)
