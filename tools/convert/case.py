@@ -195,7 +195,11 @@ class _Draw:
         mask = np.ones(self._size, np.float32)
         masked = {"masked": max(self._size // 3, 1), "all_masked": self._size}.get(name, 0)
         mask[self._size - masked :] = 0.0
-        return [*(self._input(spec, name) for spec in self._source.inputs), self._labels(), mask]
+        x, y = [self._input(spec, name) for spec in self._source.inputs], self._labels()
+        if max(array[0].size for array in x) >= _FROM:
+            # With labels of their own, copies would pull against each other, and rounding errors be what is left.
+            x, y = [_repeated(array) for array in x], _repeated(y)
+        return [*x, y, mask]
 
     def _input(self, spec: ModelInput, name: str) -> Array:
         shape = (self._size, *spec.shape)
@@ -205,16 +209,11 @@ class _Draw:
         if name == "zeros":
             return np.zeros(shape, np.float32)
         if name == "ties":
-            return self._repeated(self._whole(shape).astype(np.float32))
-        return self._repeated(self.generator.normal(0.0, _LARGE if name == "large" else 1.0, shape).astype(np.float32))
+            return self._whole(shape).astype(np.float32)
+        return self.generator.normal(0.0, _LARGE if name == "large" else 1.0, shape).astype(np.float32)
 
     def _whole(self, shape: tuple[int, ...]) -> Array:
         return self.generator.integers(0, 2, shape)
-
-    @staticmethod
-    def _repeated(array: Array) -> Array:
-        large = array[0].size >= _FROM
-        return array[np.arange(len(array)) % _DISTINCT] if large else array
 
     def _labels(self) -> Array:
         shape, loss = self._program.label_shape, self._loss
@@ -226,6 +225,11 @@ class _Draw:
         if loss.name == "binary_crossentropy":
             return self._whole(shape).astype(np.float32)
         return self.generator.normal(size=shape).astype(np.float32)
+
+
+def _repeated(array: Array) -> Array:
+    repeated: Array = array[np.arange(len(array)) % _DISTINCT]
+    return repeated
 
 
 def _flat(parts: Sequence[Array]) -> Array:

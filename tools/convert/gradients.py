@@ -119,6 +119,41 @@ def depthwise_conv2d(op: Operation, dy: Tensor) -> list[Tensor | None]:
     return [spread_2d(parts, rows, columns), tf.reshape(tf.stack(dw), w.shape)]
 
 
+def add_broadcast(op: Operation, dy: Tensor) -> list[Tensor | None]:
+    """Pass dy on to both, summed where one was broadcast."""
+    return [_summed_to(dy, x) for x in op.inputs]
+
+
+def subtract_broadcast(op: Operation, dy: Tensor) -> list[Tensor | None]:
+    """Pass dy on to one, and its opposite to the other."""
+    x, y = op.inputs
+    return [_summed_to(dy, x), -_summed_to(dy, y)]
+
+
+def multiply_broadcast(op: Operation, dy: Tensor) -> list[Tensor | None]:
+    """Each factor's derivative is the other."""
+    x, y = op.inputs
+    return [_summed_to(dy * y, x), _summed_to(dy * x, y)]
+
+
+def bias_add(op: Operation, dy: Tensor) -> list[Tensor | None]:
+    """Pass dy on, and its sum over all but the channels to the bias."""
+    return [dy, _summed_to(dy, op.inputs[1])]
+
+
+def _summed_to(gradient: Tensor, wanted: Tensor) -> Tensor:
+    """Sum over the axes that broadcasting made, first inside each example and then over the batch.
+
+    TFLite adds up one value after the other, so that the rounding error grows with their number.
+    """
+    shape, sizes = gradient.shape.as_list(), wanted.shape.as_list()
+    aligned = [1] * (len(shape) - len(sizes)) + sizes
+    axes = [axis for axis, (has, had) in enumerate(zip(shape, aligned, strict=True)) if had == 1 and has > 1]
+    for part in (axes[1:], axes[:1]) if len(axes) > 1 else (axes,):
+        gradient = tf.reduce_sum(gradient, part, keepdims=True) if part else gradient
+    return gradient if shape == sizes else tf.reshape(gradient, sizes)
+
+
 def strided_slice(op: Operation, dy: Tensor) -> list[Tensor | None]:
     """Put dy back where it was read, axis by axis, zeros elsewhere."""
     x = op.inputs[0]
@@ -188,15 +223,19 @@ def _put_back(part: Tensor, axis: int, kept: range, length: int) -> Tensor:
 
 
 LOWERINGS: dict[str, Lowering] = {
+    "AddV2": add_broadcast,
     "AvgPool": average_pool,
+    "BiasAdd": bias_add,
     "DepthwiseConv2dNative": depthwise_conv2d,
     "Elu": elu,
     "LeakyRelu": leaky_relu,
     "Max": largest,
     "MaxPool": max_pool,
+    "Mul": multiply_broadcast,
     "Relu": relu,
     "Relu6": relu6,
     "StridedSlice": strided_slice,
+    "Sub": subtract_broadcast,
     "Tile": tile,
 }
 
