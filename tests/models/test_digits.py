@@ -10,7 +10,9 @@ from models.digits import DATA_FILE, load
 def test_images_are_scaled_and_every_class_is_as_frequent() -> None:
     for examples, each in zip(load(), (600, 200), strict=True):
         x = np.asarray(examples.x)
-        assert (x.shape, x.dtype, examples.y.dtype) == ((10 * each, 28, 28, 1), np.float32, np.int32)
+        assert x.shape == (10 * each, 28, 28, 1)
+        assert x.dtype == np.float32
+        assert examples.y.dtype == np.int32
         assert (x.min(), x.max()) == (0.0, 1.0)
         np.testing.assert_array_equal(np.bincount(examples.y), np.full(10, each))
 
