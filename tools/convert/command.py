@@ -29,7 +29,12 @@ def register(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="tensors that stay on the device; may be repeated",
     )
-
+    parser.add_argument(
+        "--representative",
+        metavar="FILE.npz",
+        type=Path,
+        help="examples (x, or x_<input> for each) by which infer_int8.tflite becomes full-integer",
+    )
     parser.add_argument(
         "--target",
         choices=TARGETS,
@@ -50,7 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     # TensorFlow takes seconds to start; a wrong option should not have to wait for it.
     from tools.convert.convert import Options, convert  # noqa: PLC0415
 
-    options = Options(arguments.batch_size, arguments.loss, tuple(arguments.local), arguments.target)
+    options = Options(
+        arguments.batch_size, arguments.loss, tuple(arguments.local), arguments.target, arguments.representative
+    )
     converted = convert(arguments.source, arguments.out, options)
     manifest, proof = converted.manifest, converted.proof
     if arguments.json:

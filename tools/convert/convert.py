@@ -19,12 +19,14 @@ from safetensors.numpy import save as save_safetensors
 
 from edge_client.trainer.runtime import installed_runtimes
 from shared.bundle import (
+    INFER_INT8_FILE,
     MANIFEST_FILE,
     PROOF_FILE,
     TRAIN_FILE,
     WEIGHTS_FILE,
     ArraySpec,
     BundleManifest,
+    Patch,
     Role,
     TensorSpec,
     TrainInput,
@@ -32,14 +34,18 @@ from shared.bundle import (
 from shared.errors import BundleError
 from tools.convert.choose import Choice, choose
 from tools.convert.emit import builtin_names, emit_training
+from tools.convert.full_integer import make_full_integer
 from tools.convert.program import Program, build_program, convolutions, pick_loss
 from tools.convert.prove import TOLERANCE
 from tools.convert.reference import make_case
+from tools.convert.representative import int8_case, read_representative
 from tools.convert.source import SourceModel, Weight, load_source
 from tools.convert.twins import make_twins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from tools.convert.losses import Loss
 
@@ -48,12 +54,16 @@ _PROOF_TIMEOUT_S = 600
 
 @dataclass(frozen=True)
 class Options:
-    """What a conversion may choose; ``local`` are glob patterns of tensor paths that stay on the device."""
+    """What a conversion may choose; ``local`` are glob patterns of tensor paths that stay on the device.
+
+    ``representative`` is a file of examples for whose ranges a full-integer twin is made.
+    """
 
     batch_size: int = 16
     loss: str | None = None
     local: Sequence[str] = ()
     target: str = "portable"
+    representative: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,18 +85,21 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError("convert-out", f"{out} exists and is not a bundle", "give a new folder")
     source = load_source(source_name)
+    examples = read_representative(options.representative, source) if options.representative else None
     loss = pick_loss(source, options.loss)
     forms, choices = choose(convolutions(source, options.batch_size), options.target)
     program = build_program(source, loss, options.batch_size, forms)
     tensors = _tensors(source.weights, options.local)
     train = emit_training(program.module, program.functions)
-    twins, patches = make_twins(source, tensors)
+    twins, patches = _twins(source, tensors, examples)
     weights = {spec.path: weight.value for spec, weight in zip(tensors, source.weights, strict=True)}
     files = {TRAIN_FILE: train, **twins, WEIGHTS_FILE: save_safetensors(weights)}
     manifest = replace(_describe(source, loss, program, options.batch_size, tensors), patches=tuple(patches))
     manifest = replace(manifest, target=options.target, forms={c.describe(): c.form for c in choices})
     manifest = replace(manifest, files=_digests(files))
     case, reference_ms = make_case(source, loss, program, options.batch_size)
+    if examples is not None:
+        case |= int8_case(source, examples)
     with tempfile.TemporaryDirectory(prefix="fedloom-proof-") as folder:
         np.savez(Path(folder) / "case.npz", **case)
         _write_files(Path(folder), {**files, MANIFEST_FILE: manifest.to_bytes()})
@@ -107,6 +120,17 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
     manifest = replace(manifest, files=_digests(files))
     _publish(out, {**files, MANIFEST_FILE: manifest.to_bytes()})
     return Converted(manifest, proof, loss.output)
+
+
+def _twins(
+    source: SourceModel, tensors: Sequence[TensorSpec], examples: Mapping[str, NDArray[Any]] | None
+) -> tuple[dict[str, bytes], list[Patch]]:
+    """Return both inference files and their patches; int8 is full-integer where there are examples."""
+    twins, patches = make_twins(source, tensors)
+    if examples is None:
+        return twins, patches
+    full_integer, own = make_full_integer(source, tensors, examples)
+    return {**twins, INFER_INT8_FILE: full_integer}, [p for p in patches if p.file != INFER_INT8_FILE] + own
 
 
 def _tensors(weights: Sequence[Weight], local: Sequence[str]) -> list[TensorSpec]:
