@@ -307,7 +307,8 @@ def _write_operation(patched: bytearray, patch: Patch, bias: BiasPatch, stored: 
         raise BundleError("bundle-weights", f"{patch.path} is too large or too small to be quantized to int8")
     _put(patched, patch, cast("int", patch.scale_offset), found.scales.astype("<f4").tobytes())
     _put(patched, patch, patch.offset, found.levels.tobytes())
-    _put(patched, patch, bias.scale_offset, found.bias_scales.astype("<f4").tobytes())
+    if bias.scale_offset is not None:
+        _put(patched, patch, bias.scale_offset, found.bias_scales.astype("<f4").tobytes())
     if bias.path:
         _put(patched, patch, bias.offset, found.bias_levels.astype("<i4").tobytes())
 
@@ -520,7 +521,9 @@ def _bias(fields: _Fields, channels: int, tensors: Mapping[str, TensorSpec]) -> 
     if folded and spec is None:
         raise _bad("bias", "a formula without a tensor")
     fold = _fold(fields.one("fold"), spec, tensors, ("shift",)) if folded and spec is not None else None
-    offset, scale_offset = (fields.integer(name, 0, MAX_FILE_BYTES) for name in ("offset", "scale_offset"))
+    offset = fields.integer("offset", 0, MAX_FILE_BYTES)
+    has_scales = path is not None or fields.present("scale_offset")
+    scale_offset = fields.integer("scale_offset", 0, MAX_FILE_BYTES) if has_scales else None
     input_scale = fields.number("input_scale")
     if not float(np.finfo(np.float32).tiny) <= input_scale <= float(np.finfo(np.float32).max):
         raise _bad("bias.input_scale", f"{input_scale!r:.80}, expected a positive float32")

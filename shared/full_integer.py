@@ -54,11 +54,11 @@ class Fold:
 class BiasPatch:
     """The int32 bias of the same operation: places in bytes, the input's scale, and the tensor or formula.
 
-    Without ``path`` the bias is zero, and only its scales change.
+    Without ``path`` the bias is zero, and only its scales change; without ``scale_offset`` there is none.
     """
 
     offset: int
-    scale_offset: int
+    scale_offset: int | None
     input_scale: float
     path: str | None = None
     fold: Fold | None = None
@@ -144,7 +144,7 @@ def quantize_asymmetric(stored: F32) -> tuple[NDArray[np.int8], np.float32, int]
     """Quantize f32[n] with one scale and a zero point, so that 0 is exact: levels int8[n], scale, zero point."""
     low, high = (np.asarray(value, np.float64) for value in (stored.min(initial=0), stored.max(initial=0)))
     low, high = _widened(low, high)
-    scale = float((high - low) / 255)
+    scale = float((np.float32(high) - np.float32(low)) / np.float32(255))
     zero_point = int(np.clip(_half_away(-128 - low / scale), -128, 127))
     levels = _half_away(stored * (np.float32(1) / np.float32(scale)) + np.float32(zero_point))
     return np.clip(levels, -128, 127).astype(np.int8), np.float32(scale), zero_point

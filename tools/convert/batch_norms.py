@@ -37,11 +37,12 @@ def _batch_norm(root: Operation, marks: Mapping[str, NDArray[np.float32]]) -> Fo
                     and _weight(each, marks) is None), None)  # fmt: skip
     factor, gamma = root, None
     for user in _users(root, "Mul"):
-        if path := _other_weight(user, root, marks):
+        scales = not _users(user, "Sub")  # mean * factor is subtracted
+        if scales and (path := _other_weight(user, root, marks)):
             factor, gamma = user, path
     mean, beta = None, None
     for user in _users(factor, "Mul"):
-        if (path := _other_weight(user, factor, marks)) and path != gamma:
+        if path := _mean(user, factor, marks):
             mean = path
             beta = next((path for last in _users(user, "Sub") if (path := _weight(last.inputs[0], marks))), None)
     if variance is None or epsilon is None or mean is None:
@@ -56,6 +57,12 @@ def _users(op: Operation, kind: str) -> list[Operation]:
 def _other_weight(op: Operation, one: Operation, marks: Mapping[str, NDArray[np.float32]]) -> str | None:
     others = [value for value in op.inputs if value.op is not one]
     return _weight(others[0], marks) if len(others) == 1 else None
+
+
+def _mean(op: Operation, factor: Operation, marks: Mapping[str, NDArray[np.float32]]) -> str | None:
+    """Return the mean in mean * factor, or, where there is no beta, in -mean * factor."""
+    negated = [value.op.inputs[0] for value in op.inputs if value.op.type == "Neg"]
+    return _weight(negated[0], marks) if negated else _other_weight(op, factor, marks)
 
 
 def _weight(value: Tensor, marks: Mapping[str, NDArray[np.float32]]) -> str | None:

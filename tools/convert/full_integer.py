@@ -185,7 +185,7 @@ def _patches(model: bytes, formulas: Mapping[str, _Formula]) -> list[Patch]:
             _, bias, input_scale = operations[name]
             patches.append(_kernel_patch(place, made, bias, formulas.get(bias.name), input_scale))
         elif made and name not in biases:
-            patches.append(_other_patch(place, made))
+            patches.append(_other_patch(model, place, made))
     return patches
 
 
@@ -219,16 +219,18 @@ def _kernel_patch(place: Constant, made: _Formula, bias: Constant, shift: _Formu
     )
 
 
-def _other_patch(place: Constant, made: _Formula) -> Patch:
+def _other_patch(model: bytes, place: Constant, made: _Formula) -> Patch:
+    """Return the patch of a constant that is no kernel with a bias."""
     patch = Patch(INFER_INT8_FILE, made.path, place.offset, "float32", made.order, fold=made.fold)
     if place.type == FLOAT32:
         return patch
     if place.type != INT8 or place.scales != 1 or not place.zero_point_offset:
         raise _inexact(made.path, f"it is stored as type {place.type} with {place.scales} scales")
-    return replace(
-        patch, dtype="int8", scale_offset=place.scale_offset, zero_point_offset=place.zero_point_offset,
-        inner=math.prod(place.shape),
-    )  # fmt: skip
+    patch = replace(patch, dtype="int8", scale_offset=place.scale_offset, inner=math.prod(place.shape))
+    if int.from_bytes(model[place.zero_point_offset : place.zero_point_offset + 8], "little"):
+        return replace(patch, zero_point_offset=place.zero_point_offset)
+    # A kernel without a bias; if the zero point is 0 by chance, the comparison with other weights will tell.
+    return replace(patch, bias=BiasPatch(0, None, 1.0))
 
 
 def _require_exact(patched: bytes, fresh: bytes) -> None:
