@@ -113,25 +113,26 @@ def quantize_operation(stored: F32, channels: int, inner: int, bias: F32, input_
     A channel whose bias would not fit into int32 beside so fine a kernel gets a coarser kernel.
     """
     grid = stored.reshape(-1, channels, inner)
-    scales = _symmetric_scales(grid.min(axis=(0, 2)), grid.max(axis=(0, 2)))
+    exact = _symmetric_scales(grid)
     largest = np.abs(bias.astype(np.float64)).reshape(channels, -1).max(axis=1)
-    product = scales.astype(np.float64) * input_scale
-    with np.errstate(divide="ignore"):
-        too_fine = largest / product >= _BIAS_MAX
-    scales = np.where(too_fine, largest / _BIAS_MAX / input_scale, scales).astype(np.float32)
-    bias_scales = np.where(too_fine, largest / _BIAS_MAX, product)
-    with np.errstate(over="ignore"):
-        inverse = np.float32(1) / scales
-    levels = np.clip(_half_away(grid * inverse[:, None]), -127, 127).astype(np.int8)
-    bias_levels = _half_away(bias.reshape(channels, -1) * (1 / bias_scales)[:, None])
-    return Quantized(
-        levels.reshape(-1), scales, bias_levels.astype(np.int32).reshape(-1), bias_scales.astype(np.float32)
-    )
+    product = exact.astype(np.float32) * np.float64(input_scale)
+    too_fine = largest >= _BIAS_MAX * product
+    exact = np.where(too_fine, largest / _BIAS_MAX / input_scale, exact)
+    scales, bias_scales = exact.astype(np.float32), np.where(too_fine, largest / _BIAS_MAX, product).astype(np.float32)
+    # TensorFlow multiplies by the inverse in f32; it rounds that of a whole tensor's scale only once.
+    with np.errstate(over="ignore", divide="ignore"):
+        inverse = (1 / exact).astype(np.float32) if channels == 1 else np.float32(1) / scales
+        steps = grid * inverse[:, None]
+        bias_steps = bias.reshape(channels, -1) * (np.float32(1) / bias_scales)[:, None]
+    levels = np.clip(_half_away(steps), -127, 127).astype(np.int8)
+    return Quantized(levels.reshape(-1), scales, _half_away(bias_steps).astype(np.int32).reshape(-1), bias_scales)
 
 
-def _symmetric_scales(low: F32, high: F32) -> F32:
-    lowest, highest = _widened(low.astype(np.float64), high.astype(np.float64))
-    return (np.maximum(np.abs(lowest), np.abs(highest)) / 127).astype(np.float32)
+def _symmetric_scales(grid: F32) -> NDArray[np.float64]:
+    """Return max|w| / 127 of every channel of f32[n, channels, inner]."""
+    low, high = grid.min(axis=(0, 2)).astype(np.float64), grid.max(axis=(0, 2)).astype(np.float64)
+    low, high = _widened(low, high)
+    return np.maximum(np.abs(low), np.abs(high)) / 127
 
 
 def _widened(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -150,6 +151,7 @@ def quantize_asymmetric(stored: F32) -> tuple[NDArray[np.int8], np.float32, int]
     return np.clip(levels, -128, 127).astype(np.int8), np.float32(scale), zero_point
 
 
-def _half_away(values: NDArray[Any]) -> NDArray[Any]:
-    """Round to the nearest whole number, halves away from zero, in the precision of ``values``."""
-    return np.asarray(np.trunc(values + np.copysign(values.dtype.type(0.5), values)))
+def _half_away(values: NDArray[Any] | np.float64) -> NDArray[np.float64]:
+    """Round f32 to the nearest whole number, halves away from zero; adding 0.5 is exact in f64 only."""
+    exact = np.asarray(values, np.float64)
+    return np.asarray(np.trunc(exact + np.copysign(0.5, exact)))
