@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from tools.convert.source import SourceModel
 
 F32: TypeAlias = NDArray[np.float32]
+_SEEDS = (20160217, 1712)  # of the weights that stand for all others
 _CLOSE = np.float32(1e-5)  # relative: TensorFlow folds in f32 and in another order
 
 
 @dataclass(frozen=True)
-class _Formula:
+class Formula:
     """What a constant of the float model holds."""
 
     path: str
@@ -59,35 +60,59 @@ def make_full_integer(
         BundleError: "convert-representative" if the model has a weight that cannot be patched exactly, "bundle-weights"
         if the model's own weights cannot be folded.
     """
-    marks = [distinctive(source, seed) for seed in (20160217, 1712)]
-    function = build_inference(source, marks[0])
-    named = {spec.path: mark for spec, mark in zip(tensors, marks[0], strict=True)}
+    calibrated = calibrate(source, tensors, examples)
+    one, other = (distinctive(source, seed) for seed in _SEEDS)
+    quantized = calibrated.quantize(one)
+    patches = _patches(quantized, calibrated.formulas)
+    _require_exact(patch_model(quantized, tuple(patches), _flat(other), tuple(tensors)), calibrated.quantize(other))
+    own = _flat([weight.value for weight in source.weights])
+    return patch_model(quantized, tuple(patches), own, tuple(tensors)), patches
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The float model with the ranges of its activations, and what each of its constants holds, by name."""
+
+    model: bytes
+    formulas: Mapping[str, Formula]
+    tensors: tuple[TensorSpec, ...]
+
+    def quantize(self, weights: Sequence[F32]) -> bytes:
+        """Return what TensorFlow's quantizer makes of the model with these weights."""
+        model = _with_weights(self.model, self.formulas, weights, self.tensors)
+        # Per-channel dense layers become FULLY_CONNECTED version 12, which tflite-runtime 2.14 refuses.
+        return _with_tensorflow(lambda: mlir_quantize(model, disable_per_channel_for_dense_layers=True))
+
+
+def calibrate(source: SourceModel, tensors: Sequence[TensorSpec], examples: Mapping[str, NDArray[Any]]) -> Calibrated:
+    """Fold the model and run it over the examples; arguments and errors as in ``make_full_integer``."""
+    marks = distinctive(source, _SEEDS[0])
+    function = build_inference(source, marks)
+    named = {spec.path: mark for spec, mark in zip(tensors, marks, strict=True)}
     norms = batch_norms(function.get_concrete_function().graph, named)
     model = emit_inference({"infer": function}, quantize=False)
     formulas = _formulas(model, named, norms)
     _require_all(tensors, formulas)
+    own = _with_weights(model, formulas, [weight.value for weight in source.weights], tensors)
+    return Calibrated(_with_ranges(own, examples), formulas, tuple(tensors))
 
-    def with_weights(floats: bytes, values: Sequence[F32]) -> bytes:
-        places = [
-            Patch(INFER_INT8_FILE, made.path, place.offset, "float32", made.order, fold=made.fold)
-            for place in constants(floats)
-            if (made := formulas.get(place.name))
-        ]
-        return patch_model(floats, tuple(places), _flat(values), tuple(tensors))
 
-    own = [weight.value for weight in source.weights]
-    calibrated = _calibrate(with_weights(model, own), examples)
-    one, other = (_quantize(with_weights(calibrated, values)) for values in marks)
-    patches = _patches(one, formulas)
-    _require_exact(patch_model(one, tuple(patches), _flat(marks[1]), tuple(tensors)), other)
-    return patch_model(one, tuple(patches), _flat(own), tuple(tensors)), patches
+def _with_weights(
+    floats: bytes, formulas: Mapping[str, Formula], weights: Sequence[F32], tensors: Sequence[TensorSpec]
+) -> bytes:
+    patches = [
+        Patch(INFER_INT8_FILE, made.path, place.offset, "float32", made.order, fold=made.fold)
+        for place in constants(floats)
+        if (made := formulas.get(place.name))
+    ]
+    return patch_model(floats, tuple(patches), _flat(weights), tuple(tensors))
 
 
 def _flat(values: Sequence[F32]) -> F32:
     return np.concatenate([value.reshape(-1) for value in values])
 
 
-def _formulas(model: bytes, marks: Mapping[str, F32], norms: Sequence[Fold]) -> dict[str, _Formula]:
+def _formulas(model: bytes, marks: Mapping[str, F32], norms: Sequence[Fold]) -> dict[str, Formula]:
     """Return what each constant of the float model holds, by its name; those that hold no weight are left out."""
     found = {}
     for place in constants(model):
@@ -98,13 +123,13 @@ def _formulas(model: bytes, marks: Mapping[str, F32], norms: Sequence[Fold]) -> 
     return found
 
 
-def _explained(values: F32, marks: Mapping[str, F32], norms: Sequence[Fold]) -> _Formula | None:
+def _explained(values: F32, marks: Mapping[str, F32], norms: Sequence[Fold]) -> Formula | None:
     tolerance = _CLOSE * np.abs(values).max(initial=0)
     for path, fold in _candidates(values.size, marks, norms):
         held = constant_values(path, fold, marks.__getitem__)
         for order in itertools.permutations(range(held.ndim)):
             if np.abs(held.transpose(order).reshape(-1) - values).max() <= tolerance:
-                return _Formula(path, order, fold)
+                return Formula(path, order, fold)
     return None
 
 
@@ -125,7 +150,7 @@ def _candidates(size: int, marks: Mapping[str, F32], norms: Sequence[Fold]) -> I
             yield from ((norm.mean, replace(norm, term="shift", bias=bias)) for bias in (None, *biases))
 
 
-def _require_all(tensors: Sequence[TensorSpec], formulas: Mapping[str, _Formula]) -> None:
+def _require_all(tensors: Sequence[TensorSpec], formulas: Mapping[str, Formula]) -> None:
     used = {made.path for made in formulas.values()}.union(*(f.fold.paths() for f in formulas.values() if f.fold))
     if lost := [spec.path for spec in tensors if spec.path not in used]:
         raise _inexact(lost[0], "the converter merged it with something else")
@@ -139,7 +164,7 @@ def _inexact(path: str, why: str) -> BundleError:
     )
 
 
-def _calibrate(model: bytes, examples: Mapping[str, NDArray[Any]]) -> bytes:
+def _with_ranges(model: bytes, examples: Mapping[str, NDArray[Any]]) -> bytes:
     """Return the float model with the range of every activation over the examples."""
     count = len(next(iter(examples.values())))
 
@@ -150,11 +175,6 @@ def _calibrate(model: bytes, examples: Mapping[str, NDArray[Any]]) -> bytes:
     return _with_tensorflow(
         lambda: calibrator.Calibrator(calibrator.add_intermediate_tensors(model), [], []).calibrate(samples)
     )
-
-
-def _quantize(calibrated: bytes) -> bytes:
-    # Per-channel dense layers become FULLY_CONNECTED version 12, which tflite-runtime 2.14 refuses.
-    return _with_tensorflow(lambda: mlir_quantize(calibrated, disable_per_channel_for_dense_layers=True))
 
 
 def _with_tensorflow(work: Callable[[], Any]) -> bytes:
@@ -168,7 +188,7 @@ def _with_tensorflow(work: Callable[[], Any]) -> bytes:
         ) from error
 
 
-def _patches(model: bytes, formulas: Mapping[str, _Formula]) -> list[Patch]:
+def _patches(model: bytes, formulas: Mapping[str, Formula]) -> list[Patch]:
     """Return the patches of a quantized model, one per kernel with its bias, and per other constant."""
     graph = schema.ModelT.InitFromPackedBuf(model).subgraphs[0]
     places = {place.name: place for place in constants(model)}
@@ -200,7 +220,7 @@ def _operation(inputs: Sequence[Tensor], places: Mapping[str, Constant]) -> tupl
     return kernel, bias, float(moving[0].quantization.scale[0])
 
 
-def _kernel_patch(place: Constant, made: _Formula, bias: Constant, shift: _Formula | None, input_scale: float) -> Patch:
+def _kernel_patch(place: Constant, made: Formula, bias: Constant, shift: Formula | None, input_scale: float) -> Patch:
     inner = math.prod(place.shape[place.axis + 1 :]) if place.scales > 1 else math.prod(place.shape)
     beside = BiasPatch(bias.offset, bias.scale_offset, input_scale)
     if shift:
@@ -219,7 +239,7 @@ def _kernel_patch(place: Constant, made: _Formula, bias: Constant, shift: _Formu
     )
 
 
-def _other_patch(model: bytes, place: Constant, made: _Formula) -> Patch:
+def _other_patch(model: bytes, place: Constant, made: Formula) -> Patch:
     """Return the patch of a constant that is no kernel with a bias."""
     patch = Patch(INFER_INT8_FILE, made.path, place.offset, "float32", made.order, fold=made.fold)
     if place.type == FLOAT32:
