@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -21,6 +21,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from shared.errors import BundleError
+from shared.full_integer import (
+    TERMS,
+    BiasPatch,
+    Fold,
+    Tensors,
+    Term,
+    constant_values,
+    quantize_asymmetric,
+    quantize_operation,
+)
 from shared.tflite_file import custom_operators
 
 if TYPE_CHECKING:
@@ -89,6 +99,9 @@ class Patch:
     element i belongs to quantization channel ``(i // inner) % channels``, whose f32 scale is at byte
     ``scale_offset + 4 * channel``. ``scale_copies`` are places of the same scales in tensors computed from this one,
     such as the rows taken from an embedding.
+
+    In a full-integer twin the elements may be a formula (``fold``) of several tensors, ``path`` among them; int8
+    then comes with the ``bias`` of the same operation, or with a zero point, i64 at byte ``zero_point_offset``.
     """
 
     file: str
@@ -100,6 +113,15 @@ class Patch:
     inner: int = 1
     scale_offset: int | None = None
     scale_copies: tuple[int, ...] = ()
+    zero_point_offset: int | None = None
+    fold: Fold | None = None
+    bias: BiasPatch | None = None
+
+    def paths(self) -> set[str]:
+        """Return the tensors that this place depends on."""
+        folds = [fold for fold in (self.fold, self.bias and self.bias.fold) if fold]
+        biases = {self.bias.path} if self.bias and self.bias.path else set[str]()
+        return {self.path}.union(biases, *(fold.paths() for fold in folds))
 
 
 @dataclass(frozen=True)
@@ -156,7 +178,7 @@ class BundleManifest:
             "metric": self.metric,
             "train_inputs": [vars(spec) for spec in self.train_inputs],
             "tensors": [vars(spec) for spec in self.tensors],
-            "patches": [vars(spec) for spec in self.patches],
+            "patches": [asdict(spec) for spec in self.patches],
             "files": dict(self.files),
             "tools": dict(self.tools),
             "optimizer": self.optimizer,
@@ -234,9 +256,10 @@ def _weight(arrays: Mapping[str, NDArray[Any]], spec: TensorSpec) -> F32:
 def patch_model(model: bytes, patches: tuple[Patch, ...], weights: F32, tensors: tuple[TensorSpec, ...]) -> bytes:
     """Return the inference file with new weights, the same bytes on every machine.
 
-    Int8 tensors are quantized symmetrically: scale = max|w| / 127 per channel, rounded to the nearest, halves
-    to even (https://ai.google.dev/edge/litert/models/quantization_spec). Only comparisons, elementwise IEEE
-    f32 divisions and roundings are used, so no order of summation can differ.
+    Int8 tensors of a dynamic-range twin are quantized symmetrically: scale = max|w| / 127 per channel, rounded to
+    the nearest, halves to even (https://ai.google.dev/edge/litert/models/quantization_spec); for a full-integer
+    twin see ``shared/full_integer.py``. Only comparisons, elementwise IEEE operations and roundings are used, so no
+    order of summation can differ.
 
     Args:
         model: the bytes of one ``.tflite`` file of the bundle.
@@ -245,8 +268,8 @@ def patch_model(model: bytes, patches: tuple[Patch, ...], weights: F32, tensors:
         tensors: the manifest's tensors.
 
     Raises:
-        BundleError: "bundle-weights" for a wrong or non-finite vector, "bundle-patch" for a place outside the
-        file.
+        BundleError: "bundle-weights" for a wrong or non-finite vector or one that cannot be folded,
+        "bundle-patch" for a place outside the file.
     """
     expected = sum(spec.size for spec in tensors)
     if weights.dtype != np.float32 or weights.shape != (expected,) or not np.isfinite(weights).all():
@@ -255,22 +278,49 @@ def patch_model(model: bytes, patches: tuple[Patch, ...], weights: F32, tensors:
             f"weights are {weights.dtype}{list(weights.shape)}, expected finite float32[{expected}]",
         )
     by_path = {spec.path: spec for spec in tensors}
+
+    def tensor(path: str) -> F32:
+        spec = by_path[path]
+        return weights[spec.offset : spec.offset + spec.size].reshape(spec.shape)
+
     patched = bytearray(model)
     for patch in patches:
-        spec = by_path[patch.path]
-        tensor = weights[spec.offset : spec.offset + spec.size].reshape(spec.shape)
-        _write(patched, patch, np.ascontiguousarray(tensor.transpose(patch.order)).reshape(-1))
+        _write(patched, patch, tensor)
     return bytes(patched)
 
 
-def _write(patched: bytearray, patch: Patch, stored: F32) -> None:
+def _write(patched: bytearray, patch: Patch, tensor: Tensors) -> None:
+    values = constant_values(patch.path, patch.fold, tensor)
+    stored = np.ascontiguousarray(values.transpose(patch.order)).reshape(-1)
     if patch.dtype == "float32":
         _put(patched, patch, patch.offset, stored.astype("<f4").tobytes())
         return
-    scales, levels = quantize_symmetric(stored, patch.channels, patch.inner)
+    if patch.bias is not None:
+        _write_operation(patched, patch, patch.bias, stored, tensor)
+        return
+    if patch.zero_point_offset is not None:
+        levels, scale, zero_point = quantize_asymmetric(stored)
+        scales = np.array([scale], np.float32)
+        _put(patched, patch, patch.zero_point_offset, zero_point.to_bytes(8, "little", signed=True))
+    else:
+        scales, levels = quantize_symmetric(stored, patch.channels, patch.inner)
     for place in (cast("int", patch.scale_offset), *patch.scale_copies):
         _put(patched, patch, place, scales.astype("<f4").tobytes())
     _put(patched, patch, patch.offset, levels.tobytes())
+
+
+def _write_operation(patched: bytearray, patch: Patch, bias: BiasPatch, stored: F32, tensor: Tensors) -> None:
+    zeros = np.zeros(patch.channels, np.float32)
+    values = constant_values(bias.path, bias.fold, tensor).reshape(-1) if bias.path else zeros
+    found = quantize_operation(stored, patch.channels, patch.inner, values, bias.input_scale)
+    if not (np.isfinite(found.bias_scales) & (found.bias_scales >= np.finfo(np.float32).tiny)).all():
+        raise BundleError("bundle-weights", f"{patch.path} is too large or too small to be quantized to int8")
+    _put(patched, patch, cast("int", patch.scale_offset), found.scales.astype("<f4").tobytes())
+    _put(patched, patch, patch.offset, found.levels.tobytes())
+    if bias.scale_offset is not None:
+        _put(patched, patch, bias.scale_offset, found.bias_scales.astype("<f4").tobytes())
+    if bias.path:
+        _put(patched, patch, bias.offset, found.bias_levels.astype("<i4").tobytes())
 
 
 def quantize_symmetric(stored: F32, channels: int, inner: int) -> tuple[F32, NDArray[np.int8]]:
@@ -441,10 +491,58 @@ def _patch(fields: _Fields, tensors: Mapping[str, TensorSpec]) -> Patch:
         raise _bad(f"patch of {path}", "does not fit a tensor of the manifest")
     if (dtype == "int8") != (scale_offset is not None):
         raise _bad(f"patch of {path}", f"{dtype} with scale offset {scale_offset}")
+    zero_point = fields.integer("zero_point_offset", 0, MAX_FILE_BYTES) if fields.present("zero_point_offset") else None
+    fold = _fold(fields.one("fold"), spec, tensors, TERMS) if fields.present("fold") else None
+    bias = _bias(fields.one("bias"), channels, tensors) if fields.present("bias") else None
+    if (zero_point is not None or bias is not None) and (dtype != "int8" or (zero_point is not None and bias)):
+        raise _bad(f"patch of {path}", f"{dtype} with a zero point or a bias")
+    if zero_point is not None and channels != 1:
+        raise _bad(f"patch of {path}", f"{channels} channels with one zero point")
     offset = fields.integer("offset", 0, MAX_FILE_BYTES)
     copies = fields.integers("scale_copies", 0, MAX_FILE_BYTES)
     file = fields.choice("file", _PROGRAMS[1:])
-    return Patch(file, path, offset, dtype, order, channels, inner, scale_offset, copies)
+    return Patch(file, path, offset, dtype, order, channels, inner, scale_offset, copies, zero_point, fold, bias)
+
+
+def _fold(fields: _Fields, spec: TensorSpec, tensors: Mapping[str, TensorSpec], terms: tuple[Term, ...]) -> Fold:
+    axes = fields.integers("axes", 0, max(len(spec.shape) - 1, 0))
+    names = ("gamma", "beta", "bias")
+    gamma, beta, bias = (fields.text(name) if fields.present(name) else None for name in names)
+    fold = Fold(
+        term=cast("Term", fields.choice("term", terms)),
+        mean=fields.text("mean"),
+        variance=fields.text("variance"),
+        epsilon=fields.number("epsilon"),
+        gamma=gamma,
+        beta=beta,
+        bias=bias,
+        axes=axes,
+    )
+    size = math.prod(spec.shape[axis] for axis in axes) if fold.term == "product" else spec.size
+    shapes = {tensors[path].shape if path in tensors else None for path in fold.paths()}
+    if shapes != {(size,)} or sorted(set(axes)) != list(axes) or not 0 <= fold.epsilon <= 1:
+        raise _bad(f"patch of {spec.path}", "its batch norm does not fit the tensor")
+    if fold.term != "product" and spec.shape != (size,):
+        raise _bad(f"patch of {spec.path}", "a vector is expected")
+    return fold
+
+
+def _bias(fields: _Fields, channels: int, tensors: Mapping[str, TensorSpec]) -> BiasPatch:
+    path = fields.text("path") if fields.present("path") else None
+    spec = tensors.get(path) if path is not None else None
+    if path is not None and (spec is None or len(spec.shape) != 1 or spec.size % channels):
+        raise _bad(f"bias {path}", "does not fit the tensors of the manifest")
+    folded = fields.present("fold")
+    if folded and spec is None:
+        raise _bad("bias", "a formula without a tensor")
+    fold = _fold(fields.one("fold"), spec, tensors, ("shift",)) if folded and spec is not None else None
+    offset = fields.integer("offset", 0, MAX_FILE_BYTES)
+    has_scales = path is not None or fields.present("scale_offset")
+    scale_offset = fields.integer("scale_offset", 0, MAX_FILE_BYTES) if has_scales else None
+    input_scale = fields.number("input_scale")
+    if not float(np.finfo(np.float32).tiny) <= input_scale <= float(np.finfo(np.float32).max):
+        raise _bad("bias.input_scale", f"{input_scale!r:.80}, expected a positive float32")
+    return BiasPatch(offset, scale_offset, input_scale, path, fold)
 
 
 def _files(fields: _Fields) -> dict[str, str]:

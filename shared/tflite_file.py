@@ -32,7 +32,7 @@ class Constant:
     """A tensor whose values are in the file.
 
     ``offset`` and ``scale_offset`` are places in the file in bytes; ``scales`` is the number of f32 scales at
-    the latter (0: not quantized).
+    the latter (0: not quantized); ``zero_point_offset`` is the place of the first zero point, 0 if there is none.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Constant:
     scale_offset: int
     scales: int
     axis: int  # the quantized dimension
+    zero_point_offset: int = 0
 
 
 def operators(model: bytes) -> list[Operator]:
@@ -90,11 +91,14 @@ def scale_places(model: bytes) -> list[tuple[int, int]]:
 
 def _constant(tensor: _Table, start: int, size_bytes: int) -> Constant:
     shape = tuple(tensor.ints(0))
-    scale_offset, scales, axis = 0, 0, 0
+    scale_offset, scales, axis, zero_point_offset = 0, 0, 0, 0
     if quantization := tensor.table(4):
         scale_offset, scales = quantization.vector(2, 4)
         axis = quantization.int32(6)
-    return Constant(tensor.text(3), shape, tensor.int8(1), start, size_bytes, scale_offset, scales, axis)
+        zero_point_offset = quantization.vector(3, 8)[0]
+    return Constant(
+        tensor.text(3), shape, tensor.int8(1), start, size_bytes, scale_offset, scales, axis, zero_point_offset
+    )
 
 
 def _root(model: bytes) -> _Table:

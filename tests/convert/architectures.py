@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 L = keras.layers
 Model: TypeAlias = Any  # Keras has no types
-
-
-def mobilenet_v2() -> Model:
-    """MobileNetV2 of width 0.35 (Sandler et al., arXiv 1801.04381)."""
-    keras.utils.set_random_seed(5)
-    return keras.applications.MobileNetV2((96, 96, 3), alpha=0.35, weights=None, classes=10, name="network")
 
 
 def _block(x: Any, filters: int, stride: int) -> Any:  # noqa: ANN401
@@ -67,12 +58,3 @@ def transformer_2() -> Model:
         x = x + L.MultiHeadAttention(4, 8)(y, y, use_causal_mask=True)
         x = x + L.Dense(32)(L.Dense(64, activation="gelu")(L.LayerNormalization()(x)))
     return keras.Model(start, L.Dense(73)(L.LayerNormalization()(x)), name="network")
-
-
-ARCHITECTURES: dict[str, Callable[[], Model]] = {
-    "ds_cnn": ds_cnn,
-    "gru_2": gru_2,
-    "mobilenet_v2": mobilenet_v2,
-    "resnet_8": resnet_8,
-    "transformer_2": transformer_2,
-}

@@ -11,11 +11,12 @@ from tools.bench.report import Result, to_json, to_text
 # Each module has ``measure() -> list[Result]``; it is loaded when it is asked for.
 BENCHES = {
     "accuracy": "tools.bench.accuracy",
+    "int8": "tools.bench.int8",
     "round": "tools.bench.round",
     "train-step": "tools.bench.train_step",
     "tuning": "tools.bench.tuning",
 }
-ALL = ("accuracy", "round", "train-step")  # tuning trains 24 models and is asked for by name
+ALL = ("accuracy", "int8", "round", "train-step")  # tuning trains 24 models and is asked for by name
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -49,7 +49,12 @@ def register(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="tensors that stay on the device; may be repeated",
     )
-
+    parser.add_argument(
+        "--representative",
+        metavar="FILE.npz",
+        type=Path,
+        help="examples (x, or x_<input> for each) by which infer_int8.tflite becomes full-integer",
+    )
     parser.add_argument(
         "--target",
         choices=TARGETS,
@@ -97,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.max_gradient_norm,
         tuple(arguments.local),
         arguments.target,
+        arguments.representative,
     )
     converted = convert(arguments.source, arguments.out, options)
     manifest, proof = converted.manifest, converted.proof

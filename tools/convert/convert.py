@@ -19,12 +19,14 @@ from safetensors.numpy import save as save_safetensors
 
 from edge_client.trainer.runtime import installed_runtimes
 from shared.bundle import (
+    INFER_INT8_FILE,
     MANIFEST_FILE,
     PROOF_FILE,
     TRAIN_FILE,
     WEIGHTS_FILE,
     ArraySpec,
     BundleManifest,
+    Patch,
     Role,
     TensorSpec,
 )
@@ -32,9 +34,11 @@ from shared.errors import BundleError
 from tools.convert.case import make_case
 from tools.convert.choose import Choice, choose
 from tools.convert.emit import builtin_names, emit_training
+from tools.convert.full_integer import make_full_integer
 from tools.convert.losses import LossOptions
 from tools.convert.optimizers import OPTIMIZERS
 from tools.convert.program import Learning, Program, build_program, convolutions, pick_loss
+from tools.convert.representative import int8_case, read_representative
 from tools.convert.source import SourceModel, Weight, load_source
 from tools.convert.twins import make_twins
 from tools.convert.verdict import require_passed
@@ -42,13 +46,17 @@ from tools.convert.verdict import require_passed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
 
 _PROOF_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a conversion may choose; ``local`` are glob patterns of tensor paths that stay on the device."""
+    """What a conversion may choose; ``local`` are glob patterns of tensor paths that stay on the device.
+
+    ``representative`` is a file of examples for whose ranges a full-integer twin is made.
+    """
 
     batch_size: int = 16
     loss: LossOptions = field(default_factory=LossOptions)
@@ -56,6 +64,7 @@ class Options:
     max_gradient_norm: float | None = None
     local: Sequence[str] = ()
     target: str = "portable"
+    representative: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,19 +86,22 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError("convert-out", f"{out} exists and is not a bundle", "give a new folder")
     source = load_source(source_name)
+    examples = read_representative(options.representative, source) if options.representative else None
     loss = pick_loss(source, options.loss)
     learning = Learning(loss, OPTIMIZERS[options.optimizer], options.max_gradient_norm)
     forms, choices = choose(convolutions(source, options.batch_size), options.target)
     program = build_program(source, learning, options.batch_size, forms)
     tensors = _tensors(source.weights, options.local)
     train = emit_training(program.module, program.functions)
-    twins, patches = make_twins(source, tensors)
+    twins, patches = _twins(source, tensors, examples)
     weights = {spec.path: weight.value for spec, weight in zip(tensors, source.weights, strict=True)}
     files = {TRAIN_FILE: train, **twins, WEIGHTS_FILE: save_safetensors(weights)}
     manifest = replace(_describe(source, learning, program, options.batch_size, tensors), patches=tuple(patches))
     manifest = replace(manifest, target=options.target, forms={c.describe(): c.form for c in choices})
     manifest = replace(manifest, files=_digests(files))
     case = make_case(source, learning, program, options.batch_size)
+    if examples is not None:
+        case.arrays.update(int8_case(source, examples))
     with tempfile.TemporaryDirectory(prefix="fedloom-proof-") as folder:
         np.savez(Path(folder) / "case.npz", **case.arrays)
         _write_files(Path(folder), {**files, MANIFEST_FILE: manifest.to_bytes()})
@@ -110,6 +122,17 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
     manifest = replace(manifest, files=_digests(files))
     _publish(out, {**files, MANIFEST_FILE: manifest.to_bytes()})
     return Converted(manifest, proof, loss.output)
+
+
+def _twins(
+    source: SourceModel, tensors: Sequence[TensorSpec], examples: Mapping[str, NDArray[Any]] | None
+) -> tuple[dict[str, bytes], list[Patch]]:
+    """Return both inference files and their patches; int8 is full-integer where there are examples."""
+    twins, patches = make_twins(source, tensors)
+    if examples is None:
+        return twins, patches
+    full_integer, own = make_full_integer(source, tensors, examples)
+    return {**twins, INFER_INT8_FILE: full_integer}, [p for p in patches if p.file != INFER_INT8_FILE] + own
 
 
 def _tensors(weights: Sequence[Weight], local: Sequence[str]) -> list[TensorSpec]:

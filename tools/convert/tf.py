@@ -40,6 +40,8 @@ with quiet():
     import keras
     import tensorflow as tf
     from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.python.convert import mlir_quantize
+    from tensorflow.lite.python.optimize import calibrator
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2 as freeze,  # TensorFlow's only inliner of functions
     )
@@ -66,9 +68,11 @@ __all__ = [
     "Operation",
     "Tensor",
     "Variable",
+    "calibrator",
     "freeze",
     "function_def_to_graph",
     "keras",
+    "mlir_quantize",
     "quiet",
     "schema",
     "tf",

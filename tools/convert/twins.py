@@ -34,7 +34,7 @@ def make_twins(source: SourceModel, tensors: Sequence[TensorSpec]) -> tuple[dict
     Raises:
         BundleError: "convert-patch" if a weight cannot be found in a twin.
     """
-    marks = _distinctive(source)
+    marks = distinctive(source)
     flat = np.concatenate([weight.value.reshape(-1) for weight in source.weights])
     marked = _convert(source, marks, ())
     apart: list[int] = []
@@ -71,9 +71,9 @@ def _lost(marked: Mapping[str, bytes], tensors: Sequence[TensorSpec], marks: Seq
     return [index for index, spec in enumerate(tensors) if spec.path not in everywhere]
 
 
-def _distinctive(source: SourceModel) -> list[F32]:
-    """Random values of both signs; positive where a weight is not trained, because it may be a variance."""
-    generator = np.random.default_rng(20160217)
+def distinctive(source: SourceModel, seed: int = 20160217) -> list[F32]:
+    """Return random values of both signs; positive where a weight is not trained, because it may be a variance."""
+    generator = np.random.default_rng(seed)
     result = []
     for weight in source.weights:
         values = generator.uniform(0.1, 1.0, weight.value.shape)

@@ -1,0 +1,115 @@
+"""How well the int8 twins do: dynamic range and full integer beside float, on both runtimes, and a patch's time.
+
+A full-integer twin keeps the ranges of the weights that it was calibrated with. *Stale* ones come from the
+untrained model, as ``fedloom convert`` has it before the first round; *own* ones from the trained weights.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_client.trainer.protocol import TrainingRecipe
+from edge_client.trainer.runtime import InferenceModel, installed_runtimes
+from edge_client.trainer.tflite import TfliteTrainer
+from models import activity, digits
+from shared.bundle import INFER_FILE, INFER_INT8_FILE, Bundle, initial_weights, patch_model, read_bundle
+from shared.errors import FedloomError
+from shared.examples import Examples, concatenate
+from tools.bench.report import Result
+
+CALIBRATED_ON: Final = 200  # examples
+RECIPES: Final = {"activity": TrainingRecipe("fedavg", 20, 0.05), "digits": TrainingRecipe("fedavg", 2, 0.05)}
+PATCHES: Final = 5  # the fastest counts
+
+
+def measure() -> list[Result]:
+    """Train both models in one place, then compare their twins."""
+    data = activity.load()
+    pooled = concatenate([train for train, _ in data.devices.values()])
+    return [*_of_model("activity", pooled, data.test), *_of_model("digits", *digits.load())]
+
+
+def _of_model(name: str, train: Examples, test: Examples) -> list[Result]:
+    with tempfile.TemporaryDirectory(prefix="fedloom-bench-") as text:
+        folder = Path(text)
+        chosen = np.random.default_rng(1).choice(len(train), CALIBRATED_ON, replace=False)
+        np.savez(folder / "examples.npz", x=np.asarray(train.x)[chosen])
+        np.savez(folder / "test.npz", x=np.asarray(test.x), y=test.y)
+        factory = f"models.{name}:build"
+        dynamic = _convert(folder, factory)
+        stale = _convert(folder, factory, "--representative", str(folder / "examples.npz"))
+        trainer = TfliteTrainer(dynamic)
+        weights = trainer.train(initial_weights(dynamic), train, RECIPES[name], 1).weights
+        np.save(folder / "weights.npy", weights)
+        model = str(folder / "trained.keras")
+        _child("tools.bench.keras_weights", factory, str(folder / "weights.npy"), model)
+        own = _convert(folder, model, "--representative", str(folder / "examples.npz"))
+        twins = {
+            "dynamic range": patched(dynamic, INFER_INT8_FILE, weights),
+            "full integer, stale ranges": patched(stale, INFER_INT8_FILE, weights),
+            "full integer, own ranges": patched(own, INFER_INT8_FILE, weights),
+        }
+        results = []
+        for runtime in installed_runtimes():
+            exact = _accuracy(folder, patched(dynamic, INFER_FILE, weights), runtime)
+            for title, twin in twins.items():
+                value = _accuracy(folder, twin, runtime)
+                results.append(Result(f"int8/{name}/{title} on {runtime}", value, "share", "float", exact))
+        times = [_patch_ms(bundle, weights) for bundle in (stale, dynamic)]
+    return [*results, Result(f"int8/{name}/patch, d = {len(weights)}", times[0], "ms", "dynamic range", times[1])]
+
+
+def patched(bundle: Bundle, file: str, weights: NDArray[np.float32]) -> bytes:
+    """Return a twin of the bundle with other weights f32[d]."""
+    patches = tuple(patch for patch in bundle.manifest.patches if patch.file == file)
+    return patch_model(bundle.files[file], patches, weights, bundle.manifest.tensors)
+
+
+def _patch_ms(bundle: Bundle, weights: NDArray[np.float32]) -> float:
+    times = []
+    for _ in range(PATCHES):
+        began = time.perf_counter()
+        patched(bundle, INFER_INT8_FILE, weights)
+        times.append(time.perf_counter() - began)
+    return min(times) * 1e3
+
+
+def _convert(folder: Path, source: str, *options: str) -> Bundle:
+    out = folder / "bundle"
+    _child("tools.convert", source, "--out", str(out), "--loss", "sparse_categorical_crossentropy", *options)
+    return read_bundle(out)
+
+
+def _accuracy(folder: Path, model: bytes, runtime: str) -> float:
+    """Return the share of the test examples that a twin gets right, in a process of its own."""
+    (folder / "twin.tflite").write_bytes(model)
+    return float(json.loads(_child("tools.bench.int8", str(folder), runtime)))
+
+
+def _child(module: str, *words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise FedloomError("bench-failed", f"{module} {' '.join(words)}: {reason}")
+    return done.stdout
+
+
+def main() -> None:
+    """Print the accuracy of FOLDER's twin on one runtime."""
+    folder, runtime = Path(sys.argv[1]), sys.argv[2]
+    with np.load(folder / "test.npz", allow_pickle=False) as stored:
+        found = InferenceModel((folder / "twin.tflite").read_bytes(), 1, runtime).predict(stored["x"])
+        print(float(np.mean(found.argmax(axis=-1) == stored["y"])))
+
+
+if __name__ == "__main__":
+    main()
