@@ -39,6 +39,7 @@ def cases(folder: Path) -> dict[str, list[str]]:
         "occupied": [NETWORKS + "window", "--out", str(folder / "occupied")],
         "missing": ["no-such-model", "--out", str(folder / "missing")],
         "wrong_class_weights": of("window", "--class-weights", "1,2"),
+        "too_large": of("window", "--max-memory-mib", "5"),
         "no_smoothing": of("two_inputs", "--label-smoothing", "0.1"),
         "no_such_tensor": of("window", "--local", "nothing/*"),
     }  # fmt: skip

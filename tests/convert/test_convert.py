@@ -77,6 +77,7 @@ def test_programs_are_builtin_only_and_hold_no_weights(results: Results, folder:
         ("missing", "convert-source", ["no-such-model"]),
         ("no_such_tensor", "convert-tensors", ["nothing/*"]),
         ("wrong_class_weights", "convert-loss", ["2 class weights", "4 classes"]),
+        ("too_large", "convert-memory", ["batches of 4", "at most 5"]),
         ("no_smoothing", "convert-loss", ["mean_squared_error", "label smoothing"]),
     ],
 )

@@ -43,6 +43,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--max-gradient-norm", metavar="C", type=_positive, help="clip each batch's gradient to this L2 norm (no)"
     )
     parser.add_argument(
+        "--max-memory-mib", metavar="M", type=_positive, help="refuse a model whose training takes more memory (no)"
+    )
+    parser.add_argument(
         "--local",
         metavar="GLOB",
         action="append",
@@ -103,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         tuple(arguments.local),
         arguments.target,
         arguments.representative,
+        arguments.max_memory_mib,
     )
     converted = convert(arguments.source, arguments.out, options)
     manifest, proof = converted.manifest, converted.proof
@@ -120,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{arguments.out}: {manifest.name}, {manifest.parameters:,} parameters, batch {manifest.batch_size}")
     print(f"loss {manifest.loss} on {converted.output}, metric {manifest.metric}")
+    if arguments.representative:
+        print("int8 activation ranges are those of these weights: convert a trained model, and again when it has moved")
     for runtime in proof["runtimes"]:
         worst = max(tensor["max_relative_error"] for tensor in runtime["tensors"])
         print(

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,7 @@ from tools.convert.program import Learning, Program, build_program, convolutions
 from tools.convert.representative import int8_case, read_representative
 from tools.convert.source import SourceModel, Weight, load_source
 from tools.convert.twins import make_twins
-from tools.convert.verdict import require_passed
+from tools.convert.verdict import require_memory, require_passed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +56,8 @@ _PROOF_TIMEOUT_S = 600
 class Options:
     """What a conversion may choose; ``local`` are glob patterns of tensor paths that stay on the device.
 
-    ``representative`` is a file of examples for whose ranges a full-integer twin is made.
+    ``representative`` is a file of examples for whose ranges a full-integer twin is made. ``max_memory_mib`` is what a
+    device has for a process that trains.
     """
 
     batch_size: int = 16
@@ -65,6 +67,7 @@ class Options:
     local: Sequence[str] = ()
     target: str = "portable"
     representative: Path | None = None
+    max_memory_mib: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
     """Convert SRC and write the bundle folder; nothing is written unless every runtime proves it right.
 
     Raises:
-        BundleError: with the code of what the model lacks, or "convert-proof" if a runtime computes something
-        else.
+        BundleError: with the code of what the model lacks, "convert-proof" if a runtime computes something else, or
+            "convert-memory" if a step takes more than there is.
     """
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError("convert-out", f"{out} exists and is not a bundle", "give a new folder")
@@ -107,6 +110,8 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
         _write_files(Path(folder), {**files, MANIFEST_FILE: manifest.to_bytes()})
         runtimes = [_prove(runtime, Path(folder)) for runtime in installed_runtimes()]
     require_passed(runtimes, source)
+    if options.max_memory_mib is not None:
+        require_memory(runtimes, options.batch_size, options.max_memory_mib)
     reference = {
         "name": "tensorflow",
         "version": importlib.metadata.version("tensorflow"),
@@ -195,6 +200,9 @@ def _prove(runtime: str, folder: Path) -> dict[str, Any]:
     """Run the proof in a process of its own; a crash of the runtime is a failed proof."""
     command = [sys.executable, "-m", "tools.convert.prove", runtime, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PROOF_TIMEOUT_S, check=False)
+    if done.returncode == -signal.SIGKILL:
+        what = f"{runtime} was killed while it ran the training program, most likely for want of memory"
+        raise BundleError("convert-memory", what, "give a smaller --batch-size, or --target low-memory")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise BundleError("convert-proof", f"{runtime} cannot run the training program: {reason}", "report this model")

@@ -35,6 +35,23 @@ def require_passed(runtimes: Sequence[Mapping[str, Any]], source: SourceModel) -
         )
 
 
+def require_memory(runtimes: Sequence[Mapping[str, Any]], batch_size: int, limit_mib: float) -> None:
+    """Refuse a bundle whose training step takes more memory than the device has.
+
+    Raises:
+        BundleError: "convert-memory", with what it takes here.
+    """
+    for runtime in runtimes:
+        taken_mib = runtime["ram_bytes"] / 2**20
+        if taken_mib > limit_mib:
+            raise BundleError(
+                "convert-memory",
+                f"a process that trains batches of {batch_size} on {runtime['name']} takes {taken_mib:.0f} MiB here, "
+                f"at most {limit_mib:g} wanted",
+                f"give --batch-size {max(batch_size // 2, 1)}, or --target low-memory",
+            )
+
+
 def _why(runtime: Mapping[str, Any], source: SourceModel) -> str:
     # An error made in one layer reaches all before it, so the last wrong gradient is nearest to the cause.
     wrong = [
