@@ -58,6 +58,18 @@ def softsign(_op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> 
     return inputs[0] / (1.0 + tf.abs(inputs[0]))
 
 
+def mean(op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor | None:
+    """Average inside each example first, then over the batch: TFLite adds up one value after the other."""
+    x, axes = inputs[0], tf.get_static_value(inputs[1])
+    if axes is None or not x.shape.is_fully_defined():
+        return None
+    wanted = sorted({int(axis) % x.shape.rank for axis in axes.reshape(-1)})
+    if len(wanted) < 2 or wanted[0] != 0:
+        return None
+    averaged = tf.reduce_mean(tf.reduce_mean(x, wanted[1:], keepdims=True), [0], keepdims=True)
+    return tf.reshape(averaged, op.outputs[0].shape)
+
+
 def conv2d(op: Operation, inputs: Sequence[Tensor], forms: Forms | None) -> Tensor | None:
     """Write a grouped convolution as one convolution per group."""
     x, w = inputs
@@ -156,6 +168,7 @@ REPLACEMENTS: dict[str, Replacement] = {
     "Erf": erf,
     "Erfc": erfc,
     "MaxPool3D": pool3d,
+    "Mean": mean,
     "ResizeBilinear": resize_bilinear,
     "Softsign": softsign,
 }
