@@ -72,7 +72,10 @@ def test_bytes_are_those_of_the_folder(facts: dict[str, Any], activity_folder: P
 def test_programs_have_signatures_and_operators(facts: dict[str, Any], activity_bundle: Bundle) -> None:
     train, infer, int8 = facts["programs"]
     assert set(train["signatures"]) == {"set_weights", "get_weights", "train", "evaluate", "infer"}
-    assert train["signatures"]["train"] == {"inputs": ["lr", "mask", "mu", "x", "y"], "outputs": ["loss"]}
+    assert train["signatures"]["train"] == {
+        "inputs": ["lr", "mask", "mu", "weight_decay", "x", "y"],
+        "outputs": ["loss"],
+    }
     assert infer["signatures"] == int8["signatures"] == {"infer": {"inputs": ["x"], "outputs": ["y"]}}
     assert [kind["name"] for kind in train["operators"]] == json.loads(activity_bundle.files[PROOF_FILE])["ops"]
     assert all(kind["version"] >= 1 for program in facts["programs"] for kind in program["operators"])
@@ -100,7 +103,7 @@ def test_a_person_reads_the_same(activity_folder: Path, capsys: pytest.CaptureFi
     expected = (
         "activity (tflite)",
         "21,655",
-        "lr, mask, mu, x, y -> loss",
+        "lr, mask, mu, weight_decay, x, y -> loss",
         "CONV_2D@",
         "passed",
         *installed_runtimes(),

@@ -35,7 +35,8 @@ _TRIES = 8
 _JOLT = 2.0**-19  # of a weight: many times the rounding error of f32
 _JOLTS = 3
 _STEADY = 3e-5  # relative to a tensor's largest gradient
-_VALUES: Final = {"lr": 0.05, "mu": 0.1, "weight_decay": 0.01}  # further ones as the program has them
+_VALUES: Final = {"mu": 0.1, "weight_decay": 0.01}  # further ones as the program has them
+_RATES: Final = (0.05, 0.005, 0.0005)  # a step of a deep network may throw it far off
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,7 @@ def make_case(source: SourceModel, learning: Learning, program: Program, batch_s
     case["gradients"] = np.stack([_flat(gradients) for gradients in found.values()])
     case["trained"] = np.concatenate([np.full(w.value.size, w.trainable) for w in source.weights])
     values = _values(program, found["random"])
-    case |= {f"values/{name}": np.array(value, np.float32) for name, value in values.items()}
-    steps = [batches[name] for name in RANDOM]
-    case["losses"], after = reference.train(weights, steps, values)
-    case["weights_after"] = _flat(after)
-    case["steps_jump"] = _steps_jump(reference, weights, steps, values, after, generator)
+    case |= _several_steps(reference, weights, [batches[name] for name in RANDOM], values, generator)
     evaluated = [reference.evaluate(weights, batch) for batch in batches.values()]
     case["evaluations"] = np.array([sums for sums, _ in evaluated])
     case["outputs"] = evaluated[0][1]
@@ -145,21 +142,29 @@ def _jump(reference: Reference, weights: Sequence[Array], batch: Batch, generato
     return worst if np.isfinite(worst) else np.inf
 
 
-def _steps_jump(
+def _several_steps(
     reference: Reference,
     weights: Sequence[Array],
     steps: Sequence[Batch],
     values: dict[str, float],
-    after: Sequence[Array],
     generator: np.random.Generator,
-) -> Array:
-    """Return how much several steps change when rounding errors are added, f32[tensors]: later ones may meet kinks."""
-    worst = np.zeros(len(after), np.float32)
-    for _ in range(_JOLTS):
-        _, other = reference.train(_jolted(weights, generator), steps, values)
-        jumps = [np.abs(b - a).max() / max(np.abs(a).max(), 1e-2) for a, b in zip(after, other, strict=True)]
-        worst = np.maximum(worst, np.array(jumps, np.float32))
-    return worst
+) -> dict[str, Array]:
+    """Return the inputs of several steps, what comes out, and how much that changes under rounding errors.
+
+    The learning rate is the first one at which it does not, or else the last.
+    """
+    for rate in _RATES:
+        values = values | {"lr": rate}
+        losses, after = reference.train(weights, steps, values)
+        jumps = np.zeros(len(after) + 1)
+        for _ in range(_JOLTS):
+            other_losses, other = reference.train(_jolted(weights, generator), steps, values)
+            pairs = zip([losses, *after], [other_losses, *other], strict=True)
+            jumps = np.fmax(jumps, [np.abs(b - a).max() / max(np.abs(a).max(), 1e-2) for a, b in pairs])
+        if jumps.max() <= _STEADY:
+            break
+    case = {f"values/{name}": np.array(value, np.float32) for name, value in values.items()}
+    return case | {"losses": losses, "weights_after": _flat(after), "losses_jump": jumps[0], "steps_jump": jumps[1:]}
 
 
 class _Draw:

@@ -126,7 +126,7 @@ def prove(runtime: str, folder: Path) -> dict[str, Any]:
     worst = max(float(np.max(errors)) for errors in gradients.values())
     checks = {
         "steps": _steps_error(weights, case, manifest),
-        "loss": relative_error(losses, case["losses"]),
+        "loss": _allowing(relative_error(losses, case["losses"]), case["losses_jump"]),
         "evaluate": relative_error(runs.evaluations(), case["evaluations"]),
         "infer": relative_error(runs.predictions(), case["outputs"]),
         "infer_file": relative_error(_twin(folder / INFER_FILE, runtime, runs), case["outputs_initial"]),
@@ -165,17 +165,21 @@ def _by_batch(gradients: Mapping[str, list[float]], case: Arrays) -> dict[str, f
 
 
 def _steps_error(weights: NDArray[np.float32], case: Arrays, manifest: BundleManifest) -> float:
-    """Return the error of the weights after several steps, in units such that ``TOLERANCE`` is allowed.
-
-    Later steps may come near kinks. So a tensor may be off by as much as TensorFlow's own steps are when rounding
-    errors are added to the weights, where that is more than ``TOLERANCE``.
-    """
+    """Return the error of the weights after several steps."""
     worst = 0.0
     for spec, jump in zip(manifest.tensors, case["steps_jump"], strict=True):
         part = slice(spec.offset, spec.offset + spec.size)
-        error = relative_error(weights[part], case["weights_after"][part])
-        worst = max(worst, error * min(1.0, TOLERANCE / max(_JUMP * float(jump), 1e-12)))
+        worst = max(worst, _allowing(relative_error(weights[part], case["weights_after"][part]), jump))
     return worst
+
+
+def _allowing(error: float, jump: float) -> float:
+    """Return an error in units such that ``TOLERANCE`` is allowed.
+
+    Later steps may come near kinks. So they may be off by some times what TensorFlow's own steps are when rounding
+    errors are added to the weights, where that is more than ``TOLERANCE``.
+    """
+    return error * min(1.0, TOLERANCE / max(_JUMP * float(jump), 1e-12))
 
 
 def _peak_bytes() -> int:
