@@ -2,8 +2,7 @@
 
 A gradient jumps at kinks (``kinks``), so near one a comparison can tell nothing about a runtime. The weights of the
 case are therefore moved off them: biases are shifted, a little, until no activation lies near its kink. What has no
-bias before it is left to chance, of which several tries are made. Random batches are joined by edge cases: zeros,
-ties, large values, and a batch of which a part or all is masked.
+bias before it is left to chance, of which several tries are made. A part of one batch is masked, and all of another.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ Array: TypeAlias = NDArray[Any]
 Batch: TypeAlias = "list[Array]"  # inputs, labels, mask
 
 RANDOM: Final = ("random", "other", "masked")  # the last one partly
-EDGES: Final = ("zeros", "ties", "large", "all_masked")
-_LARGE = 32.0
+EDGES: Final = ("all_masked",)
 _DISTINCT = 4  # examples of a batch whose inputs are large: fewer activations that may lie near a kink
 _FROM = 256  # elements of an input that is large
 _TRIES = 8
@@ -89,7 +87,7 @@ def _steady_case(reference: Reference, draw: _Draw) -> tuple[list[Array], dict[s
     least = np.inf
     for _ in range(_TRIES):
         batches = draw.batches(RANDOM)
-        edges = draw.batches(draw.edges)
+        edges = draw.batches(EDGES)
         weights = _cleared(reference, draw.weights(), [*batches.values(), *edges.values()])
         jump = max(_jump(reference, weights, batch, draw.generator) for batch in batches.values())
         if jump < least:
@@ -184,12 +182,6 @@ class _Draw:
         self._size = size
         self.generator = generator
 
-    @property
-    def edges(self) -> list[str]:
-        """Names of the edge cases; large values saturate probabilities, of which the loss clips the last bits."""
-        clips = self._loss.output == "probabilities"
-        return [name for name in EDGES if name != "large" or not clips]
-
     def weights(self) -> list[Array]:
         """Return the model's weights moved off their first values: biases of zero would hide errors."""
         return [self._perturbed(weight.value, positive=not weight.trainable) for weight in self._source.weights]
@@ -206,22 +198,18 @@ class _Draw:
         mask = np.ones(self._size, np.float32)
         masked = {"masked": max(self._size // 3, 1), "all_masked": self._size}.get(name, 0)
         mask[self._size - masked :] = 0.0
-        x, y = [self._input(spec, name) for spec in self._source.inputs], self._labels()
+        x, y = [self._input(spec) for spec in self._source.inputs], self._labels()
         if max(array[0].size for array in x) >= _FROM:
             # With labels of their own, copies would pull against each other, and rounding errors be what is left.
             x, y = [_repeated(array) for array in x], _repeated(y)
         return [*x, y, mask]
 
-    def _input(self, spec: ModelInput, name: str) -> Array:
+    def _input(self, spec: ModelInput) -> Array:
         shape = (self._size, *spec.shape)
         if not spec.dtype.startswith("float"):
             # Integers may be indices into a small table.
-            return np.zeros(shape, spec.dtype) if name == "zeros" else self._whole(shape).astype(spec.dtype)
-        if name == "zeros":
-            return np.zeros(shape, np.float32)
-        if name == "ties":
-            return self._whole(shape).astype(np.float32)
-        return self.generator.normal(0.0, _LARGE if name == "large" else 1.0, shape).astype(np.float32)
+            return self._whole(shape).astype(spec.dtype)
+        return self.generator.normal(size=shape).astype(np.float32)
 
     def _whole(self, shape: tuple[int, ...]) -> Array:
         return self.generator.integers(0, 2, shape)
