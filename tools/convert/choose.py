@@ -27,6 +27,7 @@ Times: TypeAlias = Mapping[str, Mapping[str, float]]  # milliseconds by runtime 
 _PASSES: Final[tuple[Pass, ...]] = ("forward", "input", "filter")
 _WORTHWHILE: Final = 1_000_000  # products; below that, calling an operation costs more than what it does
 _TIMEOUT_S: Final = 600
+_PIECE: Final = 1 << 16  # half a mebibyte
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def choose(convolutions: Iterable[Convolution], target: str) -> tuple[Forms, lis
             Choice(convolution, which, _fastest(convolution.forms(which), found) if found else by_rule, found)
         )
     return Forms({(choice.convolution, choice.which): choice.form for choice in choices}), choices
+
+
+def largest_piece(target: str) -> int | None:
+    """Return in pieces of how many elements ``target`` keeps weights, None for whole tensors."""
+    return None if TARGETS[target] else _PIECE
 
 
 def _runtimes(target: str) -> list[str]:

@@ -33,7 +33,7 @@ from shared.bundle import (
 )
 from shared.errors import BundleError
 from tools.convert.case import make_case
-from tools.convert.choose import Choice, choose
+from tools.convert.choose import Choice, choose, largest_piece
 from tools.convert.emit import builtin_names, emit_training
 from tools.convert.full_integer import make_full_integer
 from tools.convert.losses import LossOptions
@@ -93,9 +93,10 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
     loss = pick_loss(source, options.loss)
     learning = Learning(loss, OPTIMIZERS[options.optimizer], options.max_gradient_norm)
     forms, choices = choose(convolutions(source, options.batch_size), options.target)
-    program = build_program(source, learning, options.batch_size, forms)
+    piece = largest_piece(options.target)
+    program = build_program(source, learning, options.batch_size, forms, piece)
     tensors = _tensors(source.weights, options.local)
-    train = emit_training(program.module, program.functions)
+    train = emit_training(program.module, program.functions, frugal=piece is not None)
     twins, patches = _twins(source, tensors, examples)
     weights = {spec.path: weight.value for spec, weight in zip(tensors, source.weights, strict=True)}
     files = {TRAIN_FILE: train, **twins, WEIGHTS_FILE: save_safetensors(weights)}

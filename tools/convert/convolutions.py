@@ -166,7 +166,7 @@ def forward(c: Convolution, form: Form, x: Tensor, w: Tensor) -> Tensor:
     if form == "patches":
         beside = tf.concat(windows(beside, 1, c.rows), axis=3)
         return tf.reshape(_product(beside, tf.reshape(w, [1, -1, c.filters])), c.y_shape)
-    taps = tf.reshape(w, [c.rows.kernel, 1, -1, c.filters])
+    taps = _cut(w, [c.rows.kernel, 1, -1, c.filters])
     if not _slides(c.rows):
         lines = windows(beside, 1, c.rows)
         return reduce(add, [tf.reshape(_product(line, taps[i]), c.y_shape) for i, line in enumerate(lines)])
@@ -207,15 +207,24 @@ def input_gradient(c: Convolution, form: Form, w: Tensor, dy: Tensor) -> Tensor:
         strides = [1, c.rows.stride, c.columns.stride, 1]
         return tf.nn.conv2d_transpose(dy, w, c.x_shape, strides, c.padding)
     width = c.columns.kernel * c.channels
-    taps = tf.reshape(tf.transpose(w, [0, 3, 1, 2]), [c.rows.kernel, 1, c.filters, width])
+    taps = _cut(tf.transpose(w, [0, 3, 1, 2]), [c.rows.kernel, 1, c.filters, width])
     shape = [*c.y_shape[:3], width]
     parts = [tf.reshape(_product(dy, taps[i]), shape) for i in range(c.rows.kernel)]
     lines = spread(parts, 1, c.rows)
-    return spread(tf.split(lines, c.columns.kernel, axis=3), 2, c.columns)
+    parts = tf.split(lines, c.columns.kernel, axis=3) if c.columns.kernel > 1 else [lines]
+    return spread(parts, 2, c.columns)
 
 
 def _slides(rows: Axis) -> bool:
     return rows.stride == 1 and rows.length == rows.outputs
+
+
+def _cut(w: Tensor, shape: list[int]) -> list[Tensor]:
+    """Return the matrices of w in the given shape, [count, 1, rows, columns]: not even one copy if there is one."""
+    if shape[0] == 1:
+        return [tf.reshape(w, shape[1:])]
+    stacked = tf.reshape(w, shape)
+    return [stacked[i] for i in range(shape[0])]
 
 
 def _product(lines: Tensor, taps: Tensor) -> Tensor:

@@ -10,15 +10,26 @@ import flatbuffers
 
 from shared.errors import BundleError
 from shared.tflite_file import operators
+from tools.convert.schedule import order_late, read_again
 from tools.convert.tf import Function, Module, quiet, schema, tf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def emit_training(module: Module, functions: Mapping[str, Function]) -> bytes:
-    """Convert signatures that keep their weights in resource variables, which start empty."""
-    return _without_initializer(_emit(module, functions, variables=True, quantize=False))
+def emit_training(module: Module, functions: Mapping[str, Function], *, frugal: bool = False) -> bytes:
+    """Convert signatures that keep their weights in resource variables, which start empty.
+
+    A ``frugal`` program rather reads a variable again than keep a copy.
+    """
+    tree = schema.ModelT.InitFromPackedBuf(_emit(module, functions, variables=True, quantize=False))
+    _drop_initializer(tree)
+    if frugal:
+        read_again(tree)
+    order_late(tree)
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(tree.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def emit_inference(functions: Mapping[str, Function], *, quantize: bool) -> bytes:
@@ -47,12 +58,11 @@ def _emit(module: Module, functions: Mapping[str, Function], *, variables: bool,
             raise _unsupported(str(error), concrete) from error
 
 
-def _without_initializer(model: bytes) -> bytes:
+def _drop_initializer(tree: Module) -> None:
     """Remove the subgraph that fills the variables when the file is loaded, and the values in it.
 
     TensorFlow always writes it. Weights arrive by ``set_weights``, so it would only double the file's size.
     """
-    tree = schema.ModelT.InitFromPackedBuf(model)
     call_once = schema.BuiltinOperator.CALL_ONCE
     codes = {i for i, code in enumerate(tree.operatorCodes) if code.builtinCode == call_once}
     initializers = set()
@@ -69,9 +79,6 @@ def _without_initializer(model: bytes) -> bytes:
         if index not in used:
             buffer.data = None
     _drop_codes(tree, codes)
-    builder = flatbuffers.Builder(1 << 16)
-    builder.Finish(tree.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 def _drop_codes(tree: Module, codes: set[int]) -> None:

@@ -76,6 +76,8 @@ def conv2d(op: Operation, inputs: Sequence[Tensor], forms: Forms | None) -> Tens
     groups = x.shape[3] // w.shape[2]
     if op.get_attr("data_format") != b"NHWC" or (groups == 1 and forms is None):
         return None
+    if groups == 1:
+        return _conv2d(op, x, w, forms)
     pairs = zip(tf.split(x, groups, axis=3), tf.split(w, groups, axis=3), strict=True)
     return tf.concat([_conv2d(op, part, kernel, forms) for part, kernel in pairs], axis=3)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,8 @@ from tools.convert.losses import Loss, LossOptions, choose_loss, output_kind
 from tools.convert.optimizers import Optimizer, Step, clipped, train_inputs
 from tools.convert.random_numbers import Randomness
 from tools.convert.replay import Manner
-from tools.convert.tf import Function, Graph, Module, Tensor, Variable, tf
+from tools.convert.store import Store
+from tools.convert.tf import Function, Graph, Module, Tensor, tf
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -68,8 +67,13 @@ def input_specs(source: SourceModel, batch_size: int) -> list[Tensor]:
     return [tf.TensorSpec([batch_size, *spec.shape], spec.dtype, name=name) for name, spec in named]
 
 
-def build_program(source: SourceModel, learning: Learning, batch_size: int, forms: Forms) -> Program:
-    """Write set_weights, get_weights, train, evaluate and infer, convolutions in the given forms."""
+def build_program(
+    source: SourceModel, learning: Learning, batch_size: int, forms: Forms, largest_piece: int | None = None
+) -> Program:
+    """Write set_weights, get_weights, train, evaluate and infer.
+
+    Convolutions are in the given forms, and the weights in pieces of at most ``largest_piece`` elements (``store``).
+    """
     names = x_names(source)
     xs = input_specs(source, batch_size)
     forward = _forward(source, batch_size)
@@ -85,7 +89,7 @@ def build_program(source: SourceModel, learning: Learning, batch_size: int, form
     ]
     inputs = train_inputs(learning.optimizer, learning.max_gradient_norm, draws=source.draws)
     further = [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in inputs]
-    steps = _Steps(source, learning, forms, [spec.name for spec in inputs])
+    steps = _Steps(source, learning, forms, [spec.name for spec in inputs], largest_piece)
     flat = tf.TensorSpec([sum(weight.value.size for weight in source.weights)], tf.float32, name="weights")
     functions = {
         "set_weights": tf.function(steps.set_weights, input_signature=[flat]),
@@ -98,84 +102,23 @@ def build_program(source: SourceModel, learning: Learning, batch_size: int, form
     return Program(steps.module, functions, inputs, names, label_shape, label_dtype, classes)
 
 
-class _Store:
-    """Weights that live in the runtime: per tensor a variable, one for where training started, and the optimizer's."""
-
-    def __init__(self, source: SourceModel, optimizer: Optimizer) -> None:
-        self._shapes = [weight.value.shape for weight in source.weights]
-        self._sizes = [math.prod(shape) for shape in self._shapes]
-        self.parameters = sum(self._sizes)
-        self._variables = [tf.Variable(tf.zeros(shape), name=f"weight_{i}") for i, shape in enumerate(self._shapes)]
-        self._anchors = [
-            tf.Variable(tf.zeros(shape), name=f"anchor_{i}") if weight.trainable else None
-            for i, (shape, weight) in enumerate(zip(self._shapes, source.weights, strict=True))
-        ]
-        self._slots = [
-            [tf.Variable(tf.zeros(shape), name=f"slot_{i}_{k}") for k in range(optimizer.slots)]
-            if weight.trainable
-            else []
-            for i, (shape, weight) in enumerate(zip(self._shapes, source.weights, strict=True))
-        ]
-        counts = source.draws or optimizer.counts
-        self._step: Variable = tf.Variable(tf.zeros([1]), name="step") if counts else None
-        self.module = tf.Module()
-        steps = [self._step] if counts else []
-        self.module.variables_in_use = [
-            *self._variables,
-            *(anchor for anchor in self._anchors if anchor is not None),
-            *itertools.chain.from_iterable(self._slots),
-            *steps,
-        ]
-
-    def read(self) -> list[Tensor]:
-        return [tf.convert_to_tensor(variable) for variable in self._variables]
-
-    def write(self, index: int, value: Tensor) -> None:
-        self._variables[index].assign(value)
-
-    def count(self) -> Tensor | None:
-        """Return the number of this training step, f32[1] from 0 after ``start``; None if nothing depends on it."""
-        if self._step is None:
-            return None
-        step = tf.convert_to_tensor(self._step)
-        self._step.assign(step + 1.0)
-        return step
-
-    def start(self, flat: Tensor) -> None:
-        if self._step is not None:
-            self._step.assign(tf.zeros([1]))
-        places = zip(self._sizes, itertools.accumulate(self._sizes), self._shapes, self._anchors, strict=True)
-        for index, (size, end, shape, anchor) in enumerate(places):
-            part = tf.reshape(flat[end - size : end], shape)
-            self.write(index, part)
-            if anchor is not None:
-                anchor.assign(part)
-            for slot in self._slots[index]:
-                slot.assign(tf.zeros(shape))
-
-    def anchor(self, index: int) -> Tensor:
-        """Return the trainable tensor as it was when training started."""
-        return tf.convert_to_tensor(self._anchors[index])
-
-    def slots(self, index: int) -> list[Tensor]:
-        """Return what the optimizer remembers of a tensor."""
-        return [tf.convert_to_tensor(slot) for slot in self._slots[index]]
-
-    def remember(self, index: int, slots: Sequence[Tensor]) -> None:
-        for slot, value in zip(self._slots[index], slots, strict=True):
-            slot.assign(value)
-
-
 class _Steps:
     """The bodies of the five functions."""
 
-    def __init__(self, source: SourceModel, learning: Learning, forms: Forms, inputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        source: SourceModel,
+        learning: Learning,
+        forms: Forms,
+        inputs: Sequence[str],
+        largest_piece: int | None,
+    ) -> None:
         self._source = source
         self._loss = learning.loss
         self._optimizer = learning.optimizer
         self._forms = forms
         self._inputs = inputs
-        self._store = _Store(source, learning.optimizer)
+        self._store = Store(source, learning.optimizer, largest_piece)
         self.module = self._store.module
 
     def set_weights(self, weights: Tensor) -> dict[str, Tensor]:
@@ -183,7 +126,7 @@ class _Steps:
         return {"count": tf.constant([self._store.parameters], tf.int32)}
 
     def get_weights(self) -> dict[str, Tensor]:
-        return {"weights": tf.concat([tf.reshape(weight, [-1]) for weight in self._store.read()], axis=0)}
+        return {"weights": self._store.flat()}
 
     def train(self, *arguments: Tensor) -> dict[str, Tensor]:
         values = dict(zip(self._inputs, arguments[-len(self._inputs) :], strict=True))
@@ -196,15 +139,20 @@ class _Steps:
             bound = values["max_gradient_norm"] * tf.abs(slope)
             gradients = dict(zip(gradients, clipped(list(gradients.values()), bound), strict=True))
         number = None if step is None else step + 1.0
-        for index, (before, after) in enumerate(zip(weights, moved, strict=True)):
-            if index not in gradients:
-                self._store.write(index, after)
-                continue
-            slots = self._store.slots(index)
-            one = Step(gradients[index], before, self._store.anchor(index), slots, values, number)
-            moved_to, remembered = self._optimizer.move(one)
-            self._store.write(index, moved_to)
-            self._store.remember(index, remembered)
+        for index, pieces in enumerate(self._store.pieces):
+            for piece in pieces:
+                if index not in gradients:
+                    piece.variable.assign(piece.of(moved[index]))
+                    continue
+                # Read again: no piece waits in memory for its turn.
+                before = weights[index] if piece.whole else tf.convert_to_tensor(piece.variable)
+                slots = [tf.convert_to_tensor(slot) for slot in piece.slots]
+                anchor = tf.convert_to_tensor(piece.anchor)
+                one = Step(piece.of(gradients[index]), before, anchor, slots, values, number)
+                moved_to, remembered = self._optimizer.move(one)
+                piece.variable.assign(moved_to)
+                for slot, value in zip(piece.slots, remembered, strict=True):
+                    slot.assign(value)
         return {"loss": tf.reshape(loss, [1])}
 
     def _randomness(self, values: Mapping[str, Tensor], step: Tensor | None) -> Randomness | None:
