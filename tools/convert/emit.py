@@ -10,6 +10,7 @@ import flatbuffers
 
 from shared.errors import BundleError
 from shared.tflite_file import operators
+from tools.convert.peephole import without_broadcast_subtractions
 from tools.convert.schedule import order_late, read_again
 from tools.convert.tf import Function, Module, quiet, schema, tf
 
@@ -24,6 +25,7 @@ def emit_training(module: Module, functions: Mapping[str, Function], *, frugal: 
     """
     tree = schema.ModelT.InitFromPackedBuf(_emit(module, functions, variables=True, quantize=False))
     _drop_initializer(tree)
+    without_broadcast_subtractions(tree)
     if frugal:
         read_again(tree)
     order_late(tree)

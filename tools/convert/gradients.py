@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import BundleError
+from tools.convert.depthwise import depthwise_conv2d
 from tools.convert.emit import layer_of
 from tools.convert.tf import Graph, Operation, Tensor, tf
 from tools.convert.windows import Axis, axes_of, spread_2d, windows_2d
@@ -98,25 +99,6 @@ def _counts(axis: Axis) -> NDArray[np.int64]:
     places = starts[:, None] + np.arange(axis.kernel) * axis.dilation
     counts: NDArray[np.int64] = np.count_nonzero((places >= 0) & (places < axis.length), axis=1)
     return counts
-
-
-def depthwise_conv2d(op: Operation, dy: Tensor) -> list[Tensor | None]:
-    """Channels have their own kernels: dw[k, c] = sum of x[read(i, k), c] dy[i, c], dx[read(i, k), c] += dy w.
-
-    With a depth multiplier m, channel c makes outputs c * m to c * m + m - 1.
-    """
-    x, w = op.inputs
-    kernel_rows, kernel_columns, channels, multiplier = w.shape.as_list()
-    rows, columns = axes_of(op, x, dy, [kernel_rows, kernel_columns])
-    if multiplier == 1:
-        taps = tf.unstack(tf.reshape(w, [-1, channels]))
-        dw = [tf.reduce_sum(part * dy, axis=[0, 1, 2]) for part in windows_2d(x, rows, columns)]
-        return [spread_2d([dy * tap for tap in taps], rows, columns), tf.reshape(tf.concat(dw, 0), w.shape)]
-    slopes = tf.reshape(dy, [*dy.shape[:3], channels, multiplier])
-    taps = tf.reshape(w, [-1, channels, multiplier])
-    dw = [tf.reduce_sum(part[..., None] * slopes, axis=[0, 1, 2]) for part in windows_2d(x, rows, columns)]
-    parts = [tf.reduce_sum(slopes * taps[k], axis=-1) for k in range(kernel_rows * kernel_columns)]
-    return [spread_2d(parts, rows, columns), tf.reshape(tf.stack(dw), w.shape)]
 
 
 def add_broadcast(op: Operation, dy: Tensor) -> list[Tensor | None]:
