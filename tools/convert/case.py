@@ -2,7 +2,9 @@
 
 A gradient jumps at kinks (``kinks``), so near one a comparison can tell nothing about a runtime. The weights of the
 case are therefore moved off them: biases are shifted, a little, until no activation lies near its kink. What has no
-bias before it is left to chance, of which several tries are made. A part of one batch is masked, and all of another.
+bias before it is left to chance, of which several tries are made. Random batches are joined by edge cases: zeros,
+ties, large values, and a batch of which a part or all is masked; those at which TensorFlow's own gradients jump are
+left out.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ Array: TypeAlias = NDArray[Any]
 Batch: TypeAlias = "list[Array]"  # inputs, labels, mask
 
 RANDOM: Final = ("random", "other", "masked")  # the last one partly
-EDGES: Final = ("all_masked",)
+EDGES: Final = ("zeros", "ties", "large", "all_masked")
+_LARGE: Final = 32.0
 _DISTINCT = 4  # examples of a batch whose inputs are large: fewer activations that may lie near a kink
 _FROM = 256  # elements of an input that is large
 _TRIES = 8
@@ -198,18 +201,22 @@ class _Draw:
         mask = np.ones(self._size, np.float32)
         masked = {"masked": max(self._size // 3, 1), "all_masked": self._size}.get(name, 0)
         mask[self._size - masked :] = 0.0
-        x, y = [self._input(spec) for spec in self._source.inputs], self._labels()
+        x, y = [self._input(spec, name) for spec in self._source.inputs], self._labels()
         if max(array[0].size for array in x) >= _FROM:
             # With labels of their own, copies would pull against each other, and rounding errors be what is left.
             x, y = [_repeated(array) for array in x], _repeated(y)
         return [*x, y, mask]
 
-    def _input(self, spec: ModelInput) -> Array:
+    def _input(self, spec: ModelInput, name: str) -> Array:
         shape = (self._size, *spec.shape)
         if not spec.dtype.startswith("float"):
             # Integers may be indices into a small table.
-            return self._whole(shape).astype(spec.dtype)
-        return self.generator.normal(size=shape).astype(np.float32)
+            return np.zeros(shape, spec.dtype) if name == "zeros" else self._whole(shape).astype(spec.dtype)
+        if name == "zeros":
+            return np.zeros(shape, np.float32)
+        if name == "ties":
+            return self._whole(shape).astype(np.float32)
+        return self.generator.normal(0.0, _LARGE if name == "large" else 1.0, shape).astype(np.float32)
 
     def _whole(self, shape: tuple[int, ...]) -> Array:
         return self.generator.integers(0, 2, shape)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tools.convert.convolutions import Convolution, Forms, builtin, convolve, geometry, transposed
 from tools.convert.tf import Operation, Tensor, tf
-from tools.convert.windows import axis_of, windows
+from tools.convert.windows import LOWEST, Axis, axis_of, spread, windows
 
 Replacement: TypeAlias = Callable[[Operation, Sequence[Tensor], Forms | None], Tensor | None]
 
@@ -119,18 +119,46 @@ def conv3d(op: Operation, inputs: Sequence[Tensor], forms: Forms | None) -> Tens
     return tf.reshape(reduce(add, parts), [x.shape[0], *outputs[1:]])
 
 
-def pool3d(op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor | None:
-    """Pool each plane, then along the depth; among equals that still finds the first in row-major order."""
+def average_pool3d(op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor | None:
+    """Average each plane, then along the depth."""
+    return None if op.get_attr("data_format") != b"NDHWC" else _pooled3d(op, inputs[0], tf.nn.avg_pool2d)
+
+
+def max_pool3d(op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor | None:
+    """Take the maximum of each plane, then along the depth; all equals of a maximum get its gradient, as TensorFlow.
+
+    In two dimensions only the first of them gets it (``gradients.max_pool``).
+    """
     if op.get_attr("data_format") != b"NDHWC":
         return None
-    pool = tf.nn.max_pool2d if op.type == "MaxPool3D" else tf.nn.avg_pool2d
+    strides, kernel, padding = op.get_attr("strides"), op.get_attr("ksize"), op.get_attr("padding").decode()
+    lengths, outputs = inputs[0].shape, op.outputs[0].shape
+    axes = [axis_of(lengths[i], outputs[i], kernel[i], strides[i], 1, padding) for i in (1, 2, 3)]
+
+    def form(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        y = _pooled3d(op, x, tf.nn.max_pool2d)
+        return y, lambda dy: _to_equals(x, y, dy, axes)
+
+    return tf.custom_gradient(form)(inputs[0])
+
+
+def _pooled3d(op: Operation, x: Tensor, pool: Callable[..., Tensor]) -> Tensor:
     (_, depth, rows, columns, _), strides = op.get_attr("ksize"), op.get_attr("strides")
-    padding, x = op.get_attr("padding").decode(), inputs[0]
+    padding = op.get_attr("padding").decode()
     planes = pool(tf.reshape(x, [-1, *x.shape[2:]]), [rows, columns], strides[2:4], padding)
     height, width, channels = planes.shape[1:]
     lines = tf.reshape(planes, [x.shape[0], x.shape[1], height * width, channels])
     pooled = pool(lines, [depth, 1], [strides[1], 1], padding)
     return tf.reshape(pooled, [x.shape[0], pooled.shape[1], height, width, channels])
+
+
+def _to_equals(x: Tensor, y: Tensor, dy: Tensor, axes: Sequence[Axis], dimension: int = 1) -> Tensor:
+    """Return dx: dy where x equals y, window by window, axis by axis; y - x is 0 or positive in a window."""
+    if dimension > len(axes):
+        return dy * (1.0 - tf.sign(y - x))
+    axis = axes[dimension - 1]
+    parts = [_to_equals(part, y, dy, axes, dimension + 1) for part in windows(x, dimension, axis, LOWEST)]
+    return spread(parts, dimension, axis)
 
 
 def resize_bilinear(op: Operation, inputs: Sequence[Tensor], _forms: Forms | None) -> Tensor:
@@ -163,13 +191,13 @@ def _interpolation(length: int, wanted: int, align_corners: bool, half_pixel_cen
 
 
 REPLACEMENTS: dict[str, Replacement] = {
-    "AvgPool3D": pool3d,
+    "AvgPool3D": average_pool3d,
     "Conv2D": conv2d,
     "Conv2DBackpropInput": conv2d_transpose,
     "Conv3D": conv3d,
     "Erf": erf,
     "Erfc": erfc,
-    "MaxPool3D": pool3d,
+    "MaxPool3D": max_pool3d,
     "Mean": mean,
     "ResizeBilinear": resize_bilinear,
     "Softsign": softsign,

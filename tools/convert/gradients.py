@@ -24,11 +24,10 @@ from shared.errors import BundleError
 from tools.convert.depthwise import depthwise_conv2d
 from tools.convert.emit import layer_of
 from tools.convert.tf import Graph, Operation, Tensor, tf
-from tools.convert.windows import Axis, axes_of, spread_2d, windows_2d
+from tools.convert.windows import LOWEST, Axis, axes_of, spread_2d, windows_2d
 
 Lowering: TypeAlias = Callable[[Operation, Tensor], list[Tensor | None]]
 
-_LOWEST = -3.0e38  # padding that no maximum picks; -inf would make inf - inf = NaN
 
 
 def relu(op: Operation, dy: Tensor) -> list[Tensor | None]:
@@ -61,7 +60,7 @@ def max_pool(op: Operation, dy: Tensor) -> list[Tensor | None]:
     x, y = op.inputs[0], op.outputs[0]
     rows, columns = axes_of(op, x, y, op.get_attr("ksize")[1:3])
     parts = []
-    for window in windows_2d(x, rows, columns, _LOWEST):
+    for window in windows_2d(x, rows, columns, LOWEST):
         left = dy * tf.sign(y - window)
         parts.append(dy - left)
         dy = left

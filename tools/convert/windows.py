@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+LOWEST = -3.0e38  # padding that no maximum picks; -inf would make inf - inf = NaN
 _MOST_DIMENSIONS = 4  # that every runtime pads and slices quickly
 
 
