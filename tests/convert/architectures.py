@@ -29,6 +29,14 @@ def resnet_8() -> Model:
     return keras.Model(start, L.Dense(10)(L.GlobalAveragePooling2D()(x)), name="network")
 
 
+def mobile_net_v2() -> Model:
+    """Inverted residuals, a third as wide as the original, for 96 x 96 images (Sandler et al., arXiv 1801.04381)."""
+    keras.utils.set_random_seed(5)
+    return keras.applications.MobileNetV2(
+        (96, 96, 3), alpha=0.35, weights=None, classes=10, classifier_activation=None, name="network"
+    )
+
+
 def ds_cnn() -> Model:
     """Depthwise separable convolutions for keywords in log-mel spectrograms (Zhang et al., arXiv 1711.07128)."""
     keras.utils.set_random_seed(5)

@@ -16,7 +16,7 @@ from shared.tflite_file import custom_operators
 if TYPE_CHECKING:
     from pathlib import Path
 
-NAMES = ("ds_cnn", "gru_2", "resnet_8", "transformer_2")
+NAMES = ("ds_cnn", "gru_2", "mobile_net_v2", "resnet_8", "transformer_2")
 
 
 @pytest.mark.timeout(900)  # large networks, on a machine that may be busy

@@ -30,6 +30,7 @@ Batch: TypeAlias = "list[Array]"  # inputs, labels, mask
 RANDOM: Final = ("random", "other", "masked")  # the last one partly
 EDGES: Final = ("zeros", "ties", "large", "all_masked")
 _LARGE: Final = 32.0
+_OVERFLOWING: Final = 1e9  # a gradient of which a step may be infinite
 _DISTINCT = 4  # examples of a batch whose inputs are large: fewer activations that may lie near a kink
 _FROM = 256  # elements of an input that is large
 _TRIES = 8
@@ -133,7 +134,10 @@ def _jolted(weights: Sequence[Array], generator: np.random.Generator) -> list[Ar
 def _jump(reference: Reference, weights: Sequence[Array], batch: Batch, generator: np.random.Generator) -> float:
     """Return how much a gradient changes when rounding errors are added, relative to its tensor's largest element."""
     before, worst = reference.gradients(weights, batch), 0.0
-    floor = 1e-2 * max(1.0, *(float(np.abs(part).max()) for part in before))
+    largest = max(float(np.abs(part).max()) for part in before)
+    if not largest <= _OVERFLOWING:
+        return np.inf
+    floor = 1e-2 * max(1.0, largest)
     for _ in range(_JOLTS):
         after = reference.gradients(_jolted(weights, generator), batch)
         pairs = zip(before, after, strict=True)

@@ -29,7 +29,6 @@ from tools.convert.windows import LOWEST, Axis, axes_of, spread_2d, windows_2d
 Lowering: TypeAlias = Callable[[Operation, Tensor], list[Tensor | None]]
 
 
-
 def relu(op: Operation, dy: Tensor) -> list[Tensor | None]:
     """ReLU: y = max(x, 0), so dx = dy where y > 0: sign(y) is 0 or 1, and much faster than a select."""
     return [dy * tf.sign(op.outputs[0])]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tools.convert.tf import Module, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _LARGE: Final = 1 << 14  # elements
 
@@ -27,9 +27,14 @@ def order_late(tree: Module) -> None:
 
 
 def read_again(tree: Module) -> None:
-    """Give every operation that uses a large variable a copy of its own, so that none is kept from one to the next."""
+    """Give every operation that uses a large variable a copy of its own, so that none is kept from one to the next.
+
+    What uses an older value, after the variable was written, keeps the copy that was read before.
+    """
+    names = schema.BuiltinOperator
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in tree.operatorCodes]
     for graph in tree.subgraphs:
+        handles = _handles(graph, codes)
         operators = []
         again: dict[int, tuple[Module, int]] = {}  # how often a copy was used
         for op in graph.operators:
@@ -46,9 +51,22 @@ def read_again(tree: Module) -> None:
                     op.inputs[position] = other.outputs[0]
                     operators.append(other)
             operators.append(op)
-            if codes[op.opcodeIndex] == schema.BuiltinOperator.READ_VARIABLE and _large(graph.tensors[op.outputs[0]]):
+            code = codes[op.opcodeIndex]
+            if code == names.READ_VARIABLE and _large(graph.tensors[op.outputs[0]]):
                 again[op.outputs[0]] = op, 0
+            elif code == names.ASSIGN_VARIABLE:
+                written = handles[op.inputs[0]]
+                again = {tensor: kept for tensor, kept in again.items() if handles[kept[0].inputs[0]] != written}
         graph.operators = operators
+
+
+def _handles(graph: Module, codes: Sequence[int]) -> dict[int, object]:
+    """Return the variable that each handle's tensor stands for."""
+    return {
+        op.outputs[0]: (op.builtinOptions.container, op.builtinOptions.sharedName)
+        for op in graph.operators
+        if codes[op.opcodeIndex] == schema.BuiltinOperator.VAR_HANDLE
+    }
 
 
 def _large(tensor: Module) -> bool:
@@ -59,28 +77,22 @@ def _ordered(graph: Module, codes: list[int]) -> list[Module]:
     operators, builtin = graph.operators, schema.BuiltinOperator
     made_by = {tensor: place for place, op in enumerate(operators) for tensor in op.outputs}
     needs = [[made_by[tensor] for tensor in op.inputs if tensor in made_by] for op in operators]
-    handles = {
-        op.outputs[0]: (op.builtinOptions.container, op.builtinOptions.sharedName)
-        for op in operators
-        if codes[op.opcodeIndex] == builtin.VAR_HANDLE
-    }
+    handles = _handles(graph, codes)
     # A variable is written after all that read it before, and read after what wrote it.
     reads: dict[object, list[int]] = {}
     writes: dict[object, int] = {}
-    effects: list[int] = []
     for place, op in enumerate(operators):
         code = codes[op.opcodeIndex]
+        if code not in {builtin.READ_VARIABLE, builtin.ASSIGN_VARIABLE}:
+            continue
+        variable = handles[op.inputs[0]]
+        needs[place] += [writes[variable]] if variable in writes else []
         if code == builtin.READ_VARIABLE:
-            variable = handles[op.inputs[0]]
             reads.setdefault(variable, []).append(place)
-            needs[place] += [writes[variable]] if variable in writes else []
-        elif code == builtin.ASSIGN_VARIABLE:
-            variable = handles[op.inputs[0]]
+        else:
             needs[place] += reads.pop(variable, [])
-            needs[place] += [writes[variable]] if variable in writes else []
             writes[variable] = place
-        if code == builtin.ASSIGN_VARIABLE:
-            effects.append(place)
+    effects = [place for place, op in enumerate(operators) if codes[op.opcodeIndex] == builtin.ASSIGN_VARIABLE]
     results = [made_by[tensor] for tensor in graph.outputs if tensor in made_by]
     return [operators[place] for place in _depth_first([*effects, *results], needs)]
 
