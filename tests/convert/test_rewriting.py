@@ -24,13 +24,11 @@ def _program() -> bytes:
     variable = tf.Variable(tf.zeros([SIDE, SIDE]), name="v")
     other = tf.Variable(tf.zeros([SIDE, SIDE]), name="w")
 
-    @tf.function(input_signature=[tf.TensorSpec([SIDE, SIDE], tf.float32, name="x")])
     def put(x: Any) -> dict[str, Any]:  # noqa: ANN401 - TensorFlow has no types
         variable.assign(x)
         other.assign(1.0 - x)
         return {"count": tf.constant([1])}
 
-    @tf.function(input_signature=[tf.TensorSpec([SIDE], tf.float32, name="row")])
     def step(row: Any) -> dict[str, Any]:  # noqa: ANN401
         before = tf.convert_to_tensor(variable)
         variable.assign(before - row)
@@ -40,7 +38,11 @@ def _program() -> bytes:
 
     module = tf.Module()
     module.kept = [variable, other]
-    return emit_training(module, {"put": put, "step": step})
+    inputs = {"put": tf.TensorSpec([SIDE, SIDE], tf.float32, name="x"), "step": tf.TensorSpec([SIDE], name="row")}
+    bodies = {"put": put, "step": step}
+    return emit_training(
+        module, {name: tf.function(body, input_signature=[inputs[name]]) for name, body in bodies.items()}
+    )
 
 
 @pytest.fixture(scope="module")
