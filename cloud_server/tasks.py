@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +17,7 @@ from cloud_server.storage.schema import task, version
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, initial_weights
 from shared.errors import Conflict, Missing, UsageError
 from shared.layout import Layout
-from shared.plan import Plan
+from shared.plan import Personalisation, Plan
 from shared.release import FileEntry, parse_release, sign_release
 from shared.training_inputs import require_known_inputs
 from shared.wire.canonical import decode, encode
@@ -73,11 +74,12 @@ def create_task(
 
     Raises:
         Conflict: ``task-exists``.
-        UsageError: ``unknown-training-input``, or ``bundle-nothing-shared`` for a model of which devices would learn
-            nothing from each other.
+        UsageError: ``unknown-training-input``; ``unknown-tensor`` if nothing is there to personalise; or
+            ``bundle-nothing-shared`` for a model of which devices would learn nothing from each other.
     """
     manifest = bundle.manifest
     require_known_inputs(manifest, plan.training.inputs)
+    _require_something_to_personalise(manifest, plan.personalisation)
     if not Layout.of(manifest.tensors).shared.size:
         raise UsageError(
             "bundle-nothing-shared",
@@ -101,6 +103,16 @@ def create_task(
     master = initial_weights(bundle)
     made = make_version(0, master, plan=plan, manifest=manifest, bundle=files, key=key, now_s=now_s)
     store_version(connection, blobs, plan.task, made, master, now_s)
+
+
+def _require_something_to_personalise(manifest: BundleManifest, personalisation: Personalisation) -> None:
+    trained = [spec.path for spec in manifest.tensors if spec.role != "statistic"]
+    if personalisation.epochs and not any(fnmatchcase(path, personalisation.tensors) for path in trained):
+        raise UsageError(
+            "unknown-tensor",
+            f"personalisation.tensors is {personalisation.tensors!r}, which no trained tensor's path matches.",
+            f"the model has {', '.join(trained[:8])}{' ...' if len(trained) > 8 else ''}",
+        )
 
 
 def load_bundle(blobs: BlobStore, stored: Task) -> tuple[BundleManifest, dict[str, bytes]]:

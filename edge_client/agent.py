@@ -25,6 +25,7 @@ from edge_client.identity import Identity, load_identity
 from edge_client.int8_check import count_correct
 from edge_client.journal import Contribution, Journal, State
 from edge_client.model_store import Installed, ModelStore
+from edge_client.personal import personalise
 from edge_client.problems import CohortOver
 from edge_client.state_folder import StateFolder
 from edge_client.trainer.protocol import Trainer
@@ -94,6 +95,7 @@ class Agent:
         assignment = self._check_in()
         installed = self._install(assignment.version)
         if assignment.action == "done":
+            self._personalise(installed)
             return None
         if assignment.action == "wait":
             raise TryLater("no-round-open", "The server has no work for this device now.", "run it again later")
@@ -131,6 +133,8 @@ class Agent:
                 return self._pause_s()
             else:
                 self._remember(assignment.action)
+                if assignment.action == "done":
+                    self._personalise(installed)
         except BrokenState:
             raise
         except FedloomError as error:
@@ -217,6 +221,35 @@ class Agent:
         loss = "" if trained.mean_loss is None else f", loss {trained.mean_loss:.4g}"
         self._around.log(f"round {round_number}: trained on {trained.examples} examples in {seconds:.1f} s{loss}")
         return trained
+
+    def _personalise(self, installed: Installed) -> None:
+        """Train the task's last version further on this device's examples, once; keep it where that is better."""
+        done = self._journal.get("personal")
+        if not installed.plan.personalisation.epochs or (done and json.loads(done)["version"] == installed.version):
+            return
+        examples, held_out = read_examples(self._enrolment.examples)
+        seed = int.from_bytes(self._around.random_bytes(8), "big")
+        started = perf_counter()
+        trainer, manifest = self._trainer(installed), installed.bundle.manifest
+        found = personalise(trainer, installed.weights, examples, held_out, installed.plan, manifest, seed)
+        if found.better:
+            self._store.keep_personal(installed, found.weights)
+        entry = {
+            "version": installed.version,
+            "count": found.after.count,
+            "correct_before": found.before.correct,
+            "correct": found.after.correct,
+            "loss_before": found.before.loss_sum,
+            "loss": found.after.loss_sum,
+            "kept": found.better,
+            "seconds": round(perf_counter() - started, 3),
+        }
+        self._journal.put("personal", json.dumps(entry))
+        self._around.log(
+            f"version {installed.version}: trained further on this device's own examples, right on"
+            f" {found.after.correct} of {found.after.count} held-out ones ({found.before.correct} before);"
+            f" {'kept' if found.better else 'not kept'}"
+        )
 
     def _trainer(self, installed: Installed) -> Trainer:
         if self._loaded is None or self._loaded[0] != installed.bundle:

@@ -43,6 +43,7 @@ from shared.wire.canonical import sha256
 from shared.wire.messages import read_release
 from shared.wire.requests import RELEASES
 
+PERSONAL_FILE = "infer_int8_personal.tflite"  # beside the release's own, where it does better on this device
 _ONCE = (PLAN_FILE, MANIFEST_FILE, TRAIN_FILE, LOCAL_FILE)
 
 
@@ -118,6 +119,18 @@ class ModelStore:
             return
         self._local.save(installed.local_identity, values)
         self._installed = replace(installed, weights=installed.layout.local.replace(installed.weights, values))
+
+    def keep_personal(self, installed: Installed, weights: F32) -> None:
+        """Write the inference twin of this device's own weights, f32[d], into the folder of the release in use.
+
+        Raises:
+            TryLater: ``disk-write-failed``.
+        """
+        if installed.int8 is None:
+            return
+        with naming_disk_errors(self._folder.path):
+            twin = _patched(installed.int8, installed.bundle.manifest, weights)
+            write_durably(self._folder.releases / str(installed.version) / PERSONAL_FILE, twin)
 
     def _fetch(self, version: int) -> Installed:
         body, signature = read_release(self._transport.send("GET", f"{RELEASES}/{version}").body)

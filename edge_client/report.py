@@ -30,6 +30,7 @@ def status(folder: StateFolder) -> Report:
     journal = Journal(folder.journal_file)
     try:
         rows, int8, note = journal.contributions(), journal.get("int8"), json.loads(journal.get("note") or "{}")
+        personal = journal.get("personal")
     finally:
         journal.close()
     running = folder.is_locked()
@@ -42,6 +43,7 @@ def status(folder: StateFolder) -> Report:
         "running": running,
         "last": contribution_report(rows[-1]) if rows else None,
         "int8": json.loads(int8) if int8 else None,
+        "personal": json.loads(personal) if personal else None,
         "why_not_training": _why(running=running, note=note, last=rows[-1] if rows else None),
     }
 
@@ -61,9 +63,18 @@ def status_text(report: Report) -> str:
         f"version       {version}",
         f"contribution  {result}",
         f"int8 model    {accuracy}",
+        *_personal_lines(report["personal"]),
         f"training now  {report['why_not_training'] or 'yes'}",
     ]
     return "\n".join(lines)
+
+
+def _personal_lines(personal: Report | None) -> list[str]:
+    if personal is None:
+        return []
+    use = "in use beside it" if personal["kept"] else "not better, so not kept"
+    right = f"{personal['correct']} of {personal['count']} right, {personal['correct_before']} before"
+    return [f"own model     version {personal['version']} trained further here: {right}; {use}"]
 
 
 def _why(*, running: bool, note: Report, last: Contribution | None) -> str:

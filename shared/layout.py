@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import numpy as np
@@ -96,15 +97,22 @@ def summed_tensors(tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     return tuple(spec for spec in tensors if spec.role != "local")
 
 
+def outside(tensors: Sequence[TensorSpec], glob: str) -> Part:
+    """Return the part of a flat vector whose tensors' paths do not match ``glob`` (``fnmatch``)."""
+    return _joined(spec for spec in tensors if not fnmatchcase(spec.path, glob))
+
+
 def _place(spec: TensorSpec) -> slice:
     return slice(spec.offset, spec.offset + spec.size)
 
 
 def _part(tensors: Iterable[TensorSpec], role: Role) -> Part:
+    return _joined(spec for spec in tensors if spec.role == role)
+
+
+def _joined(tensors: Iterable[TensorSpec]) -> Part:
     places: list[slice] = []
     for spec in tensors:
-        if spec.role != role:
-            continue
         place = _place(spec)
         if places and places[-1].stop == place.start:
             place = slice(places.pop().start, place.stop)

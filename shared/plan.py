@@ -131,6 +131,22 @@ class Release:
     valid_s: float = 90 * 86400.0
 
 
+@dataclass(frozen=True)
+class Personalisation:
+    """How each device makes the last version its own once the task is done; nothing of it leaves the device.
+
+    Attributes:
+        epochs: further passes over the device's examples, 0 for none.
+        learning_rate: of these.
+        tensors: which ones go on training, a glob over their paths, such as ``*`` or ``logits/*``. Where some do not,
+            an optimizer with a memory loses it after every step.
+    """
+
+    epochs: int = 0
+    learning_rate: float = 0.01
+    tensors: str = "*"
+
+
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "training.epochs": (1, 10_000),
     "training.learning_rate": (1e-12, 1e6),
@@ -148,6 +164,8 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "stop.rounds": (0, 10**9),
     "stop.target_accuracy": (0, 1),
     "release.valid_s": (60, FOREVER_S),
+    "personalisation.epochs": (0, 10_000),
+    "personalisation.learning_rate": (1e-12, 1e6),
 }
 _DURATION_BOUNDS: Final = (0.0, FOREVER_S)
 
@@ -168,6 +186,7 @@ class Plan:
     server: Server = field(default_factory=Server)
     stop: Stop = field(default_factory=Stop)
     release: Release = field(default_factory=Release)
+    personalisation: Personalisation = field(default_factory=Personalisation)
 
     @classmethod
     def from_toml(cls, text: str) -> Plan:
@@ -250,6 +269,7 @@ class Plan:
 
 
 _LARGEST_INPUT: Final = 1e9
+_GLOB: Final = re.compile(r"[ -~]{1,200}")
 _INPUT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ELSEWHERE: Final = {
     "lr": "training.learning_rate",
@@ -264,6 +284,7 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
     "server": Server,
     "stop": Stop,
     "release": Release,
+    "personalisation": Personalisation,
 }
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "training.method": ("fedavg", "fedsgd"),
@@ -287,6 +308,8 @@ def _value(where: str, value: object, default: object) -> object:
         return value
     if where == "training.inputs":
         return _inputs(value)
+    if where == "personalisation.tensors":
+        return _glob(where, value)
     whole = isinstance(default, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise UsageError("bad-plan", f"{where} is {value!r}, {'a whole number' if whole else 'a number'} is needed.")
@@ -294,6 +317,12 @@ def _value(where: str, value: object, default: object) -> object:
     if not low <= value <= high:
         raise UsageError("bad-plan", f"{where} is {_short(value)}, it must lie between {low:g} and {high:g}.")
     return value if whole else float(value)
+
+
+def _glob(where: str, value: object) -> str:
+    if not isinstance(value, str) or not _GLOB.fullmatch(value):
+        raise UsageError("bad-plan", f"{where} must be a glob over tensor paths.", 'such as "*" or "logits/*"')
+    return value
 
 
 def _inputs(values: object) -> dict[str, float]:

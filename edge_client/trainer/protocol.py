@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from shared.errors import FedloomError
 from shared.examples import Examples
+from shared.layout import Part
 from shared.numeric.contribution_vector import Evaluation
 
 F32: TypeAlias = NDArray[np.float32]
@@ -29,7 +30,8 @@ class TrainingRecipe:
 
     "fedavg" takes SGD steps on shuffled batches, ``epochs`` times over the examples or until ``max_steps``.
     "fedsgd" takes one step along the gradient over all examples. ``proximal_mu`` is FedProx's pull to the
-    start (Li et al., arXiv 1812.06127). ``inputs`` are further inputs of the training program, by name.
+    start (Li et al., arXiv 1812.06127). ``inputs`` are further inputs of the training program, by name. ``frozen`` is
+    the part of the weights that stays as it is ("fedavg").
     """
 
     method: Literal["fedavg", "fedsgd"]
@@ -38,6 +40,7 @@ class TrainingRecipe:
     proximal_mu: float = 0.0
     max_steps: int | None = None
     inputs: Mapping[str, float] = field(default_factory=dict)
+    frozen: Part = field(default_factory=lambda: Part(()))
 
 
 @dataclass(frozen=True)

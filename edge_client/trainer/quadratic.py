@@ -50,7 +50,8 @@ class QuadraticTrainer:
                 distance = theta - x[rows]
                 loss_sum += float(np.sum(distance**2))
                 pull = recipe.proximal_mu * (theta - start)
-                theta -= recipe.learning_rate * (2.0 * distance.mean(axis=0) + pull)
+                moved = theta - recipe.learning_rate * (2.0 * distance.mean(axis=0) + pull)
+                theta = recipe.frozen.replace(moved, recipe.frozen.take(start))
         return Trained(_finite(theta), len(x), len(batches), loss_sum / sum(len(rows) for rows in batches))
 
     def _batches(self, examples: int, recipe: TrainingRecipe, shuffle_seed: int) -> list[NDArray[np.int64]]:

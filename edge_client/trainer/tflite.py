@@ -83,6 +83,8 @@ class TfliteTrainer:
                 order = generator.permutation(len(examples))
             batch, count = self._batch(examples, order, within)
             loss_sum += self._step(batch, inputs) * count
+            if recipe.frozen.size:
+                self._set(weights=recipe.frozen.replace(self._get()["weights"], recipe.frozen.take(weights)))
             steps, seen = steps + 1, seen + count
         return Trained(self._finite_weights(), len(examples), steps, loss_sum / max(seen, 1))
 

@@ -25,6 +25,8 @@ from edge_client.agent import open_agent
 from edge_client.enrolment import enrol
 from edge_client.journal import Journal, State
 from edge_client.local_tensors import LocalTensors
+from edge_client.model_store import PERSONAL_FILE
+from edge_client.report import status
 from edge_client.state_folder import StateFolder
 from edge_client.trainer.protocol import Examples, TrainingRecipe
 from edge_client.trainer.runtime import InferenceModel
@@ -33,9 +35,9 @@ from shared.bundle import INFER_INT8_FILE, MANIFEST_FILE, Bundle
 from shared.clock import SystemClock
 from shared.errors import FedloomError, TryLater
 from shared.examples import write_examples
-from shared.layout import Layout, Part
+from shared.layout import Layout, Part, outside
 from shared.numeric.starting_weights import read_start
-from shared.plan import Cohort, Deadlines, Plan, Server, Stop, Training, Update
+from shared.plan import Cohort, Deadlines, Personalisation, Plan, Server, Stop, Training, Update
 from shared.release import LOCAL_FILE, WEIGHTS_FILE
 from shared.secagg.session import DeviceFloors
 from shared.wire.canonical import decode, sha256
@@ -52,6 +54,7 @@ INPUTS: Final = 12
 VARYING: Final = 8  # the other inputs are 0: their variance goes to 0, and rounding below it
 SEED: Final = 5
 HOUR_S: Final = 3600.0
+HEAD: Final = "network/head/*"
 F32_ROUNDING: Final = 2.0**-20  # of moments below 8
 PLAN: Final = Plan(
     "personal",
@@ -61,6 +64,7 @@ PLAN: Final = Plan(
     deadlines=Deadlines(HOUR_S, HOUR_S, HOUR_S, HOUR_S, HOUR_S),
     server=Server(learning_rate=0.5),
     stop=Stop(rounds=ROUNDS),
+    personalisation=Personalisation(epochs=4, learning_rate=0.1, tensors=HEAD),
 )
 
 
@@ -293,6 +297,29 @@ def holders(files: Mapping[str, bytes], values: F32) -> list[str]:
     """Return the files with windows of the values, f32 or f64, in any spelling."""
     spellings = [needle for form in (values, values.astype(np.float64)) for needle in needles(form)]
     return [name for name, data in files.items() if any(needle in data for needle in spellings)]
+
+
+def test_the_last_version_is_trained_further_where_the_plan_says(run: Run) -> None:
+    layout = Layout.of(run.bundle.manifest.tensors)
+    kept = 0
+    for device in run.devices:
+        personal = status(device.state)["personal"]
+        assert (personal["version"], personal["count"]) == (ROUNDS, 2)
+        path = device.state.current / PERSONAL_FILE
+        assert path.exists() == personal["kept"]
+        start = run.own_start(device, ROUNDS)
+        recipe = TrainingRecipe("fedavg", 4, 0.1, frozen=outside(run.bundle.manifest.tensors, HEAD))
+        trained = TfliteTrainer(run.bundle).train(start, device.examples(), recipe, SEED).weights
+        for part in (layout.shared, layout.statistics):
+            np.testing.assert_array_equal(part.take(trained), part.take(start))
+        assert np.abs(layout.local.take(trained) - layout.local.take(start)).max() > 1e-3
+        if not path.exists():
+            continue
+        kept += 1
+        examples = device.examples()
+        expected = TfliteTrainer(run.bundle).predict(trained, examples)
+        np.testing.assert_allclose(InferenceModel(path.read_bytes()).predict(examples.x), expected, rtol=0, atol=1e-4)
+    assert kept  # examples that were trained on are held out here
 
 
 def test_every_device_infers_with_its_own_head(run: Run) -> None:

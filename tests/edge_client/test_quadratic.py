@@ -10,7 +10,7 @@ import pytest
 from edge_client import contribution
 from edge_client.trainer.protocol import Examples, TrainingDiverged, TrainingRecipe
 from edge_client.trainer.quadratic import QuadraticTrainer
-from shared.layout import Layout
+from shared.layout import Layout, Part
 from shared.plan import Plan, Server, Training
 from tests.edge_client.aggregator import DIMENSION, quadratic_manifest
 from tests.shared.refusals import refused
@@ -36,6 +36,14 @@ def test_sgd_reaches_the_mean() -> None:
     assert trained.steps == 200 * 3
     assert TRAINER.train(THETA, EXAMPLES, recipe, 1).weights.tolist() == trained.weights.tolist()
     assert TRAINER.train(THETA, EXAMPLES, dataclasses.replace(recipe, max_steps=7), 1).steps == 7
+
+
+def test_what_is_frozen_stays() -> None:
+    frozen = Part((slice(1, 3),))
+    recipe = TrainingRecipe("fedavg", 3, 0.01)
+    free = TRAINER.train(THETA, EXAMPLES, recipe, 1).weights
+    held = TRAINER.train(THETA, EXAMPLES, dataclasses.replace(recipe, frozen=frozen), 1).weights
+    np.testing.assert_array_equal(held, frozen.replace(free, frozen.take(THETA)))
 
 
 def test_fedsgd_takes_one_mean_step() -> None:
