@@ -26,6 +26,7 @@ class Command:
 
 COMMANDS = (
     Command("convert", "turn a TensorFlow model into a bundle that trains on devices", "tools.convert.command"),
+    Command("task", "make a task from a model and a folder of examples", "tools.task.command"),
     Command("inspect", "show what is in a bundle and what a training step costs here", "tools.inspection.command"),
     Command("bench", "measure, each figure beside its reference", "tools.bench.command"),
 )

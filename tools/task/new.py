@@ -1,0 +1,134 @@
+"""``fedloom task new``: look at a model and a folder of examples, and write the task's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shared.errors import UsageError
+from shared.ids import require_name
+from shared.plan import Plan
+from tools.task.files import folders
+from tools.task.own import CARD_FILE, PLAN_FILE, TASK_FILE, TODO
+
+_DEFAULT_SMALLEST: Final = 10  # devices that a sum hides one among, where there are as many
+
+_TASK: Final = """# Task {name}: what `fedloom task` reads. Paths are relative to this folder.
+model = {model}
+examples = {examples}               # OWNER/CLASS/FILE: .npy, .csv, .png, .jpg or .wav, one example each
+classes = {classes}                 # in the order of the model's outputs
+input_shape = {shape}               # of one example
+held_out_share = 0.2                # of each owner's examples, to judge models on
+test_owners = {strangers}           # take no part: the model is tested on them
+loss = "sparse_categorical_crossentropy"
+batch_size = 16
+licence = {licence}
+"""
+_PLAN: Final = """# The plan of task {name}; every key and its unit is described in shared/plan.py.
+task = "{name}"
+
+[training]
+epochs = 2
+learning_rate = 0.05
+
+[update]
+max_l2_norm = 5.0                   # what is larger is scaled down to it
+max_weight = 400                    # examples that count at most for one device
+
+[cohort]
+min_survivors = {smallest}          # no sum of fewer devices is ever revealed
+largest = {largest}
+corrupt_share = 0.05
+dropout_share = {dropout}
+
+[deadlines]
+forming_s = 10
+
+[stop]
+rounds = 10
+
+[personalisation]                   # once the task is done, each device trains its own copy further
+epochs = 2
+learning_rate = 0.02
+"""
+_CARD: Final = """# Model card: {name}
+
+| | |
+|---|---|
+| Task | {todo}: what is recognised, from what |
+| Data | {owners} owners; licence: {licence} |
+| Model | {model} |
+| Accuracy | {todo}: `fedloom task try {name}` |
+| Seconds and memory of a step | {todo}: `fedloom inspect` |
+| Intended use and limits | {todo} |
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the model and the examples say.
+
+    Attributes:
+        model: a .keras file.
+        examples: a folder ``OWNER/CLASS/FILE``.
+        shape: of the model's input.
+        outputs: of the model.
+    """
+
+    model: Path
+    examples: Path
+    shape: tuple[int, ...]
+    outputs: int
+
+
+def write_task(name: str, parent: Path, found: Found, licence: str) -> Path:
+    """Write the folder ``parent/name`` and return it.
+
+    Raises:
+        UsageError: ``task-exists``, ``examples-missing``, ``task-labels`` if there are not as many classes as outputs,
+            ``task-owners``.
+    """
+    require_name(name, "the task")
+    folder = parent.absolute() / name
+    if folder.exists():
+        raise UsageError("task-exists", f"{folder} exists already.", "choose another name, or remove it")
+    if not found.examples.is_dir():
+        raise UsageError("examples-missing", f"There is no folder {found.examples}.", "give --examples OWNER/CLASS/FILE")
+    owners = [path.name for path in folders(found.examples)]
+    classes = sorted({path.name for owner in folders(found.examples) for path in folders(owner)})
+    if len(classes) != found.outputs:
+        raise UsageError(
+            "task-labels",
+            f"The model has {found.outputs} outputs, the folders are {len(classes)} classes:"
+            f" {', '.join(classes) or 'none'}.",
+            "each OWNER folder holds one folder per class; give the last layer as many units as there are classes",
+        )
+    strangers = owners[-max(len(owners) // 5, 1) :]
+    devices = len(owners) - len(strangers)
+    if devices < 3:  # noqa: PLR2004 - two devices learn each other's update
+        raise UsageError("task-owners", f"{found.examples} has {len(owners)} owners.", "4 or more are needed")
+    smallest = min(_DEFAULT_SMALLEST, max(devices - devices // 4, 3))
+    written = {
+        "name": name,
+        "model": json.dumps(os.path.relpath(found.model.absolute(), folder)),
+        "examples": json.dumps(os.path.relpath(found.examples.absolute(), folder)),
+        "classes": json.dumps(classes, ensure_ascii=False),
+        "shape": json.dumps(list(found.shape)),
+        "strangers": json.dumps(strangers, ensure_ascii=False),
+        "licence": json.dumps(licence or f"{TODO}: whose data, under which licence", ensure_ascii=False),
+        "smallest": str(smallest),
+        "largest": str(devices),
+        "dropout": f"{1 - smallest / devices:.2f}",
+        "owners": str(len(owners)),
+        "todo": TODO,
+    }
+    plan = _PLAN.format(**written)
+    Plan.from_toml(plan)
+    folder.mkdir(parents=True)
+    (folder / TASK_FILE).write_text(_TASK.format(**written), "utf-8")
+    (folder / PLAN_FILE).write_text(plan, "utf-8")
+    (folder / CARD_FILE).write_text(_CARD.format(**written | {"licence": licence or TODO}), "utf-8")
+    return folder
