@@ -149,11 +149,6 @@ class BundleManifest:
         """d: the length of the flat weight vector, all roles counted."""
         return sum(tensor.size for tensor in self.tensors)
 
-    @property
-    def draws(self) -> bool:
-        """Whether training draws random numbers (dropout), so that ``train`` takes a ``seed``."""
-        return any(spec.name == "seed" for spec in self.train_inputs)
-
     @classmethod
     def from_bytes(cls, data: bytes) -> BundleManifest:
         """Parse and check ``manifest.json``; raises BundleError ("bundle-manifest") naming the field."""
@@ -299,7 +294,7 @@ def _write(patched: bytearray, patch: Patch, tensor: Tensors) -> None:
         _write_operation(patched, patch, patch.bias, stored, tensor)
         return
     if patch.zero_point_offset is not None:
-        levels, scale, zero_point = quantize_asymmetric(stored)
+        levels, scale, zero_point = quantize_asymmetric(patch.path, stored)
         scales = np.array([scale], np.float32)
         _put(patched, patch, patch.zero_point_offset, zero_point.to_bytes(8, "little", signed=True))
     else:
@@ -312,9 +307,7 @@ def _write(patched: bytearray, patch: Patch, tensor: Tensors) -> None:
 def _write_operation(patched: bytearray, patch: Patch, bias: BiasPatch, stored: F32, tensor: Tensors) -> None:
     zeros = np.zeros(patch.channels, np.float32)
     values = constant_values(bias.path, bias.fold, tensor).reshape(-1) if bias.path else zeros
-    found = quantize_operation(stored, patch.channels, patch.inner, values, bias.input_scale)
-    if not (np.isfinite(found.bias_scales) & (found.bias_scales >= np.finfo(np.float32).tiny)).all():
-        raise BundleError("bundle-weights", f"{patch.path} is too large or too small to be quantized to int8")
+    found = quantize_operation(patch.path, stored, patch.channels, patch.inner, values, bias.input_scale)
     _put(patched, patch, cast("int", patch.scale_offset), found.scales.astype("<f4").tobytes())
     _put(patched, patch, patch.offset, found.levels.tobytes())
     if bias.scale_offset is not None:

@@ -107,25 +107,41 @@ class Quantized:
     bias_scales: F32
 
 
-def quantize_operation(stored: F32, channels: int, inner: int, bias: F32, input_scale: float) -> Quantized:
-    """Quantize a kernel f32[n] in stored order and its bias f32[b], b a multiple of ``channels``.
+def quantize_operation(path: str, stored: F32, channels: int, inner: int, bias: F32, input_scale: float) -> Quantized:
+    """Quantize the kernel ``path``, f32[n] in stored order, and its bias f32[b], b a multiple of ``channels``.
 
-    A channel whose bias would not fit into int32 beside so fine a kernel gets a coarser kernel.
+    A channel whose bias would not fit into int32 beside so fine a kernel gets a coarser kernel. Of a dense kernel
+    below 5e-7 TensorFlow writes levels that do not fit the scale beside them; these do.
+
+    Raises:
+        BundleError: "bundle-weights" if a scale is no normal f32.
     """
     grid = stored.reshape(-1, channels, inner)
     exact = _symmetric_scales(grid)
     largest = np.abs(bias.astype(np.float64)).reshape(channels, -1).max(axis=1)
-    product = exact.astype(np.float32) * np.float64(input_scale)
-    too_fine = largest >= _BIAS_MAX * product
-    exact = np.where(too_fine, largest / _BIAS_MAX / input_scale, exact)
-    scales, bias_scales = exact.astype(np.float32), np.where(too_fine, largest / _BIAS_MAX, product).astype(np.float32)
+    with np.errstate(over="ignore"):
+        # In f64 throughout: NumPy 1 would multiply an f32 array by a number in f32, NumPy 2 in f64.
+        product = exact.astype(np.float32).astype(np.float64) * input_scale
+        too_fine = largest >= _BIAS_MAX * product
+        exact = np.where(too_fine, largest / _BIAS_MAX / input_scale, exact)
+        scales = exact.astype(np.float32)
+        bias_scales = np.where(too_fine, largest / _BIAS_MAX, product).astype(np.float32)
+    _require_normal(path, scales, bias_scales)
     # TensorFlow multiplies by the inverse in f32; it rounds that of a whole tensor's scale only once.
-    with np.errstate(over="ignore", divide="ignore"):
-        inverse = (1 / exact).astype(np.float32) if channels == 1 else np.float32(1) / scales
-        steps = grid * inverse[:, None]
-        bias_steps = bias.reshape(channels, -1) * (np.float32(1) / bias_scales)[:, None]
-    levels = np.clip(_half_away(steps), -127, 127).astype(np.int8)
+    inverse = (1 / exact).astype(np.float32) if channels == 1 else np.float32(1) / scales
+    bias_steps = bias.reshape(channels, -1) * (np.float32(1) / bias_scales)[:, None]
+    levels = np.clip(_half_away(grid * inverse[:, None]), -127, 127).astype(np.int8)
     return Quantized(levels.reshape(-1), scales, _half_away(bias_steps).astype(np.int32).reshape(-1), bias_scales)
+
+
+def _require_normal(path: str, *scales: F32) -> None:
+    limits = np.finfo(np.float32)
+    if not all(((values >= limits.tiny) & (values <= limits.max)).all() for values in scales):
+        raise BundleError(
+            "bundle-weights",
+            f"{path} or its bias is too large or too small to be quantized to int8",
+            "look for a round in which training diverged; the release before still works",
+        )
 
 
 def _symmetric_scales(grid: F32) -> NDArray[np.float64]:
@@ -141,14 +157,20 @@ def _widened(low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArr
     return np.where(narrow, np.minimum(low, -half), low), np.where(narrow, np.maximum(high, half), high)
 
 
-def quantize_asymmetric(stored: F32) -> tuple[NDArray[np.int8], np.float32, int]:
-    """Quantize f32[n] with one scale and a zero point, so that 0 is exact: levels int8[n], scale, zero point."""
+def quantize_asymmetric(path: str, stored: F32) -> tuple[NDArray[np.int8], np.float32, int]:
+    """Quantize ``path``, f32[n], with one scale and a zero point, so that 0 is exact; return levels int8[n] and both.
+
+    Raises:
+        BundleError: "bundle-weights" if the range leaves f32.
+    """
     low, high = (np.asarray(value, np.float64) for value in (stored.min(initial=0), stored.max(initial=0)))
     low, high = _widened(low, high)
-    scale = float((np.float32(high) - np.float32(low)) / np.float32(255))
-    zero_point = int(np.clip(_half_away(-128 - low / scale), -128, 127))
-    levels = _half_away(stored * (np.float32(1) / np.float32(scale)) + np.float32(zero_point))
-    return np.clip(levels, -128, 127).astype(np.int8), np.float32(scale), zero_point
+    with np.errstate(over="ignore"):
+        scale = np.float32((np.float32(high) - np.float32(low)) / np.float32(255))
+    _require_normal(path, np.asarray(scale))
+    zero_point = int(np.clip(_half_away(-128 - low / float(scale)), -128, 127))
+    levels = _half_away(stored * (np.float32(1) / scale) + np.float32(zero_point))
+    return np.clip(levels, -128, 127).astype(np.int8), scale, zero_point
 
 
 def _half_away(values: NDArray[Any] | np.float64) -> NDArray[np.float64]:

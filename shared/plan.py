@@ -18,6 +18,7 @@ from shared.ids import require_name
 from shared.limits import MAX_COMPLETE_GRAPH_MEMBERS, MAX_TRAINING_INPUTS
 from shared.numeric.quantization import Grid
 from shared.secagg.parameters import CohortRules, thresholds
+from shared.training_inputs import SET_ELSEWHERE
 from shared.wire.canonical import decode, encode, sha256
 
 FOREVER_S: Final = 10.0 * 365 * 86400
@@ -271,11 +272,6 @@ class Plan:
 _LARGEST_INPUT: Final = 1e9
 _GLOB: Final = re.compile(r"[ -~]{1,200}")
 _INPUT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_ELSEWHERE: Final = {
-    "lr": "training.learning_rate",
-    "mu": "training.proximal_mu",
-    "seed": "nothing: every device draws its own",
-}
 _SECTIONS: Final[dict[str, type[Any]]] = {
     "training": Training,
     "update": Update,
@@ -332,8 +328,8 @@ def _inputs(values: object) -> dict[str, float]:
     for name, value in values.items():
         if not _INPUT_NAME.fullmatch(name):
             raise UsageError("bad-plan", f"[training.inputs] has {name[:40]!r}, which is no name of an input.")
-        if name in _ELSEWHERE:
-            raise UsageError("bad-plan", f"[training.inputs] sets {name!r}.", f"set {_ELSEWHERE[name]} instead")
+        if name in SET_ELSEWHERE:
+            raise UsageError("bad-plan", f"[training.inputs] sets {name!r}.", f"set {SET_ELSEWHERE[name]} instead")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST_INPUT:
             raise UsageError("bad-plan", f"training.inputs.{name} must be a number from 0 to {_LARGEST_INPUT:g}.")
     return {name: float(value) for name, value in values.items()}

@@ -18,7 +18,11 @@ from shared.errors import UsageError
 
 Inputs: TypeAlias = dict[str, NDArray[Any]]
 
-OWN: Final = ("lr", "mu", "seed")  # which have their own place in the plan, or are the device's business
+SET_ELSEWHERE: Final = {  # inputs that [training.inputs] does not set, and what does
+    "lr": "training.learning_rate",
+    "mu": "training.proximal_mu",
+    "seed": "nothing: every device draws its own",
+}
 GRADIENT_RATE: Final = 1024.0  # a power of two this large keeps rounding of the weights out of their difference
 _ENORMOUS: Final = 2.0**40
 _PLAIN: Final = {  # what makes one step of any optimizer a plain one along the gradient
@@ -38,7 +42,7 @@ def require_known_inputs(manifest: BundleManifest, values: Mapping[str, float]) 
     Raises:
         UsageError: "unknown-training-input", naming the nearest.
     """
-    known = [spec.name for spec in manifest.train_inputs if spec.name not in OWN]
+    known = [spec.name for spec in manifest.train_inputs if spec.name not in SET_ELSEWHERE]
     for name in values:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)

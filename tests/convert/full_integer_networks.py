@@ -18,6 +18,7 @@ SHAPES = {
     "residual": (8, 8, 4),
     "without_bias": (12,),
 }
+REFUSED = {"words": (6,), "merged": (8,), "memory": (6, 3)}
 
 
 def _trained(model: Any) -> Any:  # noqa: ANN401 - Keras has no types
@@ -84,6 +85,18 @@ def residual() -> Any:  # noqa: ANN401 - Keras has no types
 
 def words() -> Any:  # noqa: ANN401 - Keras has no types
     """An embedding, whose scale reappears further on."""
-    picture = layers.Input((6,), dtype="int32", name="picture")
-    network = [picture, layers.Embedding(60, 16), layers.Flatten(), layers.Dense(5)]
+    picture = layers.Input(REFUSED["words"], dtype="int32", name="picture")
+    network = [picture, layers.Embedding(60, 16, name="vocabulary"), layers.Flatten(), layers.Dense(5)]
     return keras.Sequential(network, name="network")
+
+
+def merged() -> Any:  # noqa: ANN401 - Keras has no types
+    """A batch norm before a dense layer, which becomes part of the dense layer's bias."""
+    network = [layers.Input(REFUSED["merged"], name="picture"), layers.BatchNormalization()]
+    return keras.Sequential([*network, layers.Dense(5, name="answer")], name="network")
+
+
+def memory() -> Any:  # noqa: ANN401 - Keras has no types
+    """A recurrent layer, whose bias is added apart from its kernel."""
+    network = [layers.Input(REFUSED["memory"], name="picture"), layers.LSTM(8, name="memory")]
+    return keras.Sequential([*network, layers.Dense(5)], name="network")

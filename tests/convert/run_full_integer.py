@@ -15,20 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import BundleError
-from tests.convert import full_integer_networks
+from tests.convert.full_integer_networks import REFUSED, SHAPES
 from tools.convert.convert import Options, convert
 from tools.convert.full_integer import calibrate
 from tools.convert.losses import LossOptions
 from tools.convert.source import load_source
 
-WORDS = (6,)
-
 
 def _examples(name: str) -> NDArray[Any]:
     generator = np.random.default_rng(12)
+    shape = (40, *(SHAPES | REFUSED)[name])
     if name == "words":
-        return generator.integers(0, 50, (40, *WORDS)).astype(np.int32)
-    return generator.normal(size=(40, *full_integer_networks.SHAPES[name])).astype(np.float32)
+        return generator.integers(0, 50, shape).astype(np.int32)
+    return generator.normal(size=shape).astype(np.float32)
 
 
 def _run(folder: Path, name: str) -> dict[str, str] | None:
@@ -58,8 +57,7 @@ def _run(folder: Path, name: str) -> dict[str, str] | None:
 def main() -> None:
     """Run every network."""
     folder = Path(sys.argv[1])
-    names = (*full_integer_networks.SHAPES, "words")
-    sys.stdout.write(json.dumps({name: _run(folder, name) for name in names}))
+    sys.stdout.write(json.dumps({name: _run(folder, name) for name in (*SHAPES, *REFUSED)}))
 
 
 main()

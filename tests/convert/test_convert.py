@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,8 +10,9 @@ import numpy as np
 import pytest
 
 from edge_client.trainer.runtime import InferenceModel, installed_runtimes
-from shared.bundle import INFER_FILE, INFER_INT8_FILE, Bundle, initial_weights, patch_model, read_bundle
+from shared.bundle import INFER_FILE, INFER_INT8_FILE, Bundle, initial_weights, read_bundle
 from shared.tflite_file import custom_operators
+from tests.convert.runs import convert_apart, patched, run_apart
 
 Results: TypeAlias = dict[str, tuple[int, dict[str, Any]]]
 
@@ -26,15 +25,8 @@ CONVERTED = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bundles")
-
-
-@pytest.fixture(scope="module")
 def results(folder: Path) -> Results:
-    command = [sys.executable, "-m", "tests.convert.run_all", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return {name: (code, json.loads(text)) for name, (code, text) in json.loads(done.stdout).items()}
+    return {name: (code, json.loads(text)) for name, (code, text) in run_apart("run_all", str(folder)).items()}
 
 
 def bundle(results: Results, folder: Path, name: str) -> Bundle:
@@ -138,11 +130,9 @@ def test_patched_twin_equals_fresh_conversion(
     results: Results, folder: Path, name: str, file: str, runtime: str
 ) -> None:
     one, other = (bundle(results, folder, f"{name}{which}") for which in ("", "_of_other_weights"))
-    patches = tuple(patch for patch in one.manifest.patches if patch.file == file)
-    patched = patch_model(one.files[file], patches, initial_weights(other), one.manifest.tensors)
     got, expected, before = (
         InferenceModel(model, 1, runtime).predict(INPUTS[name])
-        for model in (patched, other.files[file], one.files[file])
+        for model in (patched(one, file, initial_weights(other)), other.files[file], one.files[file])
     )
     largest = np.abs(expected).max()
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * max(1.0, largest))
@@ -165,8 +155,7 @@ def test_int8_patch_is_what_the_converter_quantizes(results: Results, folder: Pa
 
 
 def test_usage_errors_are_one_text_with_a_way_out() -> None:
-    command = [sys.executable, "-m", "tools.convert", "model.keras", "--out", "b", "--batch-size", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = convert_apart("model.keras", "--out", "b", "--batch-size", "0")
     assert done.returncode == 2
     assert done.stdout == ""
     assert "--batch-size" in done.stderr

@@ -25,6 +25,7 @@ from shared.bundle import (
 )
 from shared.errors import BundleError
 from shared.tflite_file import FLOAT32, constants
+from tests.convert.runs import convert_apart, patched, run_apart
 
 Refusals: TypeAlias = dict[str, dict[str, str] | None]
 
@@ -36,30 +37,20 @@ model, x, runtime, out = sys.argv[1:]
 np.save(out, InferenceModel(open(model, "rb").read(), 1, runtime).predict(np.load(x)))
 """
 
-pytestmark = pytest.mark.xdist_group("convert")  # one worker runs all conversions
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("full-integer")
+pytestmark = [
+    pytest.mark.xdist_group("convert"),  # one worker runs all conversions
+    pytest.mark.timeout(900),  # which take minutes on a machine that is busy
+]
 
 
 @pytest.fixture(scope="module")
 def refusals(folder: Path) -> Refusals:
-    command = [sys.executable, "-m", "tests.convert.run_full_integer", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: Refusals = json.loads(done.stdout)
-    return found
+    return run_apart("run_full_integer", str(folder))
 
 
 def made(refusals: Refusals, folder: Path, name: str) -> Bundle:
     assert refusals[name] is None
     return read_bundle(folder / name)
-
-
-def patched(bundle: Bundle, file: str, weights: NDArray[np.float32]) -> bytes:
-    patches = tuple(patch for patch in bundle.manifest.patches if patch.file == file)
-    return patch_model(bundle.files[file], patches, weights, bundle.manifest.tensors)
 
 
 def predict(folder: Path, model: bytes, x: Path, runtime: str) -> Any:  # noqa: ANN401 - an array
@@ -106,12 +97,24 @@ def test_no_float_weight_is_left(refusals: Refusals, folder: Path, name: str) ->
     assert not [place.name for place in constants(bundle.files[INFER_INT8_FILE]) if place.type == FLOAT32]
 
 
-def test_what_cannot_be_patched_exactly_is_refused_by_name(refusals: Refusals, folder: Path) -> None:
-    refusal = refusals["words"]
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("words", "embedding layer network/vocabulary (network/vocabulary/embeddings)"),
+        ("merged", "weight network/answer/bias"),
+        ("memory", "weight network/memory/lstm_cell/"),
+    ],
+)
+def test_what_cannot_be_patched_exactly_is_refused_by_name(
+    refusals: Refusals, folder: Path, name: str, what: str
+) -> None:
+    refusal = refusals[name]
     assert refusal is not None
     assert refusal["code"] == "convert-representative"
+    assert refusal["message"].startswith(what)
     assert "without --representative" in refusal["try"]
-    assert not (folder / "words").exists()
+    assert "dynamic range" in refusal["try"]
+    assert not (folder / name).exists()
 
 
 def test_a_variance_that_cannot_be_folded_is_refused(refusals: Refusals, folder: Path) -> None:
@@ -189,8 +192,7 @@ def test_a_wrong_file_is_refused_by_name(
         np.savez(file, **arrays)
     factory = "tests.convert.full_integer_networks:dense"
     options = ["--out", str(tmp_path / "out"), "--loss", "mean_squared_error", "--representative", str(file), "--json"]
-    command = [sys.executable, "-m", "tools.convert", factory, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = convert_apart(factory, *options)
     assert done.returncode == 2
     error = json.loads(done.stdout)["error"]
     assert error["code"] == "convert-representative"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +10,7 @@ from edge_client.trainer.runtime import installed_runtimes
 from shared.bundle import TRAIN_FILE, read_bundle
 from shared.tflite_file import custom_operators
 from tests.convert.run_matrix import PARTS
+from tests.convert.runs import run_apart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +23,7 @@ SMALLEST = 60  # cases over all parts
     "part", [pytest.param(part, marks=pytest.mark.xdist_group(f"matrix-{part}")) for part in range(PARTS)]
 )
 def test_every_case_trains_as_tensorflow_does(tmp_path: Path, part: int) -> None:
-    command = [sys.executable, "-m", "tests.convert.run_matrix", str(tmp_path), str(part)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    answers = json.loads(done.stdout)
+    answers = run_apart("run_matrix", str(tmp_path), str(part))
     refused = {name: answer["error"] for name, answer in answers.items() if "error" in answer}
     assert not refused
     assert len(answers) >= SMALLEST // PARTS

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,32 +27,50 @@ from shared.errors import FedloomError
 from shared.examples import Examples, concatenate
 from tools.bench.report import Result
 
-CALIBRATED_ON: Final = 200  # examples
-RECIPES: Final = {"activity": TrainingRecipe("fedavg", 20, 0.05), "digits": TrainingRecipe("fedavg", 2, 0.05)}
 PATCHES: Final = 5  # the fastest counts
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to train and compare: its name in the results, its factory, and how many examples calibrate it."""
+
+    name: str
+    factory: str
+    recipe: TrainingRecipe
+    calibrated_on: int = 200
+
+
+CASES: Final = (
+    Case("activity", "models.activity:build", TrainingRecipe("fedavg", 20, 0.05)),
+    Case("digits", "models.digits:build", TrainingRecipe("fedavg", 2, 0.05)),
+)
 
 
 def measure() -> list[Result]:
     """Train both models in one place, then compare their twins."""
-    data = activity.load()
-    pooled = concatenate([train for train, _ in data.devices.values()])
-    return [*_of_model("activity", pooled, data.test), *_of_model("digits", *digits.load())]
+    people = activity.load()
+    pooled = concatenate([train for train, _ in people.devices.values()])
+    data = {"activity": (pooled, people.test), "digits": digits.load()}
+    return [result for case in CASES for result in compare(case, *data[case.name])]
 
 
-def _of_model(name: str, train: Examples, test: Examples) -> list[Result]:
+def compare(case: Case, train: Examples, test: Examples) -> list[Result]:
+    """Train a model, and return the accuracy of its twins on the test examples and how long a patch takes.
+
+    Raises:
+        FedloomError: "bench-failed" if the model cannot be converted or run.
+    """
     with tempfile.TemporaryDirectory(prefix="fedloom-bench-") as text:
         folder = Path(text)
-        chosen = np.random.default_rng(1).choice(len(train), CALIBRATED_ON, replace=False)
+        chosen = np.random.default_rng(1).choice(len(train), case.calibrated_on, replace=False)
         np.savez(folder / "examples.npz", x=np.asarray(train.x)[chosen])
         np.savez(folder / "test.npz", x=np.asarray(test.x), y=test.y)
-        factory = f"models.{name}:build"
-        dynamic = _convert(folder, factory)
-        stale = _convert(folder, factory, "--representative", str(folder / "examples.npz"))
-        trainer = TfliteTrainer(dynamic)
-        weights = trainer.train(initial_weights(dynamic), train, RECIPES[name], 1).weights
+        dynamic = _convert(folder, case.factory)
+        stale = _convert(folder, case.factory, "--representative", str(folder / "examples.npz"))
+        weights = TfliteTrainer(dynamic).train(initial_weights(dynamic), train, case.recipe, 1).weights
         np.save(folder / "weights.npy", weights)
         model = str(folder / "trained.keras")
-        _child("tools.bench.keras_weights", factory, str(folder / "weights.npy"), model)
+        _child("tools.bench.keras_weights", case.factory, str(folder / "weights.npy"), model)
         own = _convert(folder, model, "--representative", str(folder / "examples.npz"))
         twins = {
             "dynamic range": patched(dynamic, INFER_INT8_FILE, weights),
@@ -63,9 +82,9 @@ def _of_model(name: str, train: Examples, test: Examples) -> list[Result]:
             exact = _accuracy(folder, patched(dynamic, INFER_FILE, weights), runtime)
             for title, twin in twins.items():
                 value = _accuracy(folder, twin, runtime)
-                results.append(Result(f"int8/{name}/{title} on {runtime}", value, "share", "float", exact))
+                results.append(Result(f"int8/{case.name}/{title} on {runtime}", value, "share", "float", exact))
         times = [_patch_ms(bundle, weights) for bundle in (stale, dynamic)]
-    return [*results, Result(f"int8/{name}/patch, d = {len(weights)}", times[0], "ms", "dynamic range", times[1])]
+    return [*results, Result(f"int8/{case.name}/patch, d = {len(weights)}", times[0], "ms", "dynamic range", times[1])]
 
 
 def patched(bundle: Bundle, file: str, weights: NDArray[np.float32]) -> bytes:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
 from tools.convert.source import load_object
 from tools.convert.tf import KerasModel, Tensor, keras, tf
+from tools.inspection.memory import peak_bytes
 
 _STEPS = 24
 _RATE = 0.05
@@ -41,8 +40,7 @@ def measure(factory: str, batch_size: int) -> dict[str, float]:
         began = time.perf_counter()
         float(compiled(x, y))
         times.append(time.perf_counter() - began)
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii", "replace"))
-    return {"step_ms": min(times) * 1e3, "ram_bytes": int(found.group(1)) * 1024 if found else 0}
+    return {"step_ms": min(times) * 1e3, "ram_bytes": peak_bytes()}
 
 
 if __name__ == "__main__":

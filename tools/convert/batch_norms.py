@@ -32,9 +32,9 @@ def _batch_norm(root: Operation, marks: Mapping[str, NDArray[np.float32]]) -> Fo
     added = root.inputs[0].op
     if added.type not in {"Add", "AddV2"}:
         return None
-    variance = next((path for value in added.inputs if (path := _weight(value, marks))), None)
+    variance = next((path for value in added.inputs if (path := weight_of(value, marks))), None)
     epsilon = next((float(value) for each in added.inputs if (value := _constant(each)) is not None and value.size == 1
-                    and _weight(each, marks) is None), None)  # fmt: skip
+                    and weight_of(each, marks) is None), None)  # fmt: skip
     factor, gamma = root, None
     for user in _users(root, "Mul"):
         scales = not _users(user, "Sub")  # mean * factor is subtracted
@@ -44,7 +44,7 @@ def _batch_norm(root: Operation, marks: Mapping[str, NDArray[np.float32]]) -> Fo
     for user in _users(factor, "Mul"):
         if path := _mean(user, factor, marks):
             mean = path
-            beta = next((path for last in _users(user, "Sub") if (path := _weight(last.inputs[0], marks))), None)
+            beta = next((path for last in _users(user, "Sub") if (path := weight_of(last.inputs[0], marks))), None)
     if variance is None or epsilon is None or mean is None:
         return None
     return Fold("factor", mean, variance, epsilon, gamma, beta)
@@ -56,16 +56,16 @@ def _users(op: Operation, kind: str) -> list[Operation]:
 
 def _other_weight(op: Operation, one: Operation, marks: Mapping[str, NDArray[np.float32]]) -> str | None:
     others = [value for value in op.inputs if value.op is not one]
-    return _weight(others[0], marks) if len(others) == 1 else None
+    return weight_of(others[0], marks) if len(others) == 1 else None
 
 
 def _mean(op: Operation, factor: Operation, marks: Mapping[str, NDArray[np.float32]]) -> str | None:
     """Return the mean in mean * factor, or, where there is no beta, in -mean * factor."""
     negated = [value.op.inputs[0] for value in op.inputs if value.op.type == "Neg"]
-    return _weight(negated[0], marks) if negated else _other_weight(op, factor, marks)
+    return weight_of(negated[0], marks) if negated else _other_weight(op, factor, marks)
 
 
-def _weight(value: Tensor, marks: Mapping[str, NDArray[np.float32]]) -> str | None:
+def weight_of(value: Tensor, marks: Mapping[str, NDArray[np.float32]]) -> str | None:
     """Return the path of the weight that a tensor of the graph is."""
     found = _constant(value)
     if found is None:

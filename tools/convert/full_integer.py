@@ -21,6 +21,7 @@ from shared.errors import BundleError
 from shared.full_integer import BiasPatch, Fold, constant_values
 from shared.tflite_file import FLOAT32, INT8, INT32, Constant, constants
 from tools.convert.batch_norms import batch_norms
+from tools.convert.embeddings import embedding_tables
 from tools.convert.emit import emit_inference
 from tools.convert.program import build_inference
 from tools.convert.representative import CODE
@@ -64,18 +65,23 @@ def make_full_integer(
     one, other = (distinctive(source, seed) for seed in _SEEDS)
     quantized = calibrated.quantize(one)
     patches = _patches(quantized, calibrated.formulas)
-    _require_exact(patch_model(quantized, tuple(patches), _flat(other), tuple(tensors)), calibrated.quantize(other))
+    patched = patch_model(quantized, tuple(patches), _flat(other), tuple(tensors))
+    _require_exact(patched, calibrated.quantize(other), calibrated)
     own = _flat([weight.value for weight in source.weights])
     return patch_model(quantized, tuple(patches), own, tuple(tensors)), patches
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The float model with the ranges of its activations, and what each of its constants holds, by name."""
+    """The float model with the ranges of its activations, and what each of its constants holds, by name.
+
+    ``tables`` are the paths of its embeddings' tables.
+    """
 
     model: bytes
     formulas: Mapping[str, Formula]
     tensors: tuple[TensorSpec, ...]
+    tables: tuple[str, ...]
 
     def quantize(self, weights: Sequence[F32]) -> bytes:
         """Return what TensorFlow's quantizer makes of the model with these weights."""
@@ -89,12 +95,13 @@ def calibrate(source: SourceModel, tensors: Sequence[TensorSpec], examples: Mapp
     marks = distinctive(source, _SEEDS[0])
     function = build_inference(source, marks)
     named = {spec.path: mark for spec, mark in zip(tensors, marks, strict=True)}
-    norms = batch_norms(function.get_concrete_function().graph, named)
+    graph = function.get_concrete_function().graph
+    norms = batch_norms(graph, named)
     model = emit_inference({"infer": function}, quantize=False)
     formulas = _formulas(model, named, norms)
     _require_all(tensors, formulas)
     own = _with_weights(model, formulas, [weight.value for weight in source.weights], tensors)
-    return Calibrated(_with_ranges(own, examples), formulas, tuple(tensors))
+    return Calibrated(_with_ranges(own, examples), formulas, tuple(tensors), tuple(embedding_tables(graph, named)))
 
 
 def _with_weights(
@@ -153,14 +160,14 @@ def _candidates(size: int, marks: Mapping[str, F32], norms: Sequence[Fold]) -> I
 def _require_all(tensors: Sequence[TensorSpec], formulas: Mapping[str, Formula]) -> None:
     used = {made.path for made in formulas.values()}.union(*(f.fold.paths() for f in formulas.values() if f.fold))
     if lost := [spec.path for spec in tensors if spec.path not in used]:
-        raise _inexact(lost[0], "the converter merged it with something else")
+        raise _inexact(f"weight {lost[0]}", "the converter merges it with another weight")
 
 
-def _inexact(path: str, why: str) -> BundleError:
+def _inexact(what: str, why: str) -> BundleError:
     return BundleError(
         CODE,
-        f"{path} cannot be given new values in a full-integer model: {why}",
-        "convert without --representative: the int8 model then computes in float with int8 weights",
+        f"{what} cannot be given new values in a full-integer model: {why}",
+        "convert without --representative: the int8 model then computes in float with int8 weights (dynamic range)",
     )
 
 
@@ -184,7 +191,9 @@ def _with_tensorflow(work: Callable[[], Any]) -> bytes:
     except Exception as error:  # TensorFlow's quantizer has no common class for what it cannot do
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BundleError(
-            CODE, f"TensorFlow cannot quantize this model: {reason[:300]}", "convert without --representative"
+            CODE,
+            f"TensorFlow cannot make this model full-integer: {reason[:300]}",
+            "convert without --representative: the int8 model then computes in float with int8 weights (dynamic range)",
         ) from error
 
 
@@ -245,7 +254,7 @@ def _other_patch(model: bytes, place: Constant, made: Formula) -> Patch:
     if place.type == FLOAT32:
         return patch
     if place.type != INT8 or place.scales != 1 or not place.zero_point_offset:
-        raise _inexact(made.path, f"it is stored as type {place.type} with {place.scales} scales")
+        raise _inexact(f"weight {made.path}", f"it is stored as type {place.type} with {place.scales} scales")
     patch = replace(patch, dtype="int8", scale_offset=place.scale_offset, inner=math.prod(place.shape))
     if int.from_bytes(model[place.zero_point_offset : place.zero_point_offset + 8], "little"):
         return replace(patch, zero_point_offset=place.zero_point_offset)
@@ -253,17 +262,28 @@ def _other_patch(model: bytes, place: Constant, made: Formula) -> Patch:
     return replace(patch, bias=BiasPatch(0, None, 1.0))
 
 
-def _require_exact(patched: bytes, fresh: bytes) -> None:
+def _require_exact(patched: bytes, fresh: bytes, calibrated: Calibrated) -> None:
     """Compare what patching makes of other weights with what TensorFlow makes of them; name where they differ."""
     if patched == fresh:
         return
-    if len(patched) != len(fresh):
-        raise _inexact("the model", f"other weights make a file of {len(fresh)} bytes, not {len(patched)}")
-    first = int(np.flatnonzero(np.frombuffer(patched, np.uint8) != np.frombuffer(fresh, np.uint8))[0])
-    holds = (
-        place.name
-        for place in constants(fresh)
-        if place.offset <= first < place.offset + place.size_bytes
-        or place.scale_offset <= first < place.scale_offset + 4 * place.scales
-    )
-    raise _inexact(next(holds, f"byte {first}"), "TensorFlow quantizes it in another way")
+    if calibrated.tables:
+        path = calibrated.tables[0]
+        why = "what is looked up in its table keeps the table's scale"
+        raise _inexact(f"embedding layer {path.rpartition('/')[0] or path} ({path})", why)
+    where = next(_differing(patched, fresh, calibrated.formulas), None)
+    raise _inexact(f"weight {where}" if where else "the model", "TensorFlow quantizes other weights in another way")
+
+
+def _differing(patched: bytes, fresh: bytes, formulas: Mapping[str, Formula]) -> Iterator[str]:
+    """Yield the paths of the weights that two models hold differently."""
+    held = {place.name: _bytes_of(patched, place) for place in constants(patched)}
+    for place in constants(fresh):
+        made = formulas.get(place.name) or formulas.get(place.name[:-1])  # the quantizer's own copies end in a digit
+        if made and _bytes_of(fresh, place) != held.get(place.name):
+            yield made.path
+
+
+def _bytes_of(model: bytes, place: Constant) -> tuple[bytes, bytes]:
+    """Return the values and the scales of a constant."""
+    scales = model[place.scale_offset : place.scale_offset + 4 * place.scales]
+    return model[place.offset : place.offset + place.size_bytes], scales

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from edge_client.trainer.runtime import InferenceModel, Signature, load_interpreter
 from shared.bundle import INFER_FILE, INFER_INT8_FILE, TRAIN_FILE, BundleManifest
 from shared.training_inputs import GRADIENT_RATE, Inputs, gradient_inputs, step_inputs
+from tools.inspection.memory import peak_bytes
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -143,7 +143,7 @@ def prove(runtime: str, folder: Path) -> dict[str, Any]:
         "int8_max_relative_error": int8,
         "passed": worst <= TOLERANCE and int8 <= INT8_TOLERANCE,
         "step_ms": runs.step_ms(),
-        "ram_bytes": _peak_bytes(),
+        "ram_bytes": peak_bytes(),
     }
 
 
@@ -191,12 +191,6 @@ def _allowing(error: float, jump: float) -> float:
     errors are added to the weights, where that is more than ``TOLERANCE``.
     """
     return error * min(1.0, TOLERANCE / max(_JUMP * float(jump), 1e-12))
-
-
-def _peak_bytes() -> int:
-    """Return this process's peak memory; getrusage would report the parent's, which exec inherits."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found.group(1)) * 1024 if found else 0
 
 
 def _twin(path: Path, runtime: str, runs: _Runs) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from shared.bundle import (
     read_bundle,
 )
 from shared.errors import FedloomError
+from tools.inspection.memory import peak_bytes
 
 PROGRAMS = (TRAIN_FILE, INFER_FILE, INFER_INT8_FILE)
 _TIMED_STEPS = 12
@@ -60,7 +60,7 @@ def measure(runtime: str, folder: Path) -> dict[str, Any]:
     training, manifest = _ready_to_train(runtime, folder)
     step_ms = _fastest_ms(_step(training, manifest))
     # Before the other programs are loaded: a device does not need them in order to train.
-    ram_bytes = _peak_bytes()
+    ram_bytes = peak_bytes()
     return {"step_ms": step_ms, "ram_bytes": ram_bytes, "signatures": _signatures(read_bundle(folder), runtime)}
 
 
@@ -98,12 +98,6 @@ def _fastest_ms(step: Callable[[], object]) -> float:
         step()
         times.append(time.perf_counter() - began)
     return round(min(times) * 1e3, 3)
-
-
-def _peak_bytes() -> int:
-    """Return this process's peak memory; getrusage would report the parent's, which exec inherits."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii", "replace"))
-    return int(found.group(1)) * 1024 if found else 0
 
 
 def _signatures(bundle: Bundle, runtime: str) -> dict[str, dict[str, dict[str, list[str]]]]:
