@@ -155,7 +155,7 @@ def local_update(
     examples moves them. Local tensors take one step of the plan's own learning rate.
     """
     if plan.training.method == "fedsgd":
-        return _full_gradient(trainer, weights, examples, plan, layout)
+        return _full_gradient(trainer, weights, examples, plan, layout, shuffle_seed)
     training = plan.training
     recipe = TrainingRecipe(
         training.method,
@@ -173,8 +173,10 @@ def local_update(
     return LocalTraining(update, statistics, layout.local.take(trained.weights), trained.mean_loss)
 
 
-def _full_gradient(trainer: Trainer, weights: F32, examples: Examples, plan: Plan, layout: Layout) -> LocalTraining:
-    full = trainer.gradient_sum(weights, examples)
+def _full_gradient(
+    trainer: Trainer, weights: F32, examples: Examples, plan: Plan, layout: Layout, seed: int
+) -> LocalTraining:
+    full = trainer.gradient_sum(weights, examples, seed)
     shared, local = layout.shared.take(full.total), layout.local.take(full.total)
     step = -shared if plan.server.combine == "sum" else -shared / full.examples
     moved = layout.statistics.take(full.moved) - layout.statistics.take(weights)

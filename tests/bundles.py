@@ -31,6 +31,13 @@ def personal_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return read_bundle(converted(tmp_path_factory, "personal-bundle", "tests.convert.networks:personal", *options))
 
 
+@pytest.fixture(scope="session")
+def dropping_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a model with dropout."""
+    source = "tests.convert.matrix:layer_dropout"
+    return read_bundle(converted(tmp_path_factory, "dropping-bundle", source, "--batch-size", "4"))
+
+
 def converted(tmp_path_factory: pytest.TempPathFactory, name: str, source: str, *options: str) -> Path:
     """Return a bundle's folder; workers of one parallel run share it, and writing it is atomic."""
     base = tmp_path_factory.getbasetemp()

@@ -80,8 +80,8 @@ class Trainer(Protocol):
         """Train from ``weights``; raises UsageError for examples that do not fit, TrainingDiverged."""
         ...
 
-    def gradient_sum(self, weights: F32, examples: Examples) -> FullGradient:
-        """Return the sum of all examples' loss gradients at ``weights``."""
+    def gradient_sum(self, weights: F32, examples: Examples, seed: int = 0) -> FullGradient:
+        """Return the sum of all examples' loss gradients at ``weights``; layers that draw begin at ``seed``."""
         ...
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:

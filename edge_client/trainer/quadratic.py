@@ -62,7 +62,7 @@ class QuadraticTrainer:
             batches += [rows[i : i + self._batch_size] for i in range(0, examples, self._batch_size)]
         return batches[: recipe.max_steps]
 
-    def gradient_sum(self, weights: F32, examples: Examples) -> FullGradient:
+    def gradient_sum(self, weights: F32, examples: Examples, seed: int = 0) -> FullGradient:  # noqa: ARG002
         """Return ``2 sum(theta - x_i)``, f32[d]; the model has no statistics that move."""
         x = self._checked(weights, examples)
         return FullGradient(_finite(2.0 * (weights.astype(np.float64) - x).sum(axis=0)), len(x), weights)

@@ -63,7 +63,7 @@ class TfliteTrainer:
             TrainingDiverged: "training-diverged".
         """
         if recipe.method == "fedsgd":
-            return self._one_step(weights, examples, recipe)
+            return self._one_step(weights, examples, recipe, shuffle_seed)
         self._check(examples)
         inputs = step_inputs(
             self._manifest,
@@ -88,13 +88,13 @@ class TfliteTrainer:
             steps, seen = steps + 1, seen + count
         return Trained(self._finite_weights(), len(examples), steps, loss_sum / max(seen, 1))
 
-    def gradient_sum(self, weights: F32, examples: Examples) -> FullGradient:
+    def gradient_sum(self, weights: F32, examples: Examples, seed: int = 0) -> FullGradient:
         """Return the sum of all examples' loss gradients at ``weights``, f32[d].
 
         One SGD step per batch, each from the same weights, gives (before - after) / rate: the batch's mean
         gradient. Statistics alone go on from batch to batch; in training they are not read. Raises as ``train``.
         """
-        return self._gradient(weights, examples)[0]
+        return self._gradient(weights, examples, seed)[0]
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
         """Return loss and hits of ``weights`` on ``examples``; raises UsageError as ``train``.
@@ -120,19 +120,20 @@ class TfliteTrainer:
             outputs.append(self._infer(**inputs)["y"][:count])
         return np.concatenate(outputs)
 
-    def _one_step(self, weights: F32, examples: Examples, recipe: TrainingRecipe) -> Trained:
-        full, loss_sum = self._gradient(weights, examples)
+    def _one_step(self, weights: F32, examples: Examples, recipe: TrainingRecipe, seed: int) -> Trained:
+        full, loss_sum = self._gradient(weights, examples, seed)
         count = len(examples)
         stepped = full.moved - np.float32(recipe.learning_rate) * (full.total / np.float32(count))
         return Trained(stepped, count, self._batches(count), loss_sum / count)
 
-    def _gradient(self, weights: F32, examples: Examples) -> tuple[FullGradient, float]:
+    def _gradient(self, weights: F32, examples: Examples, seed: int) -> tuple[FullGradient, float]:
         self._check(examples)
         statistics = Layout.of(self._manifest.tensors).statistics
         start, total, loss_sum = weights, np.zeros(self.parameters), 0.0
-        for batch, count in self._all_batches(examples):
+        for number, (batch, count) in enumerate(self._all_batches(examples)):
             self._start(start)
-            loss_sum += self._step(batch, gradient_inputs(self._manifest)) * count
+            # Dropout drops others in every batch: a number of its own, as the step is the first one each time.
+            loss_sum += self._step(batch, gradient_inputs(self._manifest, seed + number)) * count
             after = self._finite_weights()
             total += (start.astype(np.float64) - after) * (count / GRADIENT_RATE)
             start = statistics.replace(weights, statistics.take(after))

@@ -81,6 +81,26 @@ class Gated(keras.Model):  # type: ignore[misc] # Keras has no types
         return self.out(self.left(x) * self.right(x))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Scaled(keras.layers.Layer):  # type: ignore[misc] # Keras has no types
+    """A scale of one number for everything, and a penalty on it."""
+
+    def build(self, _shape: Any) -> None:  # noqa: ANN401
+        """Make the weight, which has no dimension."""
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+
+    def call(self, x: Any) -> Any:  # noqa: ANN401
+        """Scale, and add to the loss."""
+        self.add_loss(0.1 * self.scale * self.scale)
+        return x * self.scale
+
+
+def _frozen() -> Model:
+    base = L.Dense(6, activation="tanh")
+    base.trainable = False
+    return _network(VECTOR, base, L.Dense(4, activation="tanh"))
+
+
 def _subclassed() -> Model:
     start = L.Input(VECTOR)
     return keras.Model(start, Gated()(start), name="outer")
@@ -98,6 +118,9 @@ LAYERS: dict[str, Callable[[], Model]] = {
     "crop_and_pad": lambda: _network(IMAGE, L.Conv2D(2, 2), L.ZeroPadding2D(1), L.Cropping2D(((1, 2), (0, 1)))),
     "depthwise_1d": lambda: _network(SEQUENCE, L.DepthwiseConv1D(3, padding="same")),
     "depthwise_2d": lambda: _network(IMAGE, L.DepthwiseConv2D(3, strides=2, padding="same")),
+    "bag_of_words": lambda: _network(
+        (6,), L.Embedding(9, 4, mask_zero=True), L.GlobalAveragePooling1D(), dtype="int32"
+    ),
     "dropout": lambda: _network(VECTOR, L.Dense(6), L.Dropout(0.4)),
     "dropout_alpha": lambda: _network(VECTOR, L.Dense(6), L.AlphaDropout(0.4)),
     "dropout_spatial": lambda: _network(SEQUENCE, L.Conv1D(4, 2), L.SpatialDropout1D(0.4)),
@@ -118,6 +141,9 @@ LAYERS: dict[str, Callable[[], Model]] = {
     "rms_norm": lambda: _network(SEQUENCE, L.Dense(4), L.RMSNormalization()),
     "separable_1d": lambda: _network(SEQUENCE, L.SeparableConv1D(4, 3, depth_multiplier=2)),
     "simple_rnn": _recurrent(L.SimpleRNN),
+    "scalar": lambda: _network(VECTOR, L.Dense(4), Scaled()),
+    "regularized": lambda: _network(VECTOR, L.Dense(4, "tanh", kernel_regularizer="l2", activity_regularizer="l1")),
+    "frozen": _frozen,
     "spectral": lambda: _network(SEQUENCE, L.Permute((2, 1)), L.Reshape((6, 3)), L.Dense(2)),
     "subclassed": _subclassed,
     "time_distributed": lambda: _network((4, 8, 8, 1), L.TimeDistributed(L.Conv2D(2, 3)), L.Flatten()),
@@ -132,6 +158,10 @@ LEARNING: dict[str, tuple[Callable[[], Model], tuple[str, ...]]] = {
     "class_weights": (_loss, ("--class-weights", "1,0.5,3")),
     "class_weights_binary": (_single, ("--class-weights", "1,4", "--loss", "binary_crossentropy")),
     "class_weights_one_hot": (_loss, ("--class-weights", "2,0,1", "--loss", "categorical_crossentropy")),
+    "adam_scalar": (LAYERS["scalar"], ("--optimizer", "adam")),
+    "low_memory": (LAYERS["residual"], ("--target", "low-memory", "--optimizer", "momentum")),
+    "probabilities": (lambda: _network(VECTOR, L.Dense(8, "relu"), L.Dense(5, "softmax"), flat=False), ()),
+    "independent_labels": (lambda: _network(VECTOR, L.Dense(8, "relu"), L.Dense(5, "sigmoid"), flat=False), ()),
     "momentum": (LAYERS["dropout"], ("--optimizer", "momentum")),
     "sgd_clipped": (_loss, ("--max-gradient-norm", "0.5")),
     "smoothing": (_loss, ("--label-smoothing", "0.1")),

@@ -23,7 +23,8 @@ class MeanSeeker:
         goal = np.asarray(examples.x).mean(axis=0)
         return Trained(weights + np.float32(recipe.learning_rate) * (goal - weights), len(examples), 1, 0.0)
 
-    def gradient_sum(self, weights: F32, examples: Examples) -> FullGradient:
+    def gradient_sum(self, weights: F32, examples: Examples, seed: int = 0) -> FullGradient:
+        del seed
         return FullGradient(weights, len(examples), weights)
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:

@@ -84,6 +84,18 @@ def test_gradient_sum_adds_over_examples(trainer: Trainer, start: Any) -> None: 
     np.testing.assert_allclose(whole, sum(trainer.gradient_sum(start, part).total for part in parts), atol=1e-4)
 
 
+def test_a_full_gradient_drops_others_in_every_batch_and_with_every_seed(dropping_bundle: Bundle) -> None:
+    trainer, weights = TfliteTrainer(dropping_bundle), initial_weights(dropping_bundle)
+    shape = dropping_bundle.manifest.inputs[0].shape
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    once = Examples(x, np.zeros(len(x), np.int32))
+    twice = Examples(np.concatenate([x, x]), np.zeros(2 * len(x), np.int32))
+    one, same, other = (trainer.gradient_sum(weights, once, seed).total for seed in (1, 1, 999))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3
+    assert np.abs(trainer.gradient_sum(weights, twice, 1).total - 2 * one).max() > 1e-3
+
+
 def test_gradient_is_the_slope_of_the_loss(trainer: Trainer, start: Any) -> None:  # noqa: ANN401
     data = examples(24)
     gradient = trainer.gradient_sum(start, data).total

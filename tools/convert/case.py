@@ -134,14 +134,14 @@ def _jolted(weights: Sequence[Array], generator: np.random.Generator) -> list[Ar
 def _jump(reference: Reference, weights: Sequence[Array], batch: Batch, generator: np.random.Generator) -> float:
     """Return how much a gradient changes when rounding errors are added, relative to its tensor's largest element."""
     before, worst = reference.gradients(weights, batch), 0.0
-    largest = max(float(np.abs(part).max()) for part in before)
+    largest = float(np.max([np.abs(part).max() for part in before]))  # max() would pass over NaN
     if not largest <= _OVERFLOWING:
         return np.inf
     floor = 1e-2 * max(1.0, largest)
     for _ in range(_JOLTS):
         after = reference.gradients(_jolted(weights, generator), batch)
         pairs = zip(before, after, strict=True)
-        worst = max(worst, *(float(np.abs(b - a).max() / max(np.abs(b).max(), floor)) for b, a in pairs))
+        worst = float(np.max([worst, *(np.abs(b - a).max() / max(np.abs(b).max(), floor) for b, a in pairs)]))
         if not worst <= _STEADY:
             break
     return worst if np.isfinite(worst) else np.inf
@@ -214,8 +214,8 @@ class _Draw:
     def _input(self, spec: ModelInput, name: str) -> Array:
         shape = (self._size, *spec.shape)
         if not spec.dtype.startswith("float"):
-            # Integers may be indices into a small table.
-            return np.zeros(shape, spec.dtype) if name == "zeros" else self._whole(shape).astype(spec.dtype)
+            whole = self.generator.integers(0, 2 if name == "ties" else self._program.tokens, shape)
+            return np.zeros(shape, spec.dtype) if name == "zeros" else whole.astype(spec.dtype)
         if name == "zeros":
             return np.zeros(shape, np.float32)
         if name == "ties":

@@ -157,7 +157,8 @@ def _tensors(weights: Sequence[Weight], local: Sequence[str]) -> list[TensorSpec
 
 
 def _role(weight: Weight, local: Sequence[str]) -> Role:
-    if any(fnmatch.fnmatch(weight.path, glob) for glob in local):
+    # A frozen weight is the same everywhere and for ever: nothing of it need travel.
+    if not weight.moves or any(fnmatch.fnmatch(weight.path, glob) for glob in local):
         return "local"
     return "shared" if weight.trainable else "statistic"
 

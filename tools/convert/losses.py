@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _EPSILON = 1e-7  # Keras' own bound on probabilities
+_LAST = {"softmax": "Softmax", "sigmoid": "Sigmoid"}  # operations of these activations
 
 
 Elementwise: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"  # of (y, output)
@@ -72,7 +73,7 @@ def output_kind(output: Tensor) -> str:
     op: Operation = output.op
     while op.type in {"Identity", "Reshape", "Squeeze"}:
         op = op.inputs[0].op
-    return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(op.type, "linear")
+    return next((activation for activation, last in _LAST.items() if op.type == last), "linear")
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ def _class_weights(loss: Loss, weights: Sequence[float], units: int) -> tuple[fl
 
 def _by_name(name: str | None, activation: str, units: int, smoothing: float) -> Loss:
     if name is None:
-        single = "binary_crossentropy" if activation == "sigmoid" else "mean_squared_error"
-        name = single if units == 1 else "sparse_categorical_crossentropy"
+        several = "mean_squared_error" if units == 1 else "sparse_categorical_crossentropy"
+        name = "binary_crossentropy" if activation == "sigmoid" else several
     if ":" in name:
         return _custom(name)
     makers = {
@@ -145,8 +146,22 @@ def per_example_mean(values: Tensor) -> Tensor:
     return tf.reduce_mean(values, axis=list(range(1, values.shape.rank))) if values.shape.rank > 1 else values
 
 
+def _logits(output: Tensor, activation: str) -> Tensor | None:
+    """Return what goes into the model's last softmax or sigmoid, as Keras does; None if that is hidden.
+
+    From probabilities that have reached 0 or 1 there is no way back: their logarithm has no slope.
+    """
+    if activation not in _LAST:
+        return output
+    op: Operation = output.op
+    while op.type == "Identity":
+        op = op.inputs[0].op
+    return op.inputs[0] if op.type == _LAST[activation] else None
+
+
 def _log_probabilities(output: Tensor, activation: str) -> Tensor:
-    return tf.math.log(tf.maximum(output, _EPSILON)) if activation == "softmax" else tf.nn.log_softmax(output)
+    logits = _logits(output, activation)
+    return tf.math.log(tf.maximum(output, _EPSILON)) if logits is None else tf.nn.log_softmax(logits)
 
 
 def _hits(y_class: Tensor, output: Tensor) -> Tensor:
@@ -197,12 +212,13 @@ def _categorical(activation: str, smoothing: float) -> Loss:
 def _binary(activation: str, smoothing: float) -> Loss:
     def loss(y: Tensor, output: Tensor) -> Tensor:
         y = _smoothed(y, smoothing, 2)
-        if activation == "sigmoid":
+        logits = _logits(output, activation)
+        if logits is None:
             p = tf.minimum(tf.maximum(output, _EPSILON), 1.0 - _EPSILON)
             return tf.reduce_mean(-(y * tf.math.log(p) + (1.0 - y) * tf.math.log(1.0 - p)), axis=-1)
         # log(1 + exp(-|z|)) + max(z, 0) - z y: never overflows.
-        small = tf.math.log(1.0 + tf.exp(-tf.abs(output)))
-        return tf.reduce_mean(small + tf.nn.relu(output) - output * y, axis=-1)
+        small = tf.math.log(1.0 + tf.exp(-tf.abs(logits)))
+        return tf.reduce_mean(small + tf.nn.relu(logits) - logits * y, axis=-1)
 
     def metric(y: Tensor, output: Tensor) -> Tensor:
         threshold = 0.5 if activation == "sigmoid" else 0.0
@@ -242,4 +258,15 @@ def _regression(name: str, elementwise: Elementwise) -> Loss:
 
 def _custom(name: str) -> Loss:
     function = load_object(name, "convert-loss")
-    return Loss(name, "mean_absolute_error", "values", function, _absolute_error, function, sparse=False)
+
+    def checked(y: Tensor, output: Tensor) -> Tensor:
+        losses = tf.convert_to_tensor(function(y, output))
+        if losses.shape.rank == 0 or losses.shape[0] != output.shape[0]:
+            raise BundleError(
+                "convert-loss",
+                f"{name} returns {losses.shape.as_list()} for {output.shape[0]} examples",
+                "return one loss per example, f32[B] or f32[B, ...], and leave the mean over the batch out",
+            )
+        return losses
+
+    return Loss(name, "mean_absolute_error", "values", checked, _absolute_error, checked, sparse=False)

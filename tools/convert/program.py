@@ -38,6 +38,7 @@ class Program:
     label_shape: tuple[int, ...]
     label_dtype: str
     classes: int  # the size of the output's last dimension
+    tokens: int  # how many different whole numbers an integer input may hold: rows of the smallest table
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,27 @@ def build_program(
     further = [tf.TensorSpec(spec.shape, spec.dtype, name=spec.name) for spec in inputs]
     steps = _Steps(source, learning, forms, [spec.name for spec in inputs], largest_piece)
     flat = tf.TensorSpec([sum(weight.value.size for weight in source.weights)], tf.float32, name="weights")
+    # Without AutoGraph errors come out as they were raised.
+    bodies = {
+        "set_weights": (steps.set_weights, [flat]),
+        "get_weights": (steps.get_weights, []),
+        "train": (steps.train, [*batch, *further]),
+        "evaluate": (steps.evaluate, batch),
+        "infer": (steps.infer, xs),
+    }
     functions = {
-        "set_weights": tf.function(steps.set_weights, input_signature=[flat]),
-        "get_weights": tf.function(steps.get_weights, input_signature=[]),
-        "train": tf.function(steps.train, input_signature=[*batch, *further]),
-        "evaluate": tf.function(steps.evaluate, input_signature=batch),
-        "infer": tf.function(steps.infer, input_signature=xs),
+        name: tf.function(body, input_signature=signature, autograph=False)
+        for name, (body, signature) in bodies.items()
     }
     classes = int(output.shape[-1])
-    return Program(steps.module, functions, inputs, names, label_shape, label_dtype, classes)
+    return Program(steps.module, functions, inputs, names, label_shape, label_dtype, classes, _tokens(forward))
+
+
+def _tokens(forward: Graph) -> int:
+    """Return the rows of the smallest table that is looked up in; 2 if there is none, which any meaning allows."""
+    tables = [op.inputs[0].shape for op in forward.get_operations() if op.type == "GatherV2"]
+    rows = [int(shape[0]) for shape in tables if shape.rank == 2]
+    return min(rows, default=2)
 
 
 class _Steps:
@@ -150,9 +163,9 @@ class _Steps:
                 anchor = tf.convert_to_tensor(piece.anchor)
                 one = Step(piece.of(gradients[index]), before, anchor, slots, values, number)
                 moved_to, remembered = self._optimizer.move(one)
-                piece.variable.assign(moved_to)
-                for slot, value in zip(piece.slots, remembered, strict=True):
-                    slot.assign(value)
+                for variable, value in zip([piece.variable, *piece.slots], [moved_to, *remembered], strict=True):
+                    # A scalar became f32[1] beside the inputs of the step.
+                    variable.assign(value if variable.shape.rank else tf.reshape(value, []))
         return {"loss": tf.reshape(loss, [1])}
 
     def _randomness(self, values: Mapping[str, Tensor], step: Tensor | None) -> Randomness | None:
@@ -168,9 +181,11 @@ class _Steps:
         *x, y, mask = batch
         trained = [index for index, weight in enumerate(self._source.weights) if weight.trainable]
         with tf.compat.v1.get_default_graph().gradient_override_map(override_map()):
-            output, moved = self._source.call(weights, x, training=True, manner=Manner(randomness, self._forms))
+            manner = Manner(randomness, self._forms, penalties=[])
+            output, moved = self._source.call(weights, x, training=True, manner=manner)
             losses = self._loss.weighted(y, self._loss.elementwise(y, output)) * mask
             loss = tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(mask), 1.0)
+            loss = tf.add_n([loss, *manner.penalties]) if manner.penalties else loss
             # GradientTape would ignore the override map.
             found = tf.gradients(
                 loss,
@@ -208,7 +223,11 @@ def build_inference(
     def infer(*x: Tensor) -> dict[str, Tensor]:
         low = tf.minimum(tf.reshape(tf.cast(x[0], tf.float32), [-1])[:1], _LOWEST)
         values = [tf.constant(weight) for weight in weights]
-        values = [tf.maximum(value, low) if index in kept_apart else value for index, value in enumerate(values)]
+        # A scalar has no dimension that could be broadcast.
+        values = [
+            tf.maximum(value, low if value.shape.rank else tf.reshape(low, [])) if index in kept_apart else value
+            for index, value in enumerate(values)
+        ]
         return {"y": source.call(values, x, training=False)[0]}
 
     return tf.function(infer, input_signature=input_specs(source, 1))

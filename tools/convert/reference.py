@@ -99,10 +99,12 @@ class Reference:
     def _differentiated(self, weights: Sequence[Tensor], batch: Sequence[Tensor], step: Tensor) -> Tensor:
         *x, y, mask = batch
         values = [tf.convert_to_tensor(weight) for weight in weights]
-        output, moved = self._source.reference(values, x, training=True, manner=Manner(self._randomness(step)))
+        manner = Manner(self._randomness(step), penalties=[])
+        output, moved = self._source.reference(values, x, training=True, manner=manner)
         loss = self._learning.loss
         losses = loss.weighted(y, loss.reference(y, output)) * mask
         mean = tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(mask), 1.0)
+        mean = tf.add_n([mean, *manner.penalties]) if manner.penalties else mean
         # A GradientTape would not see the operations of an imported SavedModel.
         gradients = tf.gradients(mean, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return mean, [tf.convert_to_tensor(gradient) for gradient in gradients], moved

@@ -41,11 +41,13 @@ class Manner:
         randomness: where layers draw from; None for a pass that must not draw.
         forms: how to write convolutions; None to leave them as they are.
         kinks: gets what decides on which side of a kink each value lies; None if nobody asks.
+        penalties: gets what layers add to the loss (regularizers, ``add_loss``), scalars; None if nobody asks.
     """
 
     randomness: Randomness | None = None
     forms: Forms | None = None
     kinks: list[Kink] | None = None
+    penalties: list[Tensor] | None = None
 
 
 PLAIN = Manner()

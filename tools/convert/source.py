@@ -10,7 +10,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -19,7 +19,7 @@ import numpy as np
 from shared.errors import BundleError
 from tools.convert.random_numbers import DRAWS
 from tools.convert.replay import PLAIN, Manner, replay
-from tools.convert.tf import Function, Graph, KerasModel, Tensor, Variable, freeze, keras, tf
+from tools.convert.tf import Function, Graph, KerasModel, Operation, Tensor, Variable, freeze, keras, tf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,11 +51,15 @@ class ModelInput:
 
 @dataclass(frozen=True)
 class Weight:
-    """One float variable of the model and its value in the source."""
+    """One float variable of the model and its value in the source.
+
+    Training ``moves`` it unless it is frozen: trained weights, and moments of batch norm.
+    """
 
     path: str
     value: NDArray[np.float32]
     trainable: bool
+    moves: bool
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,16 @@ def _keras(model: KerasModel, name: str) -> SourceModel:
             "give a model with one output",
         )
     floats = [variable for variable in model.variables if "float" in variable.dtype]
+    bound = [variable.path for variable in model.trainable_variables if getattr(variable, "constraint", None)]
+    if bound:
+        raise BundleError(
+            "convert-constraint",
+            f"{name} has a constraint on {', '.join(bound)}, which a training step on a device does not apply",
+            "build the layer without kernel_constraint and the like; weight decay or a regularizer keeps weights small",
+        )
     weights = [
-        Weight(variable.path, np.asarray(variable.numpy(), np.float32), bool(variable.trainable)) for variable in floats
+        Weight(variable.path, np.asarray(variable.numpy(), np.float32), bool(variable.trainable), moves=True)
+        for variable in floats
     ]
     original = _stateless(model, floats)
     batched = [tf.TensorSpec([1, *spec.shape], spec.dtype) for spec in inputs]
@@ -159,6 +171,9 @@ def _keras(model: KerasModel, name: str) -> SourceModel:
             f"{name} cannot be traced: {_reason(error)}",
             "build its layers from TensorFlow operations",
         ) from error
+    weights = [
+        replace(weight, moves=weight.trainable or not _passed_on(traced, index)) for index, weight in enumerate(weights)
+    ]
     call, draws = _replayed(original), _draws(traced)
     reference = _drawing_alike(original, call) if draws else original
     return SourceModel(name, tuple(inputs), tuple(weights), call, reference, draws)
@@ -196,7 +211,7 @@ def _stateless(model: KerasModel, floats: list[Variable]) -> Call:
         tensors: Sequence[Tensor],
         *,
         training: bool,
-        manner: Manner = PLAIN,  # noqa: ARG001 - Keras writes and draws by itself
+        manner: Manner = PLAIN,  # Keras writes and draws by itself
     ) -> tuple[Tensor, list[Tensor]]:
         values = {id(variable): weight for variable, weight in zip(floats, weights, strict=True)}
         given = [
@@ -207,7 +222,9 @@ def _stateless(model: KerasModel, floats: list[Variable]) -> Call:
             for group in (model.trainable_variables, model.non_trainable_variables)
         ]
         single = tensors[0] if len(tensors) == 1 else list(tensors)
-        output, moved = model.stateless_call(*given, single, training=training)
+        output, moved, losses = model.stateless_call(*given, single, training=training, return_losses=True)
+        if manner.penalties is not None:
+            manner.penalties.extend(losses)
         for variable, after in zip(model.non_trainable_variables, moved, strict=True):
             values[id(variable)] = after
         return output, [values[id(variable)] for variable in floats]
@@ -219,10 +236,19 @@ def _traced(original: Call, weights: Sequence[Tensor], tensors: Sequence[Tensor]
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in (*weights, *tensors)]
 
     def call(*given: Tensor) -> list[Tensor]:
-        output, moved = original(given[: len(weights)], given[len(weights) :], training=training)
-        return [output, *moved]
+        manner = Manner(penalties=[])
+        output, moved = original(given[: len(weights)], given[len(weights) :], training=training, manner=manner)
+        return [output, *moved, *(manner.penalties or [])]
 
     return tf.function(call, autograph=False).get_concrete_function(*specs).graph
+
+
+def _passed_on(traced: Graph, index: int) -> bool:
+    """Say whether a training step leaves a weight as it is."""
+    op: Operation = traced.outputs[1 + index].op
+    while op.type == "Identity":
+        op = op.inputs[0].op
+    return bool(op is traced.inputs[index].op)
 
 
 def _draws(graph: Graph) -> bool:
@@ -243,8 +269,11 @@ def _replayed(original: Call) -> Call:
         given = [*weights, *tensors, *(outer for outer, _ in graph.captures)]
         places = {inner.name: value for inner, value in zip(graph.inputs, given, strict=True)}
         # An output that is an input comes back through its place.
-        output, *moved = replay(graph, places, graph.outputs, manner)
-        return output, moved
+        wanted = graph.outputs[: 1 + len(weights)] if manner.penalties is None else graph.outputs
+        output, *rest = replay(graph, places, wanted, manner)
+        if manner.penalties is not None:
+            manner.penalties.extend(rest[len(weights) :])
+        return output, rest[: len(weights)]
 
     return call
 
@@ -282,7 +311,12 @@ def _inlined(name: str, signature: Function, inputs: tuple[ModelInput, ...]) -> 
     captured = {inner: variable for inner, variable in captures if variable is not None and inner in present}
     places = [*(f"{inner}:0" for inner in captured), *(_place(frozen, spec.name) for spec in inputs)]
     weights = (
-        Weight(variable.name.split(":")[0], np.asarray(variable.numpy(), np.float32), bool(variable.trainable))
+        Weight(
+            variable.name.split(":")[0],
+            np.asarray(variable.numpy(), np.float32),
+            bool(variable.trainable),
+            moves=bool(variable.trainable),  # a SavedModel has no training pass in which moments would move
+        )
         for variable in captured.values()
     )
     output = frozen.outputs[0].name

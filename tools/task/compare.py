@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_client.trainer.tflite import TfliteTrainer
 from models.task import Bounds, Budget
+
+from edge_client.trainer.tflite import TfliteTrainer
 from shared.bundle import initial_weights, read_bundle
 from shared.errors import UsageError
 from shared.examples import concatenate
 from shared.plan import Plan
 from tools.baselines import train_federated, train_local_only
-from tools.task.own import PLAN_FILE, OwnTask, Owned
+from tools.task.own import PLAN_FILE, Owned, OwnTask
 
 if TYPE_CHECKING:
     from shared.examples import Examples

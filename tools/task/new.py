@@ -96,7 +96,9 @@ def write_task(name: str, parent: Path, found: Found, licence: str) -> Path:
     if folder.exists():
         raise UsageError("task-exists", f"{folder} exists already.", "choose another name, or remove it")
     if not found.examples.is_dir():
-        raise UsageError("examples-missing", f"There is no folder {found.examples}.", "give --examples OWNER/CLASS/FILE")
+        raise UsageError(
+            "examples-missing", f"There is no folder {found.examples}.", "give --examples OWNER/CLASS/FILE"
+        )
     owners = [path.name for path in folders(found.examples)]
     classes = sorted({path.name for owner in folders(found.examples) for path in folders(owner)})
     if len(classes) != found.outputs:
@@ -108,7 +110,7 @@ def write_task(name: str, parent: Path, found: Found, licence: str) -> Path:
         )
     strangers = owners[-max(len(owners) // 5, 1) :]
     devices = len(owners) - len(strangers)
-    if devices < 3:  # noqa: PLR2004 - two devices learn each other's update
+    if devices < 3:
         raise UsageError("task-owners", f"{found.examples} has {len(owners)} owners.", "4 or more are needed")
     smallest = min(_DEFAULT_SMALLEST, max(devices - devices // 4, 3))
     written = {

@@ -87,7 +87,9 @@ def read_task(folder: Path) -> OwnTask:
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise UsageError("task-missing", f"{path}: {error.strerror}.", "write it with `fedloom task new NAME`") from error
+        raise UsageError(
+            "task-missing", f"{path}: {error.strerror}.", "write it with `fedloom task new NAME`"
+        ) from error
     except ValueError as error:
         raise UsageError("task-file", f"{path} is not TOML: {error}.") from error
     for key, kind in _KEYS.items():
@@ -119,7 +121,9 @@ def _check(values: Mapping[str, Any], path: Path) -> None:
             "write into licence whose data they are and what may be done with them",
         )
     if not 0.0 < values["held_out_share"] < 1.0:
-        raise UsageError("task-file", f"{path}: held_out_share is {values['held_out_share']}, between 0 and 1 is needed.")
+        raise UsageError(
+            "task-file", f"{path}: held_out_share is {values['held_out_share']}, between 0 and 1 is needed."
+        )
     if len(values["classes"]) < 2 or len(set(values["classes"])) < len(values["classes"]):
         raise UsageError("task-file", f"{path}: classes needs two different names or more.")
 
