@@ -33,4 +33,7 @@ def test_every_case_trains_as_tensorflow_does(tmp_path: Path, part: int) -> None
         assert all(proof["passed"] for proof in proofs), name
         errors = [tensor["max_relative_error"] for proof in proofs for tensor in proof["tensors"]]
         assert max(errors) <= 1e-4, name
-        assert not custom_operators(read_bundle(tmp_path / name).files[TRAIN_FILE]), name
+        bundle = read_bundle(tmp_path / name)
+        assert not custom_operators(bundle.files[TRAIN_FILE]), name
+        if name == "layer_frozen":
+            assert [spec.role for spec in bundle.manifest.tensors] == ["local"] * 2 + ["shared"] * 4

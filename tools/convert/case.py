@@ -33,7 +33,7 @@ _LARGE: Final = 32.0
 _OVERFLOWING: Final = 1e9  # a gradient of which a step may be infinite
 _DISTINCT = 4  # examples of a batch whose inputs are large: fewer activations that may lie near a kink
 _FROM = 256  # elements of an input that is large
-_TRIES = 8
+_TRIES = 4
 _JOLT = 2.0**-19  # of a weight: many times the rounding error of f32
 _JOLTS = 3
 _STEADY = 3e-5  # relative to a tensor's largest gradient
@@ -115,7 +115,8 @@ def _cleared(reference: Reference, weights: list[Array], batches: Sequence[Batch
     From the input on, because a shift moves all that comes after it.
     """
     weights = [weight.copy() for weight in weights]
-    found = [reference.decides(weights, batch) for batch in batches]
+    tensors, inputs = reference.tensors(weights), [reference.tensors(batch) for batch in batches]
+    found = [reference.decides(tensors, batch) for batch in inputs]
     for index in range(len(found[0])):
         _, places, bias = found[0][index]
         if bias is None:
@@ -123,7 +124,8 @@ def _cleared(reference: Reference, weights: list[Array], batches: Sequence[Batch
         shifts = channel_shifts([one[index][0] for one in found], places)
         if shifts.any():
             weights[bias] += shifts
-            found = [reference.decides(weights, batch) for batch in batches]
+            tensors[bias] = reference.tensors([weights[bias]])[0]
+            found = [reference.decides(tensors, batch) for batch in inputs]
     return weights
 
 

@@ -76,8 +76,12 @@ class Reference:
         loss, metric, output = self._forward(weights, batch)
         return [float(loss), float(metric), float(batch[-1].sum())], np.asarray(output)
 
+    def tensors(self, arrays: Sequence[Array]) -> list[Tensor]:
+        """Return arrays as ``decides`` takes them: to convert hundreds takes longer than to run many a model."""
+        return [tf.constant(array) for array in arrays]
+
     def decides(
-        self, weights: Sequence[Array], batch: Sequence[Array]
+        self, weights: Sequence[Tensor], batch: Sequence[Tensor]
     ) -> list[tuple[Array, Sequence[float], int | None]]:
         """Return for each kink of a training pass what decides, where it jumps, and the index of the bias before it."""
         found = self._decides(weights, batch)
@@ -120,8 +124,7 @@ class Reference:
     def _decided(self, weights: Sequence[Tensor], batch: Sequence[Tensor]) -> list[Tensor]:
         values = [tf.identity(weight) for weight in weights]
         kinks: list[Kink] = []
-        x = [tf.convert_to_tensor(part) for part in batch[:-2]]
-        self._source.call(values, x, training=True, manner=Manner(self._randomness(_number(0)), kinks=kinks))
+        self._source.call(values, batch[:-2], training=True, manner=Manner(self._randomness(_number(0)), kinks=kinks))
         self._kinks = [(kink.at, bias_of(kink, values)) for kink in kinks]
         return [kink.decides for kink in kinks]
 
