@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from models.initializers import depthwise_initializer
 from models.partitions import dirichlet, divide, iid
 from models.task import DATA_FOLDER, TaskData, scaled_images
 from shared.examples import Examples
@@ -35,7 +36,14 @@ def build() -> Any:  # noqa: ANN401 - Keras has no types
 
     def block(x: Any, number: int, filters: int, stride: int) -> Any:  # noqa: ANN401
         wide = layers.Conv2D(3 * x.shape[-1], 1, activation="relu", name=f"expand{number}")(x)
-        y = layers.DepthwiseConv2D(3, stride, "same", activation="relu", name=f"depthwise{number}")(wide)
+        y = layers.DepthwiseConv2D(
+            3,
+            stride,
+            "same",
+            activation="relu",
+            depthwise_initializer=depthwise_initializer(),
+            name=f"depthwise{number}",
+        )(wide)
         y = layers.Conv2D(filters, 1, name=f"project{number}")(y)
         return layers.Add(name=f"add{number}")([x, y]) if y.shape == x.shape else y
 

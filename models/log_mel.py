@@ -29,7 +29,8 @@ F32 = NDArray[np.float32]
 
 def hann() -> F32:
     """Return the window f32[240]."""
-    return np.hanning(FRAME + 1)[:-1].astype(np.float32)
+    window: F32 = np.hanning(FRAME + 1)[:-1].astype(np.float32)
+    return window
 
 
 def mel_matrix() -> F32:
@@ -39,7 +40,8 @@ def mel_matrix() -> F32:
     hz = np.arange(POINTS // 2 + 1)[:, None] * (RATE_HZ / POINTS)
     rising = (hz - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - hz) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    triangles: F32 = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    return triangles
 
 
 def log_mel_layer() -> Any:  # noqa: ANN401 - Keras has no types

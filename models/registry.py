@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from models import activity, digits, fashion, shakespeare, spoken_digits
+from models import activity, digits, fashion, log_mel, shakespeare, spoken_digits
 from models.task import Bounds, Budget, Budgets, Grid, Task, Words
 from shared.errors import UsageError
 
@@ -27,7 +27,7 @@ _ACTIVITY: Final = Task(
     data_file="watch_exercise.npz",
     plan=_HERE / "activity.toml",
     load=activity.load,
-    words=Words("windows", "person", "people 9, 10, who never took part"),
+    words=Words("window", "person", "people 9, 10, who never took part"),
     devices=8,
     budgets=Budgets(
         federated=Budget(rounds=15, epochs=4, learning_rate=0.05),
@@ -43,13 +43,13 @@ _SPOKEN_DIGITS: Final = Task(
     batch_size=16,
     loss=_CROSS_ENTROPY,
     classes=spoken_digits.CLASSES,
-    input_shape=(spoken_digits.SAMPLES,),
+    input_shape=(log_mel.SAMPLES,),
     owners=tuple(spoken_digits.SPEAKERS),
     test_owners=(6,),
     data_file=spoken_digits.DATA_FILE,
     plan=_HERE / "spoken_digits.toml",
     load=spoken_digits.load,
-    words=Words("recordings", "speaker", "speaker yweweler, who never took part"),
+    words=Words("recording", "speaker", "speaker yweweler, who never took part"),
     devices=5,
     budgets=Budgets(
         federated=Budget(rounds=15, epochs=2, learning_rate=0.1),
@@ -59,6 +59,7 @@ _SPOKEN_DIGITS: Final = Task(
     ),
     grid=Grid(epochs=(2,), federated_rates=(0.05, 0.1), server_rates=(1.0, 1.5), rates=(0.02, 0.05, 0.1, 0.2)),
     owner_names=spoken_digits.SPEAKERS,
+    exhibit="confusion",
 )
 _FASHION: Final = Task(
     name="fashion",
@@ -72,7 +73,7 @@ _FASHION: Final = Task(
     data_file=fashion.DATA_FILE,
     plan=_HERE / "fashion.toml",
     load=fashion.load,
-    words=Words("images", "device", "test images that no device has"),
+    words=Words("image", "device", "test images that no device has"),
     devices=fashion.DEVICES,
     budgets=Budgets(
         federated=Budget(rounds=15, epochs=2, learning_rate=0.1),
@@ -82,6 +83,7 @@ _FASHION: Final = Task(
     ),
     grid=Grid(epochs=(2,), federated_rates=(0.05, 0.1), server_rates=(1.0, 1.5), rates=(0.02, 0.05, 0.1, 0.2)),
     partitions={"iid": fashion.load_iid},
+    exhibit="strip",
 )
 _SHAKESPEARE: Final = Task(
     name="shakespeare",
@@ -96,7 +98,7 @@ _SHAKESPEARE: Final = Task(
     data_file=shakespeare.DATA_FILE,
     plan=_HERE / "shakespeare.toml",
     load=shakespeare.load,
-    words=Words("characters", "role", "the roles Rosalind, Antony, Titus and Falstaff, which took no part", "foretold"),
+    words=Words("character", "role", "the roles Rosalind, Antony, Titus and Falstaff, which took no part", "foretold"),
     devices=8,
     budgets=Budgets(
         federated=Budget(rounds=12, epochs=2, learning_rate=0.005),
@@ -107,6 +109,7 @@ _SHAKESPEARE: Final = Task(
     grid=Grid(epochs=(1,), federated_rates=(0.005, 0.01), server_rates=(1.0, 1.5), rates=(0.001, 0.002, 0.005, 0.01)),
     optimizer="adam",
     owner_names=shakespeare.ROLES,
+    exhibit="text",
 )
 _DIGITS: Final = Task(
     name="digits",
@@ -120,7 +123,7 @@ _DIGITS: Final = Task(
     data_file=digits.DATA_FILE,
     plan=_HERE / "digits.toml",
     load=digits.load_two_shard,
-    words=Words("images", "device", "test images that no device has"),
+    words=Words("image", "device", "test images that no device has"),
     devices=digits.DEVICES,
     budgets=Budgets(
         federated=Budget(rounds=15, epochs=2, learning_rate=0.05),
@@ -130,6 +133,7 @@ _DIGITS: Final = Task(
     ),
     grid=Grid(epochs=(2,), federated_rates=(0.05, 0.1), server_rates=(1.0, 1.5), rates=(0.02, 0.05, 0.1, 0.2)),
     partitions={"iid": digits.load_iid, "writers": digits.load_by_writer},
+    exhibit="strip",
 )
 TASKS: Final = {task.name: task for task in (_ACTIVITY, _SPOKEN_DIGITS, _FASHION, _SHAKESPEARE, _DIGITS)}
 

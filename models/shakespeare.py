@@ -1,7 +1,8 @@
 """Task ``shakespeare``: the next character of a role in a play (McMahan et al., arXiv 1602.05629, section 3).
 
-A gated recurrent unit (Cho et al., arXiv 1406.1078) reads 32 characters and says after each what comes next. Each
-device holds the lines of one role; some roles take no part and are the test of the model. Losses are nats per character.
+A gated recurrent unit (Cho et al., arXiv 1406.1078) reads 24 characters and says after each what comes next. Each
+device holds the lines of one role; some roles take no part and are the test of the model. Losses are nats per
+character.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from shared.examples import Examples, concatenate
 
 DATA_FILE: Final = "shakespeare.npz"
 SYMBOLS: Final = "\n !\"&'(),-./01:;?@ABCDEFGHIJKLMNOPQRSTUVWXYZ]_abcdefghijklmnopqrstuvwxyz{"
-LENGTH: Final = 32
+LENGTH: Final = 24
 CHARACTERS: Final = 20_000  # of a role, at most: the first ones
 _TRAIN_SHARE: Final = 0.85
 # The twelve roles with the most lines, by their place in the file.
@@ -37,7 +38,7 @@ ROLES: Final = {
 
 
 def build() -> Any:  # noqa: ANN401 - Keras has no types
-    """Return the uncompiled keras.Model: symbols i32[B, 32] to logits f32[B, 32, 73] of the symbol after each."""
+    """Return the uncompiled keras.Model: symbols i32[B, 24] to logits f32[B, 24, 73] of the symbol after each."""
     import keras  # noqa: PLC0415 - devices and the aggregator import this package without TensorFlow
 
     keras.utils.set_random_seed(1)
@@ -46,7 +47,7 @@ def build() -> Any:  # noqa: ANN401 - Keras has no types
         [
             keras.Input((LENGTH,), dtype="int32", name="text"),
             layers.Embedding(len(SYMBOLS), 16, name="embedding"),
-            layers.GRU(96, return_sequences=True, name="gru"),
+            layers.GRU(64, return_sequences=True, name="gru"),
             layers.Dense(len(SYMBOLS), name="logits"),
         ],
         name="shakespeare",
@@ -54,7 +55,7 @@ def build() -> Any:  # noqa: ANN401 - Keras has no types
 
 
 def load(test_owners: tuple[int, ...] = (30, 11, 381, 75)) -> TaskData:
-    """Read the plays: x int32[n, 32], y int32[n, 32], the same text one character later.
+    """Read the plays: x int32[n, 24], y int32[n, 24], the same text one character later.
 
     Of each role the first 85 % are trained on and the rest is held out. Raises OSError if the file is missing.
     """

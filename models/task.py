@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from shared.errors import UsageError
 from shared.examples import Examples
 
 DATA_FOLDER: Final = Path(__file__).parent / "data"
+_NAMED: Final = 8  # classes in one warning
 _LICENCE_BYTES: Final = 40  # an empty file is no licence
 
 
@@ -74,16 +75,21 @@ class Words:
     """How a task's things are called.
 
     Attributes:
-        examples: such as "windows".
+        example: such as "window"; ``examples`` are many of them.
         owner: whose data one device has, such as "person".
         strangers: whom the model is tested on, such as "people 9 and 10, who never took part".
         solved: what the model does with an example that it gets right, such as "recognised".
     """
 
-    examples: str
+    example: str
     owner: str
     strangers: str
     solved: str = "recognised"
+
+    @property
+    def examples(self) -> str:
+        """Many of them."""
+        return f"{self.example}s"
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Task:
         grid: among what the budgets were chosen.
         partitions: other ways to divide the data, by name; each takes the value of FEDLOOM_DATA.
         owner_names: names of owners, where they have one.
+        exhibit: what the demo shows beside the figures.
     """
 
     name: str
@@ -128,6 +135,7 @@ class Task:
     optimizer: str = "sgd"
     partitions: Mapping[str, Callable[[str | None], TaskData]] = field(default_factory=dict)
     owner_names: Mapping[int, str] = field(default_factory=dict)
+    exhibit: Literal["none", "confusion", "strip", "text"] = "none"
 
     @property
     def card(self) -> Path:
@@ -205,8 +213,9 @@ def missing_classes(task: Task, data: TaskData) -> list[str]:
     for owner, (train, _) in data.devices.items():
         absent = sorted(set(range(len(task.classes))) - set(np.unique(train.y).tolist()))
         if absent:
-            names = ", ".join(repr(task.classes[label]) for label in absent)
-            lines.append(f"{task.name_of(owner)} has no example of {names}")
+            names = ", ".join(repr(task.classes[label]) for label in absent[:_NAMED])
+            more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+            lines.append(f"{task.name_of(owner)} has no example of {names}{more}")
     return lines
 
 

@@ -45,7 +45,7 @@ class Curve:
 
 
 def random_weights(bundle: Bundle, seed: int) -> F32:
-    """Return fresh weights f32[d]: Glorot uniform for kernels (Glorot and Bengio 2010), the bundle's for the rest.
+    """Return fresh weights f32[d]: kernels uniform with the spread of the bundle's own, which for the rest are kept.
 
     The rest is what a seed does not decide: biases of 0, scales of 1, statistics.
     """
@@ -53,9 +53,9 @@ def random_weights(bundle: Bundle, seed: int) -> F32:
     weights = initial_weights(bundle).copy()
     for spec in bundle.manifest.tensors:
         if len(spec.shape) > 1 and spec.role != "statistic":
-            fans = int(np.prod(spec.shape[:-2])) * sum(spec.shape[-2:])
-            limit = np.sqrt(6.0 / fans)
-            weights[spec.offset : spec.offset + spec.size] = generator.uniform(-limit, limit, spec.size)
+            place = slice(spec.offset, spec.offset + spec.size)
+            limit = np.sqrt(3.0) * weights[place].std()
+            weights[place] = generator.uniform(-limit, limit, spec.size)
     return weights
 
 

@@ -58,9 +58,7 @@ def compare(people: str, runs: Mapping[int, Mapping[str, float]]) -> list[Result
     ]
 
 
-def accuracies(
-    bundle: Bundle, trainer: Trainer, data: TaskData, seed: int, budgets: Budgets
-) -> dict[str, float]:
+def accuracies(bundle: Bundle, trainer: Trainer, data: TaskData, seed: int, budgets: Budgets) -> dict[str, float]:
     """Train all methods from one start; return their accuracies on the people who take no part."""
     start = random_weights(bundle, seed)
     devices, test = data.devices, data.test

@@ -9,7 +9,8 @@ from pathlib import Path
 from models.registry import get_task
 from tools.bench.report import Result, to_json, to_text
 
-# Each module has ``measure() -> list[Result]``, those of OF_A_TASK ``measure(task)``; it is loaded when it is asked for.
+# Each module has ``measure() -> list[Result]``, those of OF_A_TASK ``measure(task)``; it is
+# loaded when it is asked for.
 BENCHES = {
     "accuracy": "tools.bench.accuracy",
     "int8": "tools.bench.int8",
