@@ -2,7 +2,8 @@
 
 The network takes the wave itself: its first layer, which has no weights, makes the log-mel spectrogram that
 keyword spotting works on, so that a device needs nothing but the model. Depthwise separable convolutions follow
-(DS-CNN, Zhang et al., arXiv 1711.07128), without batch normalisation, which learned more slowly here. Each device holds one speaker's recordings; one speaker takes no part.
+(DS-CNN, Zhang et al., arXiv 1711.07128), without batch normalisation, which learned more slowly here. Each
+device holds one speaker's recordings; one speaker takes no part.
 """
 
 from __future__ import annotations
