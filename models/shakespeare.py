@@ -46,7 +46,7 @@ def build() -> Any:  # noqa: ANN401 - Keras has no types
     return keras.Sequential(
         [
             keras.Input((LENGTH,), dtype="int32", name="text"),
-            layers.Embedding(len(SYMBOLS), 16, name="embedding"),
+            layers.Embedding(len(SYMBOLS), 32, name="embedding"),
             layers.GRU(64, return_sequences=True, name="gru"),
             layers.Dense(len(SYMBOLS), name="logits"),
         ],
