@@ -3,8 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 TASK ?= activity
-DEVICES ?= 8
-ROUNDS ?= 15
+# DEVICES, ROUNDS and PARTITION: the task's own unless given.
 
 LOCKS := requirements/edge.txt requirements/server.txt requirements/convert.txt requirements/dev.txt
 # tflite-runtime ends at Python 3.11; on newer Pythons every agent runs on LiteRT.
@@ -36,7 +35,8 @@ all: .venv $(DEVICE_VENVS)
 	@touch $@
 
 demo: all
-	$(BIN)/python -m tools.demo --task $(TASK) --devices $(DEVICES) --rounds $(ROUNDS)
+	$(BIN)/python -m tools.demo --task $(TASK) $(if $(DEVICES),--devices $(DEVICES)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(PARTITION),--partition $(PARTITION))
 
 test: all
 	$(BIN)/pytest -n 2 --dist loadgroup tests

@@ -8,32 +8,25 @@ are described in ``cards/activity.md``. Each device holds the windows of one per
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.task import DATA_FOLDER, TaskData
 from shared.examples import Examples
 
 WINDOW, CHANNELS, CLASSES = 100, 6, 7
 OWNERS = tuple(range(1, 11))
-DATA_FILE = Path(__file__).parent / "data" / "watch_exercise.npz"
+DATA_FILE = DATA_FOLDER / "watch_exercise.npz"
+# Pendulum, abduction, forward elevation, internal and external rotation, trapezius extension, row.
+LABELS = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
 
 # Rounded spread of each channel (gyroscope y, z, x, accelerometer z, x, y): constants, because statistics over all
 # people would have to be shared between them.
 _SPREAD = np.array([1.0, 0.5, 0.5, 1.0, 2.5, 1.0], np.float32)
 _LARGEST = np.float32(4.0)  # a knock against the watch reaches 29 and can spoil a whole round of training
 _TRAIN_SHARE = 0.8
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """Per owner the examples to train on and those held out, and the examples of people who take no part."""
-
-    devices: dict[int, tuple[Examples, Examples]]
-    test: Examples
 
 
 def build() -> Any:  # noqa: ANN401 - Keras has no types

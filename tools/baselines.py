@@ -2,12 +2,13 @@
 
 *Local only*: every device trains alone; *centralised*: all devices' examples in one place, which federated
 learning exists to avoid. All three start from the same weights and use the same trainer; each has a
-``Budget`` of its own, so that each can be tuned with equal care. Accuracies are shares of windows, 0 to 1.
+``Budget`` of its own, so that each can be tuned with equal care. Accuracies are shares of examples, 0 to 1 (of
+characters, where an example is a text), losses nats per example or character.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from cloud_server.aggregation.closing import step_weights
 from edge_client import contribution
 from edge_client.trainer.protocol import Evaluation, Examples, Trainer, TrainingRecipe
+from models.task import Bounds, Budget
 from shared.bundle import Bundle, TensorSpec, initial_weights
 from shared.examples import concatenate
 from shared.layout import Layout
@@ -29,52 +31,21 @@ Devices: TypeAlias = Mapping[int, tuple[Examples, Examples]]
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How much to train: ``rounds`` times ``epochs`` over the data at a constant learning rate."""
-
-    rounds: int
-    epochs: int
-    learning_rate: float
-
-    def recipe(self) -> TrainingRecipe:
-        """Return one round's work."""
-        return TrainingRecipe("fedavg", self.epochs, self.learning_rate)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What federated averaging bounds: an update's L2 norm and how many examples a device may count for."""
-
-    max_l2_norm: float
-    max_weight: int
-    server_learning_rate: float = 1.0
-
-
-# Task ``activity``, chosen by ``fedloom bench tuning``: of eight points per method the one that does best on the
-# participants' held-out windows (local only: each model on its own owner's). A learning rate at which any of the
-# method's points diverged is rejected, which is 0.1 for federated averaging and 0.2 for the others; of equals the
-# first in the grid's order is taken, which is the lower learning rate.
-FEDERATED = Budget(rounds=15, epochs=4, learning_rate=0.05)
-LOCAL_ONLY = Budget(rounds=15, epochs=2, learning_rate=0.1)
-CENTRALISED = Budget(rounds=15, epochs=2, learning_rate=0.05)
-BOUNDS = Bounds(max_l2_norm=3.0, max_weight=400, server_learning_rate=1.5)
-
-
-@dataclass(frozen=True)
 class Curve:
-    """One value per round, on people who take no part and on the participants' held-out windows.
+    """One value per round, on owners who take no part and on the participants' held-out examples.
 
-    For local-only training both are means over the models; ``weights`` are the last ones f32[d], by owner
-    there.
+    For local-only training they are means over the models; ``weights`` are the last ones f32[d], by owner there.
     """
 
     accuracy: tuple[float, ...]
     accuracy_participants: tuple[float, ...]
+    loss: tuple[float, ...]
+    loss_participants: tuple[float, ...]
     weights: Mapping[int, F32]
 
 
 def random_weights(bundle: Bundle, seed: int) -> F32:
-    """Return fresh weights f32[d]: Glorot uniform for kernels (Glorot and Bengio 2010), the bundle's for the rest.
+    """Return fresh weights f32[d]: kernels uniform with the spread of the bundle's own, which for the rest are kept.
 
     The rest is what a seed does not decide: biases of 0, scales of 1, statistics.
     """
@@ -82,16 +53,15 @@ def random_weights(bundle: Bundle, seed: int) -> F32:
     weights = initial_weights(bundle).copy()
     for spec in bundle.manifest.tensors:
         if len(spec.shape) > 1 and spec.role != "statistic":
-            fans = int(np.prod(spec.shape[:-2])) * sum(spec.shape[-2:])
-            limit = np.sqrt(6.0 / fans)
-            weights[spec.offset : spec.offset + spec.size] = generator.uniform(-limit, limit, spec.size)
+            place = slice(spec.offset, spec.offset + spec.size)
+            limit = np.sqrt(3.0) * weights[place].std()
+            weights[place] = generator.uniform(-limit, limit, spec.size)
     return weights
 
 
-def accuracy(trainer: Trainer, weights: F32, examples: Examples) -> float:
-    """Return the share of examples that the model gets right."""
-    found = trainer.evaluate(weights, examples)
-    return found.correct / found.count
+def recipe(budget: Budget) -> TrainingRecipe:
+    """Return one round's work."""
+    return TrainingRecipe("fedavg", budget.epochs, budget.learning_rate)
 
 
 def train_federated(
@@ -149,7 +119,7 @@ def train_centralised(
     pooled = concatenate([train for train, _ in devices.values()])
 
     def one_round(weights: F32, number: int) -> F32:
-        return trainer.train(weights, pooled, budget.recipe(), _seed(seed, number, 0)).weights
+        return trainer.train(weights, pooled, recipe(budget), _seed(seed, number, 0)).weights
 
     return _curve(trainer, start, devices, test, budget.rounds, one_round)
 
@@ -162,12 +132,14 @@ def train_local_only(
     for owner, (train, held_out) in devices.items():
 
         def one_round(weights: F32, number: int, train: Examples = train, owner: int = owner) -> F32:
-            return trainer.train(weights, train, budget.recipe(), _seed(seed, number, owner)).weights
+            return trainer.train(weights, train, recipe(budget), _seed(seed, number, owner)).weights
 
         curves[owner] = _curve(trainer, start, {owner: (train, held_out)}, test, budget.rounds, one_round)
     return Curve(
         _mean([curve.accuracy for curve in curves.values()]),
         _mean([curve.accuracy_participants for curve in curves.values()]),
+        _mean([curve.loss for curve in curves.values()]),
+        _mean([curve.loss_participants for curve in curves.values()]),
         {owner: curve.weights[0] for owner, curve in curves.items()},
     )
 
@@ -185,10 +157,22 @@ def _curve(
     strangers, participants = [], []
     for number in range(rounds):
         weights = one_round(weights, number)
-        strangers.append(accuracy(trainer, weights, test))
-        judged = [trainer.evaluate(with_own(weights, owner), held) for owner, (_, held) in devices.items()]
-        participants.append(sum(found.correct for found in judged) / sum(found.count for found in judged))
-    return Curve(tuple(strangers), tuple(participants), {0: weights})
+        strangers.append(trainer.evaluate(weights, test))
+        judged = [trainer.evaluate(with_own(weights, owner), held) for owner, (_, held) in devices.items() if len(held)]
+        participants.append(_total(judged))
+    return Curve(
+        tuple(found.correct / found.count for found in strangers),
+        tuple(found.correct / found.count for found in participants),
+        tuple(found.loss_sum / found.count for found in strangers),
+        tuple(found.loss_sum / found.count for found in participants),
+        {0: weights},
+    )
+
+
+def _total(parts: Sequence[Evaluation]) -> Evaluation:
+    return Evaluation(
+        sum(part.loss_sum for part in parts), sum(part.correct for part in parts), sum(part.count for part in parts)
+    )
 
 
 def _mean(curves: list[tuple[float, ...]]) -> tuple[float, ...]:

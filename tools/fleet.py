@@ -108,10 +108,10 @@ class Server:
 
 @dataclass
 class Device:
-    """One person's device.
+    """One owner's device.
 
     Attributes:
-        owner: the person's number in the data set.
+        owner: its owner's number in the data set.
         folder: state, examples and log.
         python: of the device environment.
         runtime: which TFLite runtime that has.
@@ -146,7 +146,7 @@ class Device:
         """Redeem an enrolment code."""
         examples = self.folder / "examples"
         command = self.agent("enroll", code, "--examples", examples, "--allow-cohorts-of", str(smallest_cohort))
-        call(command, f"enrolling person {self.owner}'s device")
+        call(command, f"enrolling the device {self.folder.name}")
 
     def start(self, *, stop_in: str | None = None, in_round: int = 0) -> None:
         """Start the agent; with ``stop_in`` one that stops dead in that state of that round."""
@@ -177,11 +177,11 @@ class Device:
             code = self.process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise FleetFailed(
-                "agent-stuck", f"Person {self.owner}'s agent did not end.", f"read {self.folder}/log"
+                "agent-stuck", f"The agent of {self.folder.name} did not end.", f"read {self.folder}/log"
             ) from error
         if code:
             raise FleetFailed(
-                "agent-failed", f"Person {self.owner}'s agent ended with {code}.", f"read {self.folder}/log"
+                "agent-failed", f"The agent of {self.folder.name} ended with {code}.", f"read {self.folder}/log"
             )
 
     def ledger(self) -> Any:  # noqa: ANN401  # the JSON that the agent prints

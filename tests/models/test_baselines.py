@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from edge_client.trainer.protocol import Evaluation, Examples, FullGradient, Trained, TrainingRecipe
+from models.task import Bounds, Budget
 from shared.bundle import Bundle, TensorSpec, initial_weights
-from tools.baselines import Bounds, Budget, random_weights, train_centralised, train_federated, train_local_only
+from tools.baselines import random_weights, train_centralised, train_federated, train_local_only
 
 F32 = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 TENSORS = (TensorSpec("w", (2,), 0, 2, "shared"),)

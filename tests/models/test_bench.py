@@ -10,16 +10,19 @@ import pytest
 
 from edge_client.trainer.protocol import Examples
 from edge_client.trainer.tflite import TfliteTrainer
-from models.activity import TaskData, load
+from models.activity import load
+from models.registry import TASKS, get_task
+from models.task import Bounds, Budget, Budgets, Task, TaskData
 from shared.bundle import Bundle
-from tools.baselines import BOUNDS, CENTRALISED, FEDERATED, LOCAL_ONLY, Budget, random_weights
-from tools.bench.accuracy import Budgets, accuracies, compare
+from tools.baselines import random_weights
+from tools.bench.accuracy import accuracies, compare
 from tools.bench.command import ALL, BENCHES
 from tools.bench.report import Result, to_json, to_text
 from tools.bench.tuning import Job, Point, best, grid, results, scores
 
 FIGURES = {"federated": 0.8, "float": 0.8, "int8": 0.79, "local only": 0.6, "centralised": 0.9}
-BUDGET_OF = {"federated": FEDERATED, "local only": LOCAL_ONLY, "centralised": CENTRALISED}
+METHODS = ("federated", "local only", "centralised")
+BOUNDS = Bounds(max_l2_norm=3.0, max_weight=400, server_learning_rate=1.5)
 
 
 def test_results_carry_value_reference_and_ratio() -> None:
@@ -52,10 +55,10 @@ def small() -> TaskData:
 def test_accuracies_of_all_methods_start_from_one_model(activity_bundle: Bundle, small: TaskData) -> None:
     trainer = TfliteTrainer(activity_bundle)
     still = Budget(rounds=1, epochs=1, learning_rate=1e-9)
-    run = accuracies(activity_bundle, trainer, small, 1, Budgets(still, still, still))
+    run = accuracies(activity_bundle, trainer, small, 1, Budgets(still, still, still, BOUNDS))
     assert set(run) == set(FIGURES)
     assert run["local only"] == run["centralised"]  # nothing has moved
-    again = accuracies(activity_bundle, trainer, small, 1, Budgets(still, still, still))
+    again = accuracies(activity_bundle, trainer, small, 1, Budgets(still, still, still, BOUNDS))
     assert again == run
     assert all(0 <= value <= 1 for value in run.values())
 
@@ -70,22 +73,29 @@ def test_comparisons_are_reported_by_people_and_by_seed() -> None:
     assert len(found) == 9
 
 
-def test_tuning_gives_every_method_as_many_points_and_is_asked_for_by_name() -> None:
-    points = grid()
-    assert [sum(point.method == method for point in points) for method in BUDGET_OF] == [8, 8, 8]
-    assert len({point.name for point in points}) == 24
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_tuning_gives_every_method_as_many_points(task: Task) -> None:
+    points = grid(task)
+    counts = {sum(point.method == method for point in points) for method in METHODS}
+    assert len(counts) == 1
+    assert len({point.name for point in points}) == len(points) == 3 * counts.pop()
+
+
+def test_tuning_is_asked_for_by_name() -> None:
     assert "tuning" in BENCHES
     assert "tuning" not in ALL
+    assert len(grid(get_task("activity"))) == 24
 
 
-def test_baselines_use_points_of_the_grid() -> None:
-    points = grid()
-    for method, budget in BUDGET_OF.items():
-        assert Point(method, budget) in points
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_budgets_are_points_of_the_grid(task: Task) -> None:
+    points, budgets = grid(task), task.budgets
+    for method, budget in zip(METHODS, (budgets.federated, budgets.local_only, budgets.centralised), strict=True):
+        assert Point(method, budget, budgets.bounds) in points
 
 
 def test_a_learning_rate_at_which_a_run_diverged_is_rejected() -> None:
-    calm, wild = (Point("federated", Budget(15, 4, rate)) for rate in (0.05, 0.1))
+    calm, wild = (Point("federated", Budget(15, 4, rate), BOUNDS) for rate in (0.05, 0.1))
     diverged = replace(wild, bounds=replace(BOUNDS, server_learning_rate=1.0))
     found = {calm: 0.8, wild: 0.9, diverged: None}
     assert best(found) == {"federated": calm}
@@ -98,7 +108,7 @@ def test_a_learning_rate_at_which_a_run_diverged_is_rejected() -> None:
 def test_points_are_scored_on_the_participants(activity_bundle: Bundle, small: TaskData) -> None:
     start = random_weights(activity_bundle, 1)
     job = Job(TfliteTrainer(activity_bundle), activity_bundle.manifest.tensors, start, small.devices)
-    found = dict(scores(job, [Point(method, Budget(1, 1, 0.05)) for method in BUDGET_OF]))
+    found = dict(scores(job, [Point(method, Budget(1, 1, 0.05), BOUNDS) for method in METHODS]))
     assert len(found) == 3
     assert all(score is not None and 0 <= score <= 1 for score in found.values())
 
@@ -106,5 +116,5 @@ def test_points_are_scored_on_the_participants(activity_bundle: Bundle, small: T
 def test_a_diverged_run_has_no_score(activity_bundle: Bundle, small: TaskData) -> None:
     start = random_weights(activity_bundle, 1)
     job = Job(TfliteTrainer(activity_bundle), activity_bundle.manifest.tensors, start, small.devices)
-    point = Point("centralised", Budget(2, 1, 1e30))
+    point = Point("centralised", Budget(2, 1, 1e30), BOUNDS)
     assert dict(scores(job, [point])) == {point: None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.digits import DATA_FILE, load
+from models.task import DATA_FOLDER
 
 
 def test_images_are_scaled_and_every_class_is_as_frequent() -> None:
@@ -23,5 +24,5 @@ def test_no_test_image_is_trained_on() -> None:
 
 
 def test_the_file_does_not_say_who_wrote_a_digit() -> None:
-    with np.load(DATA_FILE, allow_pickle=False) as stored:
+    with np.load(DATA_FOLDER / DATA_FILE, allow_pickle=False) as stored:
         assert set(stored) == {"x_train", "y_train", "x_test", "y_test"}

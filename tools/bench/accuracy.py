@@ -1,4 +1,4 @@
-"""Accuracy of task ``activity`` on people who took no part: federated, local only, centralised, and int8."""
+"""Accuracy of a task on owners who took no part: federated, local only, centralised, and int8."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -15,17 +14,10 @@ import numpy as np
 from edge_client.trainer.protocol import Trainer
 from edge_client.trainer.runtime import InferenceModel
 from edge_client.trainer.tflite import TfliteTrainer
-from models.activity import TaskData
-from models.registry import Task, get_task
+from models.task import Budgets, Task, TaskData
 from shared.bundle import INFER_INT8_FILE, Bundle, patch_model, read_bundle
 from tools.baselines import (
-    BOUNDS,
-    CENTRALISED,
     F32,
-    FEDERATED,
-    LOCAL_ONLY,
-    Bounds,
-    Budget,
     random_weights,
     train_centralised,
     train_federated,
@@ -33,36 +25,25 @@ from tools.baselines import (
 )
 from tools.bench.report import Result
 
-# Whom the models are tested on: the choices of ``models/data/README.md``.
-TEST_PEOPLE = ((9, 10), (1, 2), (4, 5))
+# Whom the models are tested on, where it is not the task's own choice only: see ``models/data/README.md``.
+TEST_PEOPLE = {
+    "activity": ((9, 10), (1, 2), (4, 5)),
+    "spoken_digits": ((6,), (5,), (4,)),
+}
 SEEDS = (1, 2, 3)
 _COMPARISONS = (("federated", "local only"), ("federated", "centralised"), ("int8", "float"))
 _FIGURES = ("federated", "local only", "centralised", "int8", "float")
 
 
-@dataclass(frozen=True)
-class Budgets:
-    """How much each method trains, and federated averaging's bounds."""
-
-    federated: Budget = FEDERATED
-    local_only: Budget = LOCAL_ONLY
-    centralised: Budget = CENTRALISED
-    bounds: Bounds = BOUNDS
-
-
-_BUDGETS = Budgets()
-
-
-def measure() -> list[Result]:
+def measure(task: Task) -> list[Result]:
     """Train with every choice of test people and every seed, all methods from the same weights."""
-    task = get_task("activity")
     bundle = convert_task(task)
     trainer = TfliteTrainer(bundle)
     results: list[Result] = []
-    for people in TEST_PEOPLE:
+    for people in TEST_PEOPLE.get(task.name, (task.test_owners,)):
         data = task.load(people)
-        runs = {seed: accuracies(bundle, trainer, data, seed) for seed in SEEDS}
-        results += compare("+".join(map(str, people)), runs)
+        runs = {seed: accuracies(bundle, trainer, data, seed, task.budgets) for seed in SEEDS}
+        results += compare("+".join(map(str, people)) or "test", runs)
     return results
 
 
@@ -77,9 +58,7 @@ def compare(people: str, runs: Mapping[int, Mapping[str, float]]) -> list[Result
     ]
 
 
-def accuracies(
-    bundle: Bundle, trainer: Trainer, data: TaskData, seed: int, budgets: Budgets = _BUDGETS
-) -> dict[str, float]:
+def accuracies(bundle: Bundle, trainer: Trainer, data: TaskData, seed: int, budgets: Budgets) -> dict[str, float]:
     """Train all methods from one start; return their accuracies on the people who take no part."""
     start = random_weights(bundle, seed)
     devices, test = data.devices, data.test
@@ -96,7 +75,7 @@ def accuracies(
 
 
 def int8_accuracy(bundle: Bundle, weights: F32, data: TaskData) -> float:
-    """Return the share of the test people's windows that the int8 twin with these weights gets right."""
+    """Return the share of the test examples that the int8 twin with these weights gets right."""
     patches = tuple(patch for patch in bundle.manifest.patches if patch.file == INFER_INT8_FILE)
     twin = patch_model(bundle.files[INFER_INT8_FILE], patches, weights, bundle.manifest.tensors)
     found = InferenceModel(twin).predict(data.test.x).argmax(axis=-1)
@@ -107,7 +86,6 @@ def convert_task(task: Task) -> Bundle:
     """Convert in a process of its own: this one loads a TFLite runtime."""
     with tempfile.TemporaryDirectory(prefix="fedloom-bench-") as folder:
         out = Path(folder) / "bundle"
-        options = ["--out", str(out), "--batch-size", str(task.batch_size), "--loss", task.loss]
-        command = [sys.executable, "-m", "tools.convert", task.factory, *options]
+        command = [sys.executable, "-m", "tools.convert", task.factory, "--out", str(out), *task.convert_options()]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return read_bundle(out)

@@ -6,9 +6,11 @@ import argparse
 import importlib
 from pathlib import Path
 
+from models.registry import get_task
 from tools.bench.report import Result, to_json, to_text
 
-# Each module has ``measure() -> list[Result]``; it is loaded when it is asked for.
+# Each module has ``measure() -> list[Result]``, those of OF_A_TASK ``measure(task)``; it is
+# loaded when it is asked for.
 BENCHES = {
     "accuracy": "tools.bench.accuracy",
     "int8": "tools.bench.int8",
@@ -16,23 +18,27 @@ BENCHES = {
     "train-step": "tools.bench.train_step",
     "tuning": "tools.bench.tuning",
 }
-ALL = ("accuracy", "int8", "round", "train-step")  # tuning trains 24 models and is asked for by name
+ALL = ("accuracy", "int8", "round", "train-step")  # tuning trains 12 to 24 models and is asked for by name
+OF_A_TASK = ("accuracy", "tuning")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument(
-        "what", choices=[*BENCHES, "all"], help="what to measure; all leaves out tuning, which trains 24 models"
+        "what", choices=[*BENCHES, "all"], help="what to measure; all leaves out tuning, which trains 12 to 24 models"
     )
+    parser.add_argument("--task", default="activity", help="whose accuracy and tuning are measured (activity)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results to FILE too")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and report."""
     chosen = ALL if arguments.what == "all" else (arguments.what,)
+    task = get_task(arguments.task)
     results: list[Result] = []
     for name in chosen:
-        results += importlib.import_module(BENCHES[name]).measure()
+        module = importlib.import_module(BENCHES[name])
+        results += module.measure(task) if name in OF_A_TASK else module.measure()
     print(to_text(results))
     if arguments.json:
         arguments.json.write_text(to_json(results) + "\n")

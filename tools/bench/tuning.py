@@ -1,25 +1,24 @@
-"""How the three methods of task ``activity`` were tuned: grids of equal size, judged on the participants only.
+"""How a task's three methods were tuned: grids of equal size, judged on the participants only.
 
 Every point is one model, trained with one seed and scored after its last round on the participants' held-out
-windows (local only: each model on its own owner's). The people who take no part are not looked at. A run that
-diverges scores 0 and says so in its name. This trains 24 models, so it is not part of ``fedloom bench all``.
+examples (local only: each model on its own owner's): by accuracy, or by loss where an example is a text. The people
+who take no part are not looked at. A run that diverges scores 0 and says so in its name. This trains 12 to 24 models,
+so it is not part of ``fedloom bench all``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 from edge_client.trainer.protocol import Trainer, TrainingDiverged
 from edge_client.trainer.tflite import TfliteTrainer
-from models.registry import get_task
+from models.task import Bounds, Budget, Task, load_data
 from shared.bundle import TensorSpec
 from tools.baselines import (
-    BOUNDS,
     F32,
-    Bounds,
-    Budget,
     Curve,
     Devices,
     random_weights,
@@ -31,11 +30,6 @@ from tools.bench.accuracy import convert_task
 from tools.bench.report import Result
 
 _SEED = 1
-_ROUNDS = 15
-_EPOCHS = (2, 4)
-_FEDERATED_RATES = (0.05, 0.1)
-_SERVER_RATES = (1.0, 1.5)
-_RATES = (0.02, 0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Point:
 
     method: str
     budget: Budget
-    bounds: Bounds = BOUNDS
+    bounds: Bounds
 
     @property
     def name(self) -> str:
@@ -61,35 +55,37 @@ class Job:
     tensors: tuple[TensorSpec, ...]
     start: F32
     devices: Devices
+    by_loss: bool = False
 
 
-def grid(rounds: int = _ROUNDS) -> list[Point]:
-    """Return eight points per method."""
+def grid(task: Task) -> list[Point]:
+    """Return as many points for each method."""
+    choices, bounds, rounds = task.grid, task.budgets.bounds, task.rounds
     federated = (
-        Point("federated", Budget(rounds, epochs, rate), replace(BOUNDS, server_learning_rate=server))
-        for rate, epochs, server in product(_FEDERATED_RATES, _EPOCHS, _SERVER_RATES)
+        Point("federated", Budget(rounds, epochs, rate), replace(bounds, server_learning_rate=server))
+        for rate, epochs, server in product(choices.federated_rates, choices.epochs, choices.server_rates)
     )
     others = (
-        Point(method, Budget(rounds, epochs, rate))
-        for method, rate, epochs in product(("local only", "centralised"), _RATES, _EPOCHS)
+        Point(method, Budget(rounds, epochs, rate), bounds)
+        for method, rate, epochs in product(("local only", "centralised"), choices.rates, choices.epochs)
     )
     return [*federated, *others]
 
 
-def measure() -> list[Result]:
+def measure(task: Task) -> list[Result]:
     """Train every point of the grid."""
-    task = get_task("activity")
     bundle = convert_task(task)
-    start = random_weights(bundle, _SEED)
-    job = Job(TfliteTrainer(bundle), bundle.manifest.tensors, start, task.load(task.test_owners).devices)
-    return results(dict(scores(job, grid())))
+    start, devices = random_weights(bundle, _SEED), load_data(task).devices
+    job = Job(TfliteTrainer(bundle), bundle.manifest.tensors, start, devices, bool(task.label_shape))
+    return results(dict(scores(job, grid(task))), "nats per character" if job.by_loss else "share")
 
 
 def scores(job: Job, points: Sequence[Point]) -> Iterator[tuple[Point, float | None]]:
-    """Train one point after the other; None stands for a run that diverged."""
+    """Train one point after the other; higher is better, and None stands for a run that diverged."""
     for point in points:
         try:
-            yield point, _train(job, point).accuracy_participants[-1]
+            curve = _train(job, point)
+            yield point, -curve.loss_participants[-1] if job.by_loss else curve.accuracy_participants[-1]
         except TrainingDiverged:
             yield point, None
 
@@ -100,24 +96,28 @@ def best(found: Mapping[Point, float | None]) -> dict[str, Point]:
     stable = [point for point in found if (point.method, point.budget.learning_rate) not in unstable]
 
     def of(method: str) -> Point:
-        return max((point for point in stable if point.method == method), key=lambda point: found[point] or 0.0)
+        return max((point for point in stable if point.method == method), key=lambda point: _known(found[point]))
 
     return {method: of(method) for method in dict.fromkeys(point.method for point in stable)}
 
 
-def results(found: Mapping[Point, float | None]) -> list[Result]:
-    """Return every point beside the best stable one of its method."""
-    chosen = {method: found[point] or 0.0 for method, point in best(found).items()}
+def results(found: Mapping[Point, float | None], unit: str = "share") -> list[Result]:
+    """Return every point beside the best stable one of its method; losses without their sign."""
+    chosen = {method: abs(_known(found[point])) for method, point in best(found).items()}
     return [
         Result(
             point.name if score is not None else f"{point.name}, diverged",
-            score or 0.0,
-            "share",
+            abs(score or 0.0),
+            unit,
             f"best stable {point.method}",
             chosen.get(point.method, 0.0),
         )
         for point, score in found.items()
     ]
+
+
+def _known(score: float | None) -> float:
+    return -math.inf if score is None else score
 
 
 def _train(job: Job, point: Point) -> Curve:

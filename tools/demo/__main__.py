@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import shutil
 import sys
 import time
@@ -15,16 +17,18 @@ from cloud_server.rounds.rounds import list_rounds
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import metadata
 from cloud_server.tasks import load_task
-from models.activity import TaskData
-from models.registry import Task, get_task
+from models.full_size import FOLDER_VARIABLE
+from models.registry import get_task
+from models.task import Task, TaskData, load_data, missing_classes
 from shared.bundle import Bundle, read_bundle
 from shared.errors import FedloomError, UsageError
 from shared.examples import write_examples
 from shared.layout import Layout
 from shared.plan import Plan
-from tools.demo.measure import Published, Score, measure, round_bytes, write_json
+from tools.demo import exhibits
+from tools.demo.measure import Measured, Published, Score, measure, round_bytes, write_json
 from tools.demo.plan_file import for_demo, to_toml
-from tools.demo.plot import draw
+from tools.demo.plot import Panel, draw
 from tools.fleet import Device, FleetFailed, Server, call, device_runtimes
 
 REPORT: Final = Path("demo-report")
@@ -38,11 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit code."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--task", default="activity")
-    parser.add_argument("--devices", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--devices", type=int, help="how many take part (the task's own number)")
+    parser.add_argument("--rounds", type=int, help="how many (the task's own number)")
+    parser.add_argument("--partition", help="another way to divide the task's data among devices")
     arguments = parser.parse_args(argv)
     try:
-        Demo(get_task(arguments.task), arguments.devices, arguments.rounds).run()
+        task = get_task(arguments.task)
+        data = load_data(task, arguments.partition, os.environ.get(FOLDER_VARIABLE))
+        devices = task.devices if arguments.devices is None else arguments.devices
+        Demo(task, data, devices, task.rounds if arguments.rounds is None else arguments.rounds).run()
     except FedloomError as error:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
@@ -59,12 +67,13 @@ class Demo:
 
     Args:
         task: what is learned.
-        devices: how many people take part.
+        data: everyone's examples.
+        devices: how many owners take part, the first ones.
         rounds: how many rounds are planned.
     """
 
-    def __init__(self, task: Task, devices: int, rounds: int) -> None:
-        most = len(task.owners) - len(task.test_owners)
+    def __init__(self, task: Task, data: TaskData, devices: int, rounds: int) -> None:
+        most = len(data.devices)
         if not 3 <= devices <= most:  # two devices learn each other's update
             raise UsageError("demo-devices", f"DEVICES is {devices}, the data set allows 3 to {most}.")
         if rounds < 1:
@@ -74,14 +83,13 @@ class Demo:
         self._work = REPORT / "work"
         shutil.rmtree(REPORT, ignore_errors=True)
         self._work.mkdir(parents=True)
-        data = task.load(task.test_owners)
         chosen = dict(list(data.devices.items())[:devices])
         self._data = TaskData(chosen, data.test)
         self._plan = for_demo(Plan.from_toml(task.plan.read_text("utf-8")), devices, rounds)
         self._server = Server(self._work / "server", self._work / "server.log")
         runtimes = cycle(device_runtimes().items())
         self._devices = [
-            Device(owner, self._work / f"person-{owner:02d}", python, runtime)
+            Device(owner, self._work / f"{task.words.owner}-{owner:02d}", python, runtime)
             for owner, (runtime, python) in zip(chosen, runtimes, strict=False)
         ]
 
@@ -103,7 +111,7 @@ class Demo:
     def _convert(self) -> Bundle:
         folder, task = self._work / "bundle", self._task
         say(f"Converting {task.name} with TensorFlow; the only step that needs it ...")
-        options = ["--out", str(folder), "--batch-size", str(task.batch_size), "--loss", task.loss]
+        options = ["--out", str(folder), *task.convert_options()]
         call([sys.executable, "-m", "tools.convert", task.factory, *options], "converting")
         bundle = read_bundle(folder)
         say(f"  {bundle.manifest.parameters} parameters, training step proven on the installed TFLite runtimes")
@@ -113,19 +121,24 @@ class Demo:
         return bundle
 
     def _enrol(self) -> None:
-        count, smallest = len(self._devices), self._plan.cohort.min_survivors
+        count, smallest, words = len(self._devices), self._plan.cohort.min_survivors, self._task.words
         created = self._server.run("code", "create", "--task", self._plan.task, "--count", str(count))
-        say(f"Enrolling {count} devices, one per person, with one-time codes over TLS pinned by the code ...")
+        say(f"Enrolling {count} devices, one per {words.owner}, with one-time codes over TLS pinned by the code ...")
         for device, code in zip(self._devices, created["codes"], strict=True):
             train, held_out = self._data.devices[device.owner]
             write_examples(device.folder / "examples", train, held_out)
             device.enrol(code, smallest)
-            sizes = f"{len(train)} windows to train on, {len(held_out)} held out"
-            say(f"  person {device.owner:2d}: {sizes}, {device.runtime}")
+            sizes = f"{train.y.size} {words.examples} to train on, {held_out.y.size} held out"
+            say(f"  {self._name(device)}: {sizes}, {device.runtime}")
+        for line in missing_classes(self._task, self._data):
+            say(f"  note: {line}")
         say(
             f"Sums of {smallest} devices are allowed here (the default is 10) because the data set is small:"
             f" any {smallest - 1} of them together could compute the last one's update from the sum."
         )
+
+    def _name(self, device: Device) -> str:
+        return self._task.name_of(device.owner)
 
     def _train(self) -> None:
         self._killed, self._vanished = self._devices[0], self._devices[1]
@@ -166,9 +179,11 @@ class Demo:
             say(f"  round {row['round']} was abandoned: {row['reason']}")
             return
         judged = f"{row['correct']} of {row['evaluated']}" if row["evaluated"] else "none"
+        if self._task.label_shape and row["evaluated"]:  # an example has several labels
+            judged = f"{row['correct'] / row['evaluated']:.1%}"
         say(
             f"  round {row['round']:2d}: {row['survivors']} of {row['participants']} devices in the sum; their held-out"
-            f" windows, summed under masks: {judged} right before this round"
+            f" {self._task.words.examples}, summed under masks: {judged} right before this round"
         )
 
     def _cause_accidents(self, closed_rounds: int) -> None:
@@ -177,14 +192,12 @@ class Demo:
         if killed.marker.exists() and killed.process is not None and killed not in self._hit:
             self._hit.append(killed)
             killed.kill()
-            say(
-                f"  person {killed.owner}'s agent: killed (SIGKILL) after it shared its keys in round {KILLED_IN_ROUND}"
-            )
+            say(f"  {self._name(killed)}'s agent: killed (SIGKILL) after it shared its keys in round {KILLED_IN_ROUND}")
             killed.start()
         if vanished.marker.exists() and vanished not in self._hit:
             self._hit.append(vanished)
             vanished.kill()
-            say(f"  person {vanished.owner}'s agent: vanished before joining in round {VANISHED_IN_ROUND}")
+            say(f"  {self._name(vanished)}'s agent: vanished before joining in round {VANISHED_IN_ROUND}")
         if vanished in self._hit and closed_rounds >= VANISHED_IN_ROUND and not vanished.running:
             vanished.start()
 
@@ -194,8 +207,8 @@ class Demo:
         found = measure(
             self._work / "bundle",
             published,
-            self._data.devices,
-            self._data.test,
+            self._task,
+            self._data,
             self._rounds,
             self._work / "measure.log",
         )
@@ -203,12 +216,19 @@ class Demo:
         rows = self._rows(bundle, published, scores)
         final = {
             "accuracy_federated": scores[-1].accuracy,
-            "accuracy_int8": found.int8,
+            "accuracy_int8": found.int8.accuracy,
             "accuracy_local_only": local.accuracy[-1],
             "accuracy_centralised": central.accuracy[-1],
             "accuracy_participants_federated": scores[-1].accuracy_participants,
             "accuracy_participants_local_only": local.accuracy_participants[-1],
             "accuracy_participants_centralised": central.accuracy_participants[-1],
+            "loss_federated": scores[-1].loss,
+            "loss_int8": found.int8.loss,
+            "loss_local_only": local.loss[-1],
+            "loss_centralised": central.loss[-1],
+            "loss_participants_federated": scores[-1].loss_participants,
+            "loss_participants_local_only": local.loss_participants[-1],
+            "loss_participants_centralised": central.loss_participants[-1],
         }
         report = {
             "task": self._plan.task,
@@ -217,16 +237,44 @@ class Demo:
             "rounds": rows,
             "final": final,
         }
+        if found.texts:
+            before, after = found.texts
+            report["text"] = {"prompt": exhibits.PROMPT, "before": before, "after": after}
         write_json(REPORT / "report.json", report)
-        draw(
-            REPORT / "accuracy.png",
-            [each.accuracy for each in scores],
-            [each.accuracy_participants for each in scores],
-            local,
-            central,
-            f"Task {self._plan.task}: {len(self._devices)} devices, {self._rounds} rounds of masked sums",
-        )
+        self._draw(found)
         self._conclude(rows, final, started_s)
+        if found.texts:
+            say(
+                f"\nAfter {exhibits.PROMPT!r} the int8 model wrote, before: {found.texts[0]!r}\n"
+                f"and after: {found.texts[1]!r}"
+            )
+
+    def _draw(self, found: Measured) -> None:
+        task, words = self._task, self._task.words
+        title = f"Task {task.name}: {len(self._devices)} devices, {self._rounds} rounds of masked sums"
+        headings = (words.strangers[:1].upper() + words.strangers[1:], f"Held-out {words.examples} of those who did")
+
+        def panels(name: str) -> tuple[Panel, Panel]:
+            strangers, participants = (
+                Panel(
+                    heading,
+                    [getattr(each, key) for each in found.scores],
+                    getattr(found.local, key),
+                    getattr(found.central, key),
+                )
+                for heading, key in zip(headings, (name, f"{name}_participants"), strict=True)
+            )
+            return strangers, participants
+
+        draw(REPORT / "accuracy.png", panels("accuracy"), title, f"share of {words.examples} {words.solved}", 1)
+        if task.label_shape:
+            unit = f"nats per {words.example}"
+            draw(REPORT / "loss.png", panels("loss"), title, unit, math.ceil(math.log(len(task.classes))))
+        test, answers = self._data.test, found.int8.answers
+        if task.exhibit == "confusion":
+            exhibits.draw_confusion(REPORT / "confusion.png", test.y, answers, task.classes, f"Of {words.strangers}")
+        elif task.exhibit == "strip":
+            exhibits.draw_strip(REPORT / "examples.png", test, answers, task.classes, seed=1)
 
     def _rows(self, bundle: Bundle, published: Published, scores: Sequence[Score]) -> list[dict[str, Any]]:
         ledgers = [device.ledger() for device in self._devices]
@@ -245,6 +293,7 @@ class Demo:
                     "accuracy": found.accuracy,
                     "accuracy_participants": found.accuracy_participants,
                     "loss": found.loss,
+                    "loss_participants": found.loss_participants,
                     "bytes_up_per_device": cost.up,
                     "bytes_down_per_device": cost.down,
                     "overhead_bytes_up": cost.overhead_up,
@@ -262,20 +311,22 @@ class Demo:
                 f" {row['accuracy_participants']:13.3f} {row['loss']:7.3f} {row['bytes_up_per_device'] / 1000:7.1f}"
                 f" {row['bytes_down_per_device'] / 1000:8.1f} {row['seconds']:8.1f}"
             )
-        last = rows[-1]
-        strangers = ", ".join(str(owner) for owner in self._task.test_owners)
+        last, words = rows[-1], self._task.words
         say(
-            f"\n{len(self._devices)} devices taught one model without sharing a window. On people {strangers}, who"
-            f" never took part, it is right on {final['accuracy_federated']:.1%} of the windows, its int8 form on"
+            f"\n{len(self._devices)} devices taught one model without sharing a {words.example}. On {words.strangers},"
+            f" it is right on {final['accuracy_federated']:.1%} of the {words.examples}, its int8 form on"
             f" {final['accuracy_int8']:.1%}; models trained on one device alone on"
             f" {final['accuracy_local_only']:.1%} on average, one trained on everyone's data in one place on"
-            f" {final['accuracy_centralised']:.1%}."
+            f" {final['accuracy_centralised']:.1%}. The losses are {final['loss_federated']:.3f},"
+            f" {final['loss_int8']:.3f}, {final['loss_local_only']:.3f} and {final['loss_centralised']:.3f} nats per"
+            f" {words.example}."
             f" Each round, each device sent {last['bytes_up_per_device'] / 1000:.1f} kB: one masked vector and the"
-            f" keys, shares and signatures of secure aggregation. Windows, labels, weights and losses of a single"
+            f" keys, shares and signatures of secure aggregation. {words.examples.capitalize()}, labels, weights and"
+            f" losses of a single"
             f" device never left it; only their masked sums became readable. Without noise (differential privacy),"
             f" the sums and the model may still tell something about the group."
         )
-        say(f"{time.monotonic() - started_s:.0f} s. Report: {REPORT}/report.json and {REPORT}/accuracy.png")
+        say(f"{time.monotonic() - started_s:.0f} s. Report: {REPORT}/report.json and {REPORT}/*.png")
 
 
 if __name__ == "__main__":

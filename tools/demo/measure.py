@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -23,6 +23,7 @@ from cloud_server.tasks import file_of_release, load_master, newest_version, rel
 from edge_client.trainer.protocol import Examples
 from edge_client.trainer.runtime import InferenceModel
 from edge_client.trainer.tflite import TfliteTrainer
+from models.task import Budget, Task, TaskData
 from shared.bundle import INFER_INT8_FILE, Bundle, initial_weights, read_bundle
 from shared.examples import concatenate
 from shared.layout import Layout
@@ -30,7 +31,8 @@ from shared.numeric.contribution_vector import vector_words
 from shared.plan import Plan
 from shared.release import WEIGHTS_FILE
 from shared.secagg.masking import WORD_BYTES
-from tools.baselines import CENTRALISED, LOCAL_ONLY, Budget, Curve, train_centralised, train_local_only
+from tools.baselines import Curve, train_centralised, train_local_only
+from tools.demo import exhibits
 
 F32 = npt.NDArray[np.float32]
 Devices = Mapping[int, tuple[Examples, Examples]]
@@ -38,11 +40,12 @@ Devices = Mapping[int, tuple[Examples, Examples]]
 
 @dataclass(frozen=True)
 class Score:
-    """How one model does: accuracy and mean loss on strangers, accuracy on the participants' held-out examples."""
+    """How one model does: accuracy and mean loss, on strangers and on the participants' held-out examples."""
 
     accuracy: float
     loss: float
     accuracy_participants: float
+    loss_participants: float
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,33 @@ def score(trainer: TfliteTrainer, weights: F32, devices: Devices, test: Examples
         strangers.correct / strangers.count,
         strangers.loss_sum / strangers.count,
         participants.correct / participants.count,
+        participants.loss_sum / participants.count,
     )
 
 
-def int8_accuracy(model: bytes, test: Examples) -> float:
-    """Return the share of strangers' examples that the int8 model gets right."""
-    return float(np.mean(InferenceModel(model).predict(test.x).argmax(axis=1) == test.y))
+@dataclass(frozen=True)
+class Int8:
+    """How the newest int8 model does on strangers.
+
+    Attributes:
+        answers: the likeliest class of each label, shaped as the labels.
+        accuracy: share of labels that it gets right.
+        loss: mean cross-entropy per label, nats.
+    """
+
+    answers: npt.NDArray[np.int64]
+    accuracy: float
+    loss: float
+
+
+def judge_int8(model: bytes, test: Examples) -> Int8:
+    """Judge an int8 model whose outputs are logits."""
+    logits = InferenceModel(model).predict(test.x).astype(np.float64)
+    answers = logits.argmax(axis=-1)
+    logits -= logits.max(axis=-1, keepdims=True)
+    wanted = np.take_along_axis(logits, test.y[..., None].astype(np.int64), -1)[..., 0]
+    losses = np.log(np.exp(logits).sum(axis=-1)) - wanted
+    return Int8(answers, float(np.mean(answers == test.y)), float(losses.mean()))
 
 
 @dataclass(frozen=True)
@@ -96,39 +120,41 @@ class Measured:
 
     Attributes:
         scores: of every published version, the initial weights first.
-        int8: accuracy of the newest int8 model on strangers.
+        int8: the newest int8 model on strangers.
         local: curve of local-only training.
         central: curve of training on everyone's data.
+        texts: written by the int8 model before and after, where the task is to write.
     """
 
     scores: Sequence[Score]
-    int8: float
+    int8: Int8
     local: Curve
     central: Curve
+    texts: tuple[str, ...]
 
 
-def measure(
-    bundle_folder: Path, published: Published, devices: Devices, test: Examples, rounds: int, log: Path
-) -> Measured:
+def measure(bundle_folder: Path, published: Published, task: Task, data: TaskData, rounds: int, log: Path) -> Measured:
     """Judge every version and train the two baselines, from the bundle's own initial weights.
 
     Args:
         bundle_folder: of the converted model.
         published: what the run produced.
-        devices: the participants' examples.
-        test: the strangers' examples.
-        rounds: budget of the baselines.
+        task: what was learned, with the baselines' budgets.
+        data: the participants' and the strangers' examples.
+        rounds: of the baselines.
         log: takes what the runtimes print.
     """
-    local, central = (Budget(rounds, budget.epochs, budget.learning_rate) for budget in (LOCAL_ONLY, CENTRALISED))
-    everyone = dict(devices)
+    local, central = (replace(budget, rounds=rounds) for budget in (task.budgets.local_only, task.budgets.centralised))
+    everyone, test = dict(data.devices), data.test
     # Fresh processes side by side: a TFLite runtime and fork do not go together.
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=_log_to, initargs=(log,)) as pool:
         alone = pool.submit(_local_only, bundle_folder, everyone, test, local)
         together = pool.submit(_centralised, bundle_folder, everyone, test, central)
         judged = pool.submit(_judge, bundle_folder, published, everyone, test)
+        texts = pool.submit(_texts, bundle_folder, published.int8, task) if task.exhibit == "text" else None
         scores, int8 = judged.result()
-        return Measured(scores, int8, alone.result(), together.result())
+        written = texts.result() if texts else ()
+        return Measured(scores, int8, alone.result(), together.result(), written)
 
 
 def _log_to(log: Path) -> None:
@@ -137,10 +163,19 @@ def _log_to(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-def _judge(folder: Path, published: Published, devices: Devices, test: Examples) -> tuple[list[Score], float]:
+def _judge(folder: Path, published: Published, devices: Devices, test: Examples) -> tuple[list[Score], Int8]:
     _, trainer = _opened(folder)
     scores = [score(trainer, master, devices, test) for master in published.masters]
-    return scores, int8_accuracy(published.int8, test)
+    return scores, judge_int8(published.int8, test)
+
+
+def _texts(folder: Path, after: bytes, task: Task) -> tuple[str, ...]:
+    (length,) = task.input_shape
+    models = (read_bundle(folder).files[INFER_INT8_FILE], after)
+    return tuple(
+        exhibits.write_text(InferenceModel(model).predict, task.classes, length, exhibits.PROMPT, exhibits.WRITTEN, 1)
+        for model in models
+    )
 
 
 def _opened(folder: Path) -> tuple[Bundle, TfliteTrainer]:
