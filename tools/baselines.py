@@ -9,7 +9,7 @@ characters, where an example is a text), losses nats per example or character.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -34,7 +34,8 @@ Devices: TypeAlias = Mapping[int, tuple[Examples, Examples]]
 class Curve:
     """One value per round, on owners who take no part and on the participants' held-out examples.
 
-    For local-only training they are means over the models; ``weights`` are the last ones f32[d], by owner there.
+    For local-only training they are means over the models; ``weights`` are the last ones f32[d], by owner there, and
+    ``own`` is the last accuracy and loss of each on its owner's held-out examples.
     """
 
     accuracy: tuple[float, ...]
@@ -42,6 +43,7 @@ class Curve:
     loss: tuple[float, ...]
     loss_participants: tuple[float, ...]
     weights: Mapping[int, F32]
+    own: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def random_weights(bundle: Bundle, seed: int) -> F32:
@@ -141,6 +143,7 @@ def train_local_only(
         _mean([curve.loss for curve in curves.values()]),
         _mean([curve.loss_participants for curve in curves.values()]),
         {owner: curve.weights[0] for owner, curve in curves.items()},
+        {owner: (curve.accuracy_participants[-1], curve.loss_participants[-1]) for owner, curve in curves.items()},
     )
 
 

@@ -187,3 +187,7 @@ class Device:
     def ledger(self) -> Any:  # noqa: ANN401  # the JSON that the agent prints
         """Return what left the device."""
         return json.loads(call(self.agent("ledger", "--json"), "fedloom-agent ledger"))
+
+    def status(self) -> Any:  # noqa: ANN401  # the JSON that the agent prints
+        """Return how the device stands."""
+        return json.loads(call(self.agent("status", "--json"), "fedloom-agent status"))

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
@@ -25,8 +26,10 @@ from shared.errors import FedloomError, UsageError
 from shared.examples import write_examples
 from shared.layout import Layout
 from shared.plan import Plan
+from tools.baselines import Curve
 from tools.demo import exhibits
 from tools.demo.measure import Measured, Published, Score, measure, round_bytes, write_json
+from tools.demo.own_models import OwnModels, means, of_device, table
 from tools.demo.plan_file import for_demo, to_toml
 from tools.demo.plot import Panel, draw
 from tools.fleet import Device, FleetFailed, Server, call, device_runtimes
@@ -240,14 +243,31 @@ class Demo:
         if found.texts:
             before, after = found.texts
             report["text"] = {"prompt": exhibits.PROMPT, "before": before, "after": after}
+        own = self._own_models(local)
+        if own:
+            final |= means(own)
+            report["own_models"] = [asdict(row) for row in own]
         write_json(REPORT / "report.json", report)
         self._draw(found)
         self._conclude(rows, final, started_s)
+        if own:
+            say(f"\nOn each {self._task.words.owner}'s own held-out {self._task.words.examples}:\n{table(own)}")
         if found.texts:
             say(
                 f"\nAfter {exhibits.PROMPT!r} the int8 model wrote, before: {found.texts[0]!r}\n"
                 f"and after: {found.texts[1]!r}"
             )
+
+    def _own_models(self, local: Curve) -> list[OwnModels]:
+        """Return what the devices say of the copies that they trained further, nothing if the plan has none."""
+        if not self._plan.personalisation.epochs:
+            return []
+        statuses = [(device, device.status()["personal"]) for device in self._devices]
+        return [
+            of_device(self._name(device), personal, local.own[device.owner])
+            for device, personal in statuses
+            if personal and personal["count"]
+        ]
 
     def _draw(self, found: Measured) -> None:
         task, words = self._task, self._task.words

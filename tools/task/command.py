@@ -35,7 +35,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         command = verbs.add_parser(verb, help=text)
         command.add_argument("folder", metavar="FOLDER", type=Path)
         if verb == "try":
-            command.add_argument("--rounds", type=int, default=5)
+            command.add_argument("--rounds", type=int, default=5, metavar="N", help="of training (5)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _new(arguments: argparse.Namespace) -> None:
-    from tools.convert.source import input_and_outputs  # noqa: PLC0415 - loads TensorFlow
+    from tools.task.keras_file import input_and_outputs  # noqa: PLC0415 - loads TensorFlow
     from tools.task.new import Found, write_task  # noqa: PLC0415
 
     shape, outputs = input_and_outputs(arguments.model)

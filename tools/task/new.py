@@ -18,11 +18,16 @@ _DEFAULT_SMALLEST: Final = 10  # devices that a sum hides one among, where there
 
 _TASK: Final = """# Task {name}: what `fedloom task` reads. Paths are relative to this folder.
 model = {model}
-examples = {examples}               # OWNER/CLASS/FILE: .npy, .csv, .png, .jpg or .wav, one example each
-classes = {classes}                 # in the order of the model's outputs
-input_shape = {shape}               # of one example
-held_out_share = 0.2                # of each owner's examples, to judge models on
-test_owners = {strangers}           # take no part: the model is tested on them
+# OWNER/CLASS/FILE: .npy, .csv, .png, .jpg or .wav, one example each
+examples = {examples}
+# In the order of the model's outputs.
+classes = {classes}
+# Of one example.
+input_shape = {shape}
+# Of each owner's examples of each class, to judge models on.
+held_out_share = 0.2
+# Take no part: the model is tested on them.
+test_owners = {strangers}
 loss = "sparse_categorical_crossentropy"
 batch_size = 16
 licence = {licence}
@@ -35,11 +40,14 @@ epochs = 2
 learning_rate = 0.05
 
 [update]
-max_l2_norm = 5.0                   # what is larger is scaled down to it
-max_weight = 400                    # examples that count at most for one device
+# A larger change is scaled down to this norm.
+max_l2_norm = 5.0
+# So many examples count at most for one device.
+max_weight = 400
 
 [cohort]
-min_survivors = {smallest}          # no sum of fewer devices is ever revealed
+# No sum of fewer devices is ever revealed.
+min_survivors = {smallest}
 largest = {largest}
 corrupt_share = 0.05
 dropout_share = {dropout}
@@ -50,7 +58,8 @@ forming_s = 10
 [stop]
 rounds = 10
 
-[personalisation]                   # once the task is done, each device trains its own copy further
+# Once the task is done, each device trains a copy of its own further.
+[personalisation]
 epochs = 2
 learning_rate = 0.02
 """
