@@ -13,27 +13,32 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_client.trainer.runtime import installed_runtimes
+from models.registry import TASKS
 from shared.errors import FedloomError
 from tools.bench.report import Result
 from tools.inspection.measure import measure_apart
 
-MODELS: Final = {"digits": "models.digits:build", "activity": "models.activity:build"}
+LARGE: Final = "models.digits:build"  # the network of McMahan et al., arXiv 1602.05629
 BATCH_SIZE: Final = 16
 TURNS: Final = 3
 
 
 def measure() -> list[Result]:
-    """Convert each model and measure it; raises FedloomError ("bench-failed")."""
-    results = [result for name, factory in MODELS.items() for result in _of_model(name, factory, "portable")]
-    return results + _of_model("digits", MODELS["digits"], "low-memory")
+    """Convert every task's model, and a large one, and measure them; raises FedloomError ("bench-failed")."""
+    models = {"digits": (LARGE, "sgd")} | {
+        "digits, small" if task.name == "digits" else task.name: (task.factory, task.optimizer)
+        for task in TASKS.values()
+    }
+    results = [result for name, model in models.items() for result in _of_model(name, *model, "portable")]
+    return results + _of_model("digits", LARGE, "sgd", "low-memory")
 
 
-def _of_model(name: str, factory: str, target: str) -> list[Result]:
+def _of_model(name: str, factory: str, optimizer: str, target: str) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="fedloom-bench-") as folder:
-        bundle = Path(folder) / name
+        bundle = Path(folder) / "bundle"
         options = ("--out", str(bundle), "--batch-size", str(BATCH_SIZE), "--target", target, "--json")
-        _child("tools.convert", factory, *options)
-        turns = [_turn(factory, bundle) for _ in range(TURNS)]
+        _child("tools.convert", factory, "--optimizer", optimizer, *options)
+        turns = [_turn(factory, optimizer, bundle) for _ in range(TURNS)]
     results = []
     for runtime in installed_runtimes():
         for key, unit, scale in (("step_ms", "ms", 1.0), ("ram_bytes", "MiB", 2.0**-20)):
@@ -45,8 +50,9 @@ def _of_model(name: str, factory: str, target: str) -> list[Result]:
     return results
 
 
-def _turn(factory: str, bundle: Path) -> dict[str, dict[str, Any]]:
-    measured: dict[str, dict[str, Any]] = {"tensorflow": _child("tools.bench.keras_step", factory, str(BATCH_SIZE))}
+def _turn(factory: str, optimizer: str, bundle: Path) -> dict[str, dict[str, Any]]:
+    reference = _child("tools.bench.keras_step", factory, str(BATCH_SIZE), optimizer)
+    measured: dict[str, dict[str, Any]] = {"tensorflow": reference}
     for runtime in installed_runtimes():
         measured[runtime] = measure_apart(runtime, bundle)
         if measured[runtime]["error"]:
