@@ -103,7 +103,7 @@ def _unsupported(message: str, concrete: Mapping[str, Function]) -> BundleError:
     if not names:
         reason = next((line for line in message.splitlines() if line.strip()), "no message")
         return BundleError("convert-failed", f"TensorFlow's converter failed: {reason[:300]}", "report this model")
-    places = "; ".join(f"{name} in layer {_layers(name, concrete)}" for name in names)
+    places = "; ".join(f"{name} in layer {_layers(name, message, concrete)}" for name in names)
     return BundleError(
         "convert-unsupported-op",
         f"TFLite has no builtin operator for {places}",
@@ -111,10 +111,12 @@ def _unsupported(message: str, concrete: Mapping[str, Function]) -> BundleError:
     )
 
 
-def _layers(name: str, concrete: Mapping[str, Function]) -> str:
-    """Return every layer that has the operation: which of them it was, the converter does not say."""
-    operations = [op for function in concrete.values() for op in function.graph.get_operations() if op.type == name]
-    layers = list(dict.fromkeys(layer_of(op.name) for op in operations)) or [_UNNAMED]
+def _layers(kind: str, message: str, concrete: Mapping[str, Function]) -> str:
+    """Return the layers that have the operation: those whose it was if the converter says so, or else all."""
+    operations = re.findall(rf'fused\["{kind}:", "([^"@]+)', message)
+    graphs = [function.graph for function in concrete.values()]
+    operations = operations or [op.name for graph in graphs for op in graph.get_operations() if op.type == kind]
+    layers = list(dict.fromkeys(map(layer_of, operations))) or [_UNNAMED]
     if len(layers) > _MOST_LAYERS:
         layers = [*layers[:_MOST_LAYERS], f"{len(layers) - _MOST_LAYERS} others"]
     return " or ".join(filter(None, (", ".join(layers[:-1]), layers[-1])))

@@ -38,8 +38,7 @@ def require_model(model: KerasModel, name: str) -> None:
     for layer in model._flatten_layers():  # noqa: SLF001 - Keras' only list of nested layers
         _require_layer(layer)
     for variable in model.variables:
-        if "float" in variable.dtype and variable.dtype != "float32":
-            raise _not_float32(f"weight {variable.path} is {variable.dtype}")
+        require_float32(f"weight {variable.path} is", variable.dtype)
 
 
 def _require_layer(layer: KerasModel) -> None:
@@ -49,18 +48,23 @@ def _require_layer(layer: KerasModel) -> None:
             f"layer {layer.name} looks its inputs up in a table, which devices do not have",
             'look them up before the model, which then starts with keras.Input(shape, dtype="int32")',
         )
-    plain = not isinstance(layer, (keras.Model, keras.layers.InputLayer))
-    if plain and "float" in str(layer.compute_dtype) and layer.compute_dtype != "float32":
-        raise _not_float32(f"layer {layer.name} computes in {layer.compute_dtype}")
+    if not isinstance(layer, (keras.Model, keras.layers.InputLayer)):
+        require_float32(f"layer {layer.name} computes in", str(layer.compute_dtype))
 
 
-def _not_float32(what: str) -> BundleError:
-    return BundleError(
-        "convert-dtype",
-        f"{what}, and devices train in float32",
-        "build the model after keras.config.set_floatx('float32') and "
-        "keras.mixed_precision.set_global_policy('float32')",
-    )
+def require_float32(what: str, dtype: str) -> None:
+    """Refuse numbers of another width.
+
+    Raises:
+        BundleError: "convert-dtype".
+    """
+    if "float" in dtype and dtype != "float32":
+        raise BundleError(
+            "convert-dtype",
+            f"{what} {dtype}, and devices train in float32",
+            "build the model after keras.config.set_floatx('float32') and "
+            "keras.mixed_precision.set_global_policy('float32')",
+        )
 
 
 def require_inputs(inputs: Sequence[ModelInput]) -> None:

@@ -31,6 +31,8 @@ _MAX_FOLDED = 4096  # elements: shapes and counters are small, weights are not
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf")
+# Fourier transforms of complex numbers, which the converter takes for those of real ones.
+_TRANSFORMS = tuple(f"{way}FFT{rank}" for way in ("", "I") for rank in ("", "2D", "3D", "ND"))
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ class _Replay:
                 "convert-random-layer",
                 f"layer {layer_of(op.name)} draws numbers in a way that devices do not have ({op.type})",
                 "use Dropout, GaussianNoise, GaussianDropout or RandomFlip, or change the examples before training",
+            )
+        if op.type in _TRANSFORMS:
+            raise BundleError(
+                "convert-unsupported-op",
+                f"layer {layer_of(op.name)}: TFLite has no builtin operator for {op.type}",
+                "use tf.signal.rfft or a layer such as MelSpectrogram, or transform the examples before training",
             )
         if (folded := self._folded(op, inputs)) is not None:
             return [self._constant(value) for value in folded]

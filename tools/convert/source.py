@@ -20,7 +20,7 @@ from shared.errors import BundleError
 from tools.convert.boundary import naming
 from tools.convert.random_numbers import DRAWS
 from tools.convert.reads import weights_read
-from tools.convert.refusals import require_inputs, require_model, require_trained
+from tools.convert.refusals import require_float32, require_inputs, require_model, require_trained
 from tools.convert.replay import PLAIN, Manner, replay
 from tools.convert.tf import Function, Graph, KerasModel, Tensor, Variable, freeze, keras, tf
 
@@ -112,7 +112,8 @@ def _loaded(source: str) -> SourceModel:
         if not isinstance(model, keras.Model):
             raise _no_model(source, f"the factory returned {type(model).__name__}, expected a keras.Model")
         return _keras(model, model.name)
-    raise _no_model(source, "it is no .keras file, no SavedModel folder and no package.module:factory")
+    kinds = "it is no .keras file, no SavedModel folder and no package.module:factory"
+    raise _no_model(source, kinds if path.exists() else f"there is no such file, and {kinds}")
 
 
 def _made(source: str) -> object:
@@ -283,6 +284,8 @@ def _inlined(name: str, signature: Function, inputs: tuple[ModelInput, ...]) -> 
     # A frozen variable is a constant with the name of the placeholder that stood for the variable.
     present = {op.name for op in frozen.graph.get_operations()}
     handles = {id(variable.handle): variable for variable in signature.variables if variable.dtype.is_floating}
+    for variable in handles.values():
+        require_float32(f"weight {variable.name} is", variable.dtype.name)
     captures = ((inner.op.name, handles.get(id(outer))) for outer, inner in signature.graph.captures)
     captured = {inner: variable for inner, variable in captures if variable is not None and inner in present}
     places = [*(f"{inner}:0" for inner in captured), *(_place(frozen, spec.name) for spec in inputs)]
