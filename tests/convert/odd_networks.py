@@ -127,7 +127,7 @@ def spectral() -> Model:
 
 def cropped() -> Model:
     """A crop at a random place."""
-    return _network((6, 6, 3), L.RandomCrop(4, 4, name="crop"), L.Conv2D(2, 3), L.Flatten(), L.Dense(3))
+    return _network((6, 6, 3), L.RandomCrop(4, 4, name="crop"), L.Conv2D(2, 3), L.GlobalAveragePooling2D(), L.Dense(3))
 
 
 class Truncated(L.Layer):  # type: ignore[misc]
@@ -142,12 +142,13 @@ class Truncated(L.Layer):  # type: ignore[misc]
         return x + keras.random.truncated_normal(keras.ops.shape(x), seed=self.seed) if training else x
 
 
-class Shuffled(Truncated):
-    """Examples in a random order."""
+class Scaled(Truncated):
+    """A random whole number as a factor."""
 
     def call(self, x: Any, training: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002
-        """Shuffle in training."""
-        return keras.random.shuffle(x, seed=self.seed) if training else x
+        """Multiply in training."""
+        factor = keras.random.randint((), 1, 4, seed=self.seed)
+        return x * keras.ops.cast(factor, "float32") if training else x
 
 
 def truncated() -> Model:
@@ -155,9 +156,9 @@ def truncated() -> Model:
     return _network((8,), L.Dense(4), Truncated(name="noise"), L.Dense(3))
 
 
-def shuffled() -> Model:
-    """A random order, which devices do not have."""
-    return _network((8,), L.Dense(4), Shuffled(name="order"), L.Dense(3))
+def scaled() -> Model:
+    """Random whole numbers, which devices do not have."""
+    return _network((8,), L.Dense(4), Scaled(name="scale"), L.Dense(3))
 
 
 def upsampled() -> Model:

@@ -19,7 +19,7 @@ NETWORKS = "tests.convert.networks:"
 ODD_NETWORKS = "tests.convert.odd_networks:"
 ODD = (
     "subclassed", "failing", "leaving", "needing", "double", "mixed", "long_tokens", "words", "spaced", "frozen",
-    "weightless", "spectral", "cropped", "truncated", "shuffled", "upsampled", "spectrum",
+    "weightless", "spectral", "cropped", "truncated", "scaled", "upsampled", "spectrum",
 )  # fmt: skip
 # The largest value of representative examples, in float64.
 EXAMPLES = {"beyond_float32": 1e300, "overflowing": 3e38, "empty": 0.0}

@@ -85,7 +85,7 @@ def test_programs_are_builtin_only_and_hold_no_weights(results: Results, folder:
         ("spectral", "convert-control-flow", ["layer bounded", "depends on the data"]),
         ("cropped", "convert-control-flow", ["layer crop", "shape", "depends on the data"]),
         ("truncated", "convert-random-layer", ["layer noise", "TruncatedNormal"]),
-        ("shuffled", "convert-random-layer", ["layer order", "devices do not have"]),
+        ("scaled", "convert-random-layer", ["layer scale", "RandomUniformInt"]),
         ("upsampled", "convert-unsupported-op", ["Conv2DBackpropInput in layer dilated"]),
         ("spectrum", "convert-unsupported-op", ["layer waves", "FFT"]),
         ("failing_loss", "convert-failed", ["this loss is not written yet"]),
