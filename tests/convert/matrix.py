@@ -118,7 +118,7 @@ LAYERS: dict[str, Callable[[], Model]] = {
     "rms_norm": lambda: _network(SEQUENCE, L.Dense(4), L.RMSNormalization()),
     "separable_1d": lambda: _network(SEQUENCE, L.SeparableConv1D(4, 3, depth_multiplier=2)),
     "simple_rnn": _recurrent(L.SimpleRNN),
-    "spectral": lambda: _network(SEQUENCE, L.Permute((2, 1)), L.Reshape((6, 3)), L.Dense(2)),
+    "permuted": lambda: _network(SEQUENCE, L.Permute((2, 1)), L.Reshape((6, 3)), L.Dense(2)),
     "subclassed": _subclassed,
     "time_distributed": lambda: _network((4, 8, 8, 1), L.TimeDistributed(L.Conv2D(2, 3)), L.Flatten()),
     "transformer": _transformer,

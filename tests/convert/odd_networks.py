@@ -17,7 +17,7 @@ def _network(shape: tuple[int, ...], *parts: Any, dtype: str = "float32") -> Mod
     return keras.Sequential([L.Input(shape, dtype=dtype), *parts], name="network")
 
 
-class Unread(L.Layer):  # type: ignore[misc] # Keras has no types
+class Unread(keras.layers.Layer):  # type: ignore[misc] # Keras has no types
     """A layer with weights that its output does not depend on."""
 
     def build(self, _shape: Any) -> None:  # noqa: ANN401
@@ -130,7 +130,7 @@ def cropped() -> Model:
     return _network((6, 6, 3), L.RandomCrop(4, 4, name="crop"), L.Conv2D(2, 3), L.GlobalAveragePooling2D(), L.Dense(3))
 
 
-class Truncated(L.Layer):  # type: ignore[misc]
+class Truncated(keras.layers.Layer):  # type: ignore[misc]
     """Noise from a truncated normal distribution."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401

@@ -11,8 +11,10 @@ import pytest
 
 from edge_client.trainer.runtime import InferenceModel, installed_runtimes
 from shared.bundle import INFER_FILE, INFER_INT8_FILE, Bundle, initial_weights, read_bundle
+from shared.errors import BundleError
 from shared.tflite_file import custom_operators
 from tests.convert.runs import convert_apart, patched, run_apart
+from tools.convert import convert as converting
 
 Results: TypeAlias = dict[str, tuple[int, dict[str, Any]]]
 
@@ -185,6 +187,13 @@ def test_int8_patch_is_what_the_converter_quantizes(results: Results, folder: Pa
         stored = (levels.reshape(-1, patch.channels, patch.inner) * scales[:, None]).reshape(-1)
         weights = initial_weights(made)[spec.offset : spec.offset + spec.size].reshape(spec.shape)
         assert np.abs(stored - weights.transpose(patch.order).reshape(-1)).max() <= scales.max() * 0.501
+
+
+def test_a_proof_that_does_not_end_is_an_error_with_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converting, "_PROOF_TIMEOUT_S", 0)
+    with pytest.raises(BundleError, match="did not finish the proof") as caught:
+        converting._prove(installed_runtimes()[0], tmp_path)
+    assert caught.value.code == "convert-proof"
 
 
 def test_usage_errors_are_one_text_with_a_way_out() -> None:

@@ -90,7 +90,9 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
     """
     with _writing(out):
         _require_writable(out)
-    with naming("convert-failed", f"{source_name} cannot be converted", "check a loss of your own, or report the model"):
+    with naming(
+        "convert-failed", f"{source_name} cannot be converted", "check a loss of your own, or report the model"
+    ):
         converted, files = _converted(source_name, options)
     with _writing(out):
         _publish(out, files)
