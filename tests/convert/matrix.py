@@ -144,7 +144,7 @@ LAYERS: dict[str, Callable[[], Model]] = {
     "scalar": lambda: _network(VECTOR, L.Dense(4), Scaled()),
     "regularized": lambda: _network(VECTOR, L.Dense(4, "tanh", kernel_regularizer="l2", activity_regularizer="l1")),
     "frozen": _frozen,
-    "spectral": lambda: _network(SEQUENCE, L.Permute((2, 1)), L.Reshape((6, 3)), L.Dense(2)),
+    "permuted": lambda: _network(SEQUENCE, L.Permute((2, 1)), L.Reshape((6, 3)), L.Dense(2)),
     "subclassed": _subclassed,
     "time_distributed": lambda: _network((4, 8, 8, 1), L.TimeDistributed(L.Conv2D(2, 3)), L.Flatten()),
     "transformer": _transformer,

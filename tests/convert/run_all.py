@@ -11,9 +11,18 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from tools.cli import main
 
 NETWORKS = "tests.convert.networks:"
+ODD_NETWORKS = "tests.convert.odd_networks:"
+ODD = (
+    "subclassed", "failing", "leaving", "needing", "double", "mixed", "long_tokens", "words", "spaced", "frozen",
+    "weightless", "spectral", "cropped", "truncated", "scaled", "upsampled", "spectrum",
+)  # fmt: skip
+# The largest value of representative examples, in float64.
+EXAMPLES = {"beyond_float32": 1e300, "overflowing": 3e38, "empty": 0.0}
 
 
 def cases(folder: Path) -> dict[str, list[str]]:
@@ -22,10 +31,14 @@ def cases(folder: Path) -> dict[str, list[str]]:
     def of(name: str, *options: str) -> list[str]:
         return [NETWORKS + name, "--out", str(folder / name), "--batch-size", "4", *options]
 
+    def odd(name: str, factory: str, *options: str) -> list[str]:
+        return [ODD_NETWORKS + factory, "--out", str(folder / name), "--batch-size", "4", *options]
+
     names = (
         "window_of_other_weights", "image", "pools", "two_inputs", "normalized", "erf", "random", "grouped",
         "tokens", "tokens_of_other_weights",
     )  # fmt: skip
+    odd_ones = ("unread", "dictionaries", *ODD)
     refused = ("open_length", "not_a_model", "channels_first", "untraceable")
     other = {
         "window": of("window", "--local", "network/dense_1/*"),
@@ -42,8 +55,20 @@ def cases(folder: Path) -> dict[str, list[str]]:
         "too_large": of("window", "--max-memory-mib", "5"),
         "no_smoothing": of("two_inputs", "--label-smoothing", "0.1"),
         "no_such_tensor": of("window", "--local", "nothing/*"),
+        "failing_loss": odd("failing_loss", "summing", "--loss", ODD_NETWORKS + "failing_loss"),
+        "no_place": [ODD_NETWORKS + "summing", "--out", str(folder / "occupied" / "notes.txt" / "bundle")],
+        "broken_module": ["tests.convert.no_such_module:model", "--out", str(folder / "broken_module")],
+        "text_file": [str(folder / "text.keras"), "--out", str(folder / "text_file")],
+        "old_file": [str(folder / "old.h5"), "--out", str(folder / "old_file")],
+        "no_number": of("window", "--batch-size", "abc"),
+        **{
+            f"examples_{name}": odd(
+                f"examples_{name}", "summing", "--representative", str(folder / f"{name}.npz")
+            )
+            for name in EXAMPLES
+        },
     }  # fmt: skip
-    return {name: of(name) for name in (*names, *refused)} | other
+    return {name: of(name) for name in (*names, *refused)} | {name: odd(name, name) for name in odd_ones} | other
 
 
 def prepare(folder: Path) -> None:
@@ -51,6 +76,10 @@ def prepare(folder: Path) -> None:
     from tests.convert.networks import upsampling, window  # noqa: PLC0415 - after tools has set TensorFlow up
     from tools.convert.tf import quiet  # noqa: PLC0415
 
+    (folder / "text.keras").write_text("not a model")
+    (folder / "old.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    for name, value in EXAMPLES.items():
+        np.savez(folder / f"{name}.npz", x=np.full((5, 8), value) * np.linspace(0.5, 1.0, 8))
     (folder / "occupied").mkdir()
     (folder / "occupied" / "notes.txt").write_text("not a bundle")
     with quiet(), contextlib.redirect_stdout(io.StringIO()):

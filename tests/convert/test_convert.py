@@ -11,8 +11,10 @@ import pytest
 
 from edge_client.trainer.runtime import InferenceModel, installed_runtimes
 from shared.bundle import INFER_FILE, INFER_INT8_FILE, Bundle, initial_weights, read_bundle
+from shared.errors import BundleError
 from shared.tflite_file import custom_operators
 from tests.convert.runs import convert_apart, patched, run_apart
+from tools.convert import convert as converting
 
 Results: TypeAlias = dict[str, tuple[int, dict[str, Any]]]
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("convert")  # one worker runs all conversio
 
 CONVERTED = (
     "window", "window_of_other_weights", "image", "pools", "upsampling", "two_inputs", "normalized", "saved_model",
-    "erf", "random", "grouped", "tokens", "tokens_of_other_weights",
+    "erf", "random", "grouped", "tokens", "tokens_of_other_weights", "unread", "dictionaries",
 )  # fmt: skip
 
 
@@ -71,6 +73,32 @@ def test_programs_are_builtin_only_and_hold_no_weights(results: Results, folder:
         ("wrong_class_weights", "convert-loss", ["2 class weights", "4 classes"]),
         ("too_large", "convert-memory", ["batches of 4", "at most 5"]),
         ("no_smoothing", "convert-loss", ["mean_squared_error", "label smoothing"]),
+        ("subclassed", "convert-inputs", ["own", "input shape"]),
+        ("failing", "convert-source", ["odd_networks:failing", "the file of names is missing"]),
+        ("leaving", "convert-source", ["SystemExit", "no models today"]),
+        ("needing", "convert-source", ["odd_networks:needing", "width"]),
+        ("double", "convert-dtype", ["layer wide", "float64", "float32"]),
+        ("mixed", "convert-dtype", ["layer half", "float16", "float32"]),
+        ("long_tokens", "convert-inputs", ["int64", "int32"]),
+        ("words", "convert-unsupported-op", ["layer vocabulary", "table"]),
+        ("spaced", "convert-inputs", ["'user id'", "letters, digits and _"]),
+        ("frozen", "convert-tensors", ["nothing of network is trained"]),
+        ("weightless", "convert-tensors", ["network has no weights"]),
+        ("spectral", "convert-control-flow", ["layer bounded", "depends on the data"]),
+        ("cropped", "convert-control-flow", ["layer crop", "shape", "depends on the data"]),
+        ("truncated", "convert-random-layer", ["layer noise", "TruncatedNormal"]),
+        ("scaled", "convert-random-layer", ["layer scale", "RandomUniformInt"]),
+        ("upsampled", "convert-unsupported-op", ["Conv2DBackpropInput in layer dilated"]),
+        ("spectrum", "convert-unsupported-op", ["layer waves", "FFT"]),
+        ("failing_loss", "convert-failed", ["this loss is not written yet"]),
+        ("no_place", "convert-out", ["Not a directory"]),
+        ("broken_module", "convert-source", ["No module named 'tests.convert.no_such_module'"]),
+        ("text_file", "convert-source", ["text.keras", "no Keras file"]),
+        ("old_file", "convert-source", ["old.h5", "HDF5"]),
+        ("no_number", "usage", ["abc is not a whole number"]),
+        ("examples_beyond_float32", "convert-representative", ["not finite in float32"]),
+        ("examples_overflowing", "convert-representative", ["example 0", "layer sum", "not finite"]),
+        ("examples_empty", "convert-representative", ["every value of x is the same"]),
     ],
 )
 def test_refusal_names_the_cause_and_writes_nothing(
@@ -115,6 +143,13 @@ def test_variances_that_are_averaged_have_a_minimum_and_no_other_tensor_has(pers
 def test_several_inputs_go_by_their_names(results: Results, folder: Path) -> None:
     inputs = bundle(results, folder, "two_inputs").manifest.inputs
     assert {spec.name: spec.shape for spec in inputs} == {"x_left": (4, 4), "x_right": (4, 5)}
+    inputs = bundle(results, folder, "dictionaries").manifest.inputs
+    assert {spec.name: spec.shape for spec in inputs} == {"x_left": (4, 3), "x_right": (4, 4)}
+
+
+def test_weights_that_no_output_depends_on_are_left_out(results: Results, folder: Path) -> None:
+    tensors = bundle(results, folder, "unread").manifest.tensors
+    assert [spec.path.split("/")[-1] for spec in tensors] == ["kernel", "bias"]
 
 
 INPUTS = {
@@ -152,6 +187,13 @@ def test_int8_patch_is_what_the_converter_quantizes(results: Results, folder: Pa
         stored = (levels.reshape(-1, patch.channels, patch.inner) * scales[:, None]).reshape(-1)
         weights = initial_weights(made)[spec.offset : spec.offset + spec.size].reshape(spec.shape)
         assert np.abs(stored - weights.transpose(patch.order).reshape(-1)).max() <= scales.max() * 0.501
+
+
+def test_a_proof_that_does_not_end_is_an_error_with_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converting, "_PROOF_TIMEOUT_S", 0)
+    with pytest.raises(BundleError, match="did not finish the proof") as caught:
+        converting._prove(installed_runtimes()[0], tmp_path)
+    assert caught.value.code == "convert-proof"
 
 
 def test_usage_errors_are_one_text_with_a_way_out() -> None:

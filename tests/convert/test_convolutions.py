@@ -130,6 +130,13 @@ def test_a_target_whose_runtime_is_missing_is_refused(monkeypatch: pytest.Monkey
     assert {choice.form for choice in choices} == {"rows"}
 
 
+def test_a_measurement_that_does_not_end_is_an_error_with_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "_TIMEOUT_S", 0)
+    with pytest.raises(BundleError, match="did not measure the candidates") as caught:
+        choosing.choose([LARGE], "litert")
+    assert caught.value.code == "convert-target"
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([[1], [2], [1, 2]]), st.booleans())
 def test_the_gradient_of_a_maximum_is_shared_among_equals(seed: int, axes: list[int], keep: bool) -> None:  # noqa: FBT001

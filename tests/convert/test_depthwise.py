@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_client.trainer.runtime import installed_runtimes, load_interpreter
 from tools.convert.emit import emit_inference
@@ -28,10 +29,17 @@ class Geometry:
     padding: str
     channels: int
     multiplier: int
+    dilation: int = 1
 
     def gradients(self, x: Any, w: Any) -> list[Any]:  # noqa: ANN401 - TensorFlow has no types
-        y = tf.nn.depthwise_conv2d(x, w, [1, self.stride, self.stride, 1], self.padding)
+        # TensorFlow cannot differentiate a dilated kernel on a CPU, but one with zeros between its elements.
+        wide = tf.einsum("abcd,ai,bj->ijcd", w, *(self._places(length) for length in self.kernel))
+        y = tf.nn.depthwise_conv2d(x, wide, [1, self.stride, self.stride, 1], self.padding)
         return list(tf.gradients(y * y, [x, w]))
+
+    def _places(self, length: int) -> NDArray[np.float32]:
+        """Return where in the window each element of the kernel is, one-hot f32[length, span]."""
+        return np.eye((length - 1) * self.dilation + 1, dtype=np.float32)[:: self.dilation]
 
     def function(self, body: Callable[[Any, Any], list[Any]]) -> Any:  # noqa: ANN401
         shapes = ([BATCH, *self.size, self.channels], [*self.kernel, self.channels, self.multiplier])
@@ -39,8 +47,12 @@ class Geometry:
         return tf.function(lambda x, w: dict(zip(("dx", "dw"), body(x, w), strict=True)), input_signature=specs)
 
     def lowered(self, x: Any, w: Any) -> list[Any]:  # noqa: ANN401
+        strides, dilations = [1, self.stride, self.stride, 1], [1, self.dilation, self.dilation, 1]
         with tf.compat.v1.get_default_graph().gradient_override_map(override_map()):
-            return self.gradients(x, w)
+            y = tf.raw_ops.DepthwiseConv2dNative(
+                input=x, filter=w, strides=strides, padding=self.padding, dilations=dilations
+            )
+            return list(tf.gradients(y * y, [x, w]))
 
 
 GEOMETRIES = [
@@ -50,7 +62,12 @@ GEOMETRIES = [
         [((5, 8), (3, 2)), ((7, 6), (1, 3)), ((9, 4), (4, 4))],
         [(3, 1), (1, 2)],
     )
-] + [Geometry((6, 6), (3, 3), 2, "SAME", 1500, 1)]  # so many channels that the batch is cut into parts
+]
+GEOMETRIES += [
+    Geometry((6, 6), (3, 3), 2, "SAME", 1500, 1),  # so many channels that the batch is cut into parts
+    Geometry((7, 8), (3, 2), 1, "SAME", 3, 2, dilation=2),
+    Geometry((9, 7), (3, 3), 1, "VALID", 2, 1, dilation=3),
+]
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,11 @@ def _candidate(convolution: Convolution, which: Pass, form: Form) -> Function:
 
 def _timed(runtime: str, path: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "tools.convert.timing", runtime, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        what = f"{runtime} did not measure the candidates within {_TIMEOUT_S} s"
+        raise BundleError("convert-target", what, "convert with --target low-memory, which measures nothing") from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise BundleError(

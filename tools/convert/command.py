@@ -13,6 +13,8 @@ from tools.convert.targets import TARGETS
 if TYPE_CHECKING:
     from shared.bundle import BundleManifest
 
+_LARGEST_BATCH = 4096
+
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
@@ -67,28 +69,38 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def _batch_size(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 4096:
-        raise argparse.ArgumentTypeError(f"{value} is not in 1 to 4096")
-    return value
+    if not (text.isdecimal() and 1 <= int(text) <= _LARGEST_BATCH):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to {_LARGEST_BATCH}")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
     return value
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
 
 
 def _weights(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    values = tuple(_number(part) for part in text.split(","))
+    if any(math.isnan(value) for value in values):
+        raise argparse.ArgumentTypeError(f"{text} is not a list of numbers, such as 1,0.5,3")
+    return values
+
+
+def _number(text: str) -> float:
+    """Return a number, or one that is in no range."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def run(arguments: argparse.Namespace) -> int:

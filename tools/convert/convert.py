@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from shared.bundle import (
     TensorSpec,
 )
 from shared.errors import BundleError
+from tools.convert.boundary import naming
 from tools.convert.case import make_case
 from tools.convert.choose import Choice, choose, largest_piece
 from tools.convert.emit import builtin_names, emit_training
@@ -45,7 +47,7 @@ from tools.convert.twins import make_twins
 from tools.convert.verdict import require_memory, require_passed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -83,11 +85,40 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
     """Convert SRC and write the bundle folder; nothing is written unless every runtime proves it right.
 
     Raises:
-        BundleError: with the code of what the model lacks, "convert-proof" if a runtime computes something else, or
-            "convert-memory" if a step takes more than there is.
+        BundleError: with the code of what the model lacks, "convert-proof" if a runtime computes something else,
+            "convert-memory" if a step takes more than there is, or "convert-failed" if TensorFlow fails.
     """
+    with _writing(out):
+        _require_writable(out)
+    with naming(
+        "convert-failed", f"{source_name} cannot be converted", "check a loss of your own, or report the model"
+    ):
+        converted, files = _converted(source_name, options)
+    with _writing(out):
+        _publish(out, files)
+    return converted
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"{out} cannot be written: {error.strerror}"
+        raise BundleError("convert-out", what, "give a folder in a place where you may write") from error
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse a folder that holds something else; raises OSError if no folder can be made where it is to be."""
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError("convert-out", f"{out} exists and is not a bundle", "give a new folder")
+    present = next(parent for parent in out.absolute().parents if parent.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=present):
+        pass
+
+
+def _converted(source_name: str, options: Options) -> tuple[Converted, dict[str, bytes]]:
+    """Return what came out and the files of the bundle."""
     source = load_source(source_name)
     examples = read_representative(options.representative, source) if options.representative else None
     loss = pick_loss(source, options.loss)
@@ -126,8 +157,7 @@ def convert(source_name: str, out: Path, options: Options) -> Converted:
     }
     files[PROOF_FILE] = json.dumps(proof, indent=1).encode() + b"\n"
     manifest = replace(manifest, files=_digests(files))
-    _publish(out, {**files, MANIFEST_FILE: manifest.to_bytes()})
-    return Converted(manifest, proof, loss.output)
+    return Converted(manifest, proof, loss.output), {**files, MANIFEST_FILE: manifest.to_bytes()}
 
 
 def _twins(
@@ -201,7 +231,11 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
 def _prove(runtime: str, folder: Path) -> dict[str, Any]:
     """Run the proof in a process of its own; a crash of the runtime is a failed proof."""
     command = [sys.executable, "-m", "tools.convert.prove", runtime, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_PROOF_TIMEOUT_S, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROOF_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        what = f"{runtime} did not finish the proof within {_PROOF_TIMEOUT_S} s"
+        raise BundleError("convert-proof", what, "give a smaller --batch-size or a smaller model") from error
     if done.returncode == -signal.SIGKILL:
         what = f"{runtime} was killed while it ran the training program, most likely for want of memory"
         raise BundleError("convert-memory", what, "give a smaller --batch-size, or --target low-memory")

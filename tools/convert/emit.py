@@ -10,12 +10,16 @@ import flatbuffers
 
 from shared.errors import BundleError
 from shared.tflite_file import operators
+from tools.convert.boundary import naming
 from tools.convert.peephole import without_broadcast_subtractions
 from tools.convert.schedule import order_late, read_again
 from tools.convert.tf import Function, Module, quiet, schema, tf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_UNNAMED = "(unnamed)"
+_MOST_LAYERS = 5  # that an error names
 
 
 def emit_training(module: Module, functions: Mapping[str, Function], *, frugal: bool = False) -> bytes:
@@ -44,7 +48,8 @@ def _emit(module: Module, functions: Mapping[str, Function], *, variables: bool,
     with tempfile.TemporaryDirectory(prefix="fedloom-convert-") as folder:
         # With custom gradients saved, every lowered gradient would be traced a second time as a function.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, folder, signatures=concrete, options=options)
+        with naming("convert-failed", "the program cannot be saved", "report this model"):
+            tf.saved_model.save(module, folder, signatures=concrete, options=options)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(concrete))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = variables
@@ -98,7 +103,7 @@ def _unsupported(message: str, concrete: Mapping[str, Function]) -> BundleError:
     if not names:
         reason = next((line for line in message.splitlines() if line.strip()), "no message")
         return BundleError("convert-failed", f"TensorFlow's converter failed: {reason[:300]}", "report this model")
-    places = "; ".join(f"{name} in layer {_layer(name, concrete)}" for name in names)
+    places = "; ".join(f"{name} in layer {_layers(name, message, concrete)}" for name in names)
     return BundleError(
         "convert-unsupported-op",
         f"TFLite has no builtin operator for {places}",
@@ -106,11 +111,15 @@ def _unsupported(message: str, concrete: Mapping[str, Function]) -> BundleError:
     )
 
 
-def _layer(name: str, concrete: Mapping[str, Function]) -> str:
+def _layers(kind: str, message: str, concrete: Mapping[str, Function]) -> str:
+    """Return the layers that have the operation: those whose it was if the converter says so, or else all."""
+    operations = re.findall(rf'fused\["{kind}:", "([^"@]+)', message)
     graphs = [function.graph for function in concrete.values()]
-    for op in (op for graph in graphs for op in graph.get_operations() if op.type == name):
-        return layer_of(op.name)
-    return "(unnamed)"
+    operations = operations or [op.name for graph in graphs for op in graph.get_operations() if op.type == kind]
+    layers = list(dict.fromkeys(map(layer_of, operations))) or [_UNNAMED]
+    if len(layers) > _MOST_LAYERS:
+        layers = [*layers[:_MOST_LAYERS], f"{len(layers) - _MOST_LAYERS} others"]
+    return " or ".join(filter(None, (", ".join(layers[:-1]), layers[-1])))
 
 
 def layer_of(operation: str) -> str:
@@ -118,7 +127,7 @@ def layer_of(operation: str) -> str:
     scopes = [part for part in operation.split("/")[:-1] if not part.startswith("gradients")]
     if scopes[:1] == ["model"]:  # an imported SavedModel, whose scopes are its author's
         return "/".join(scopes[1:])
-    return re.sub(r"_\d+$", "", scopes[0]) if scopes else "(unnamed)"
+    return re.sub(r"_\d+$", "", scopes[0]) if scopes else _UNNAMED
 
 
 def builtin_names(model: bytes) -> list[str]:

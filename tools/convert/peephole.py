@@ -1,4 +1,4 @@
-"""Operations that a runtime does slowly, written with ones that it does fast and that give the same bits."""
+"""Operations that a runtime does slowly, written with ones that it does fast and that give equal numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def without_broadcast_subtractions(tree: Module) -> None:
     """Write a - b as a + (-b) where shapes differ: tflite-runtime broadcasts sums many times faster than differences.
 
-    The smaller operand is the one to be negated, unless that is a: then the difference is -(b + (-a)).
+    The smaller operand is the one to be negated, unless that is a: then the difference is -(b + (-a)), bit for bit
+    but for the sign of a zero, which is -0.0 where a equals b.
     """
     names = schema.BuiltinOperator
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in tree.operatorCodes]

@@ -28,6 +28,19 @@ DRAWS = {
     "StatelessRandomUniform": "uniform",
     "StatelessRandomUniformV2": "uniform",
 }
+# Operations that draw in a way that is not written here; with a constant seed they would be folded to constants.
+OTHER_DRAWS = frozenset(
+    (
+        "Multinomial", "ParameterizedTruncatedNormal", "RandomCrop", "RandomGamma", "RandomIndexShuffle",
+        "RandomPoisson", "RandomPoissonV2", "RandomShuffle", "RandomUniformInt", "RngReadAndSkip",
+        "StatefulRandomBinomial", "StatefulStandardNormal", "StatefulStandardNormalV2", "StatefulTruncatedNormal",
+        "StatefulUniform", "StatefulUniformFullInt", "StatefulUniformInt", "StatelessMultinomial",
+        "StatelessParameterizedTruncatedNormal", "StatelessRandomBinomial", "StatelessRandomGammaV2",
+        "StatelessRandomGammaV3", "StatelessRandomPoisson", "StatelessRandomUniformFullInt",
+        "StatelessRandomUniformFullIntV2", "StatelessRandomUniformInt", "StatelessRandomUniformIntV2",
+        "StatelessShuffle", "StatelessTruncatedNormal", "StatelessTruncatedNormalV2", "TruncatedNormal",
+    )
+)  # fmt: skip
 
 
 @dataclass

@@ -21,7 +21,7 @@ from tools.convert.convolutions import Forms
 from tools.convert.emit import layer_of
 from tools.convert.forms import REPLACEMENTS
 from tools.convert.kinks import KINKS, Kink
-from tools.convert.random_numbers import DRAWS, Randomness
+from tools.convert.random_numbers import DRAWS, OTHER_DRAWS, Randomness
 from tools.convert.tf import Graph, Operation, Tensor, function_def_to_graph, tf
 
 Value: TypeAlias = Any  # a Tensor, or a tuple of tensors that stands for a tensor list
@@ -31,6 +31,8 @@ _MAX_FOLDED = 4096  # elements: shapes and counters are small, weights are not
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf")
+# Fourier transforms of complex numbers, which the converter takes for those of real ones.
+_TRANSFORMS = tuple(f"{way}FFT{rank}" for way in ("", "I") for rank in ("", "2D", "3D", "ND"))
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,25 @@ class _Replay:
         return [_LISTS[kind](self, op, *inputs)] if kind in _LISTS else self._plain(op, inputs)
 
     def _plain(self, op: Operation, inputs: list[Value]) -> Sequence[Tensor]:
+        if op.type in OTHER_DRAWS:
+            raise BundleError(
+                "convert-random-layer",
+                f"layer {layer_of(op.name)} draws numbers in a way that devices do not have ({op.type})",
+                "use Dropout, GaussianNoise, GaussianDropout or RandomFlip, or change the examples before training",
+            )
+        if op.type in _TRANSFORMS:
+            raise BundleError(
+                "convert-unsupported-op",
+                f"layer {layer_of(op.name)}: TFLite has no builtin operator for {op.type}",
+                "use tf.signal.rfft or a layer such as MelSpectrogram, or transform the examples before training",
+            )
         if (folded := self._folded(op, inputs)) is not None:
             return [self._constant(value) for value in folded]
         if self.manner.kinks is not None and op.type in KINKS:
             self.manner.kinks.append(KINKS[op.type](op, inputs))
         replacement = REPLACEMENTS.get(op.type)
+        if replacement:
+            _require_shapes(op, inputs)
         replaced = replacement(op, inputs, self.manner.forms) if replacement else None
         return [replaced] if replaced is not None else _copy(op, inputs)
 
@@ -140,7 +156,7 @@ class _Replay:
 
     def _static(self, op: Operation, tensor: Tensor) -> NDArray[Any]:
         if id(tensor) not in self.known:
-            raise _data_dependent(op, "how often a part of it runs")
+            raise _data_dependent(op, "whether or how often a part of it runs")
         return self.known[id(tensor)]
 
     def static(self, op: Operation, tensor: Tensor) -> int:
@@ -199,6 +215,17 @@ def _copy(op: Operation, inputs: Sequence[Tensor]) -> list[Tensor]:
         name=op.name,
     )
     return list(copied.outputs)
+
+
+def _require_shapes(op: Operation, inputs: Sequence[Value]) -> None:
+    """Refuse to write anew what has inputs of unknown shapes, and name where the first of them comes from."""
+    unknown = next((tensor for tensor in inputs if not tensor.shape.is_fully_defined()), None)
+    if unknown is None:
+        return
+    while cause := next((t for t in unknown.op.inputs if not t.shape.is_fully_defined()), None):
+        unknown = cause
+    made = unknown.op if unknown.op.type != "Placeholder" else op
+    raise _data_dependent(made, f"the shape of what {made.type} returns")
 
 
 def _computed(op: Operation, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -7,22 +7,34 @@ replays the model's graph in the forms that TFLite can train.
 from __future__ import annotations
 
 import importlib
-import re
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from shared.errors import BundleError
+from tools.convert.boundary import naming
 from tools.convert.random_numbers import DRAWS
+from tools.convert.reads import weights_read
+from tools.convert.refusals import (
+    require_float32,
+    require_inputs,
+    require_model,
+    require_trained,
+    require_unbound,
+)
 from tools.convert.replay import PLAIN, Manner, replay
 from tools.convert.tf import Function, Graph, KerasModel, Operation, Tensor, Variable, freeze, keras, tf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_OLD_FILES = (".h5", ".hdf5")
 
 
 class Call(Protocol):
@@ -83,21 +95,43 @@ def load_source(source: str) -> SourceModel:
     """Load SRC as described above.
 
     Raises:
-        BundleError: "convert-source" if there is no model, "convert-dynamic-shape", "convert-inputs" or
-            "convert-outputs" if it cannot have a fixed training program.
+        BundleError: "convert-source" if there is no model, "convert-trace" if its code fails, "convert-dynamic-shape",
+            "convert-inputs", "convert-outputs", "convert-dtype" or "convert-tensors" if it cannot have a fixed training
+            program.
     """
     keras.backend.clear_session()
+    loaded = _loaded(source)
+    require_trained(loaded.weights, loaded.name)
+    return loaded
+
+
+def _loaded(source: str) -> SourceModel:
     path = Path(source)
     if (path / "saved_model.pb").is_file():
         return _saved_model(path)
     if path.suffix == ".keras" and path.is_file():
         return _keras(_read_keras(path), path.stem)
+    if path.suffix in _OLD_FILES and path.is_file():
+        raise _no_model(
+            source,
+            "it is an HDF5 file, not a .keras file",
+            "load it where it was made, and save it again: model.save('model.keras')",
+        )
     if ":" in source and not path.exists():
-        model = load_object(source, "convert-source")()
+        model = _made(source)
         if not isinstance(model, keras.Model):
             raise _no_model(source, f"the factory returned {type(model).__name__}, expected a keras.Model")
         return _keras(model, model.name)
-    raise _no_model(source, "it is no .keras file, no SavedModel folder and no package.module:factory")
+    kinds = "it is no .keras file, no SavedModel folder and no package.module:factory"
+    raise _no_model(source, kinds if path.exists() else f"there is no such file, and {kinds}")
+
+
+def _made(source: str) -> object:
+    factory = load_object(source, "convert-source")
+    module, _, attribute = source.partition(":")
+    see = f'python -c "import {module}; {module}.{attribute}()" shows where'
+    with naming("convert-source", f"{source} failed to make a model", see):
+        return factory()
 
 
 def load_object(name: str, code: str) -> Callable[..., object]:
@@ -105,85 +139,52 @@ def load_object(name: str, code: str) -> Callable[..., object]:
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
+    with naming(code, f"cannot import {name}", "give package.module:function"):
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BundleError(code, f"cannot import {name}: {error}", "give package.module:function") from error
     if not callable(found):
         raise BundleError(code, f"{name} is {type(found).__name__}, not a function", "give package.module:function")
     return cast("Callable[..., object]", found)
 
 
-def _no_model(source: str, why: str) -> BundleError:
-    return BundleError(
-        "convert-source",
-        f"{source} is not a model: {why}",
-        "see `fedloom convert --help` for what is accepted",
-    )
+def _no_model(source: str, why: str, remedy: str = "see `fedloom convert --help` for what is accepted") -> BundleError:
+    return BundleError("convert-source", f"{source} is not a model: {why}", remedy)
 
 
 def _read_keras(path: Path) -> KerasModel:
-    try:
+    if not zipfile.is_zipfile(path):
+        raise _no_model(str(path), "it is no Keras file, whatever its name says", "write it with model.save(FILE)")
+    with naming("convert-source", f"{path} is not a model", "see `fedloom convert --help` for what is accepted"):
         return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras has no common class for a file that it cannot read
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _no_model(str(path), reason) from error
 
 
 def _keras(model: KerasModel, name: str) -> SourceModel:
-    if not model.built or not model.inputs:
-        raise BundleError(
-            "convert-inputs",
-            f"{name} does not know its input shape",
-            "start the model with keras.Input(shape=...)",
-        )
+    require_model(model, name)
     inputs = [
         _fixed(tensor.name, tensor.shape[1:], keras.backend.standardize_dtype(tensor.dtype)) for tensor in model.inputs
     ]
-    if len(model.outputs) != 1:
-        raise BundleError(
-            "convert-outputs",
-            f"{name} has {len(model.outputs)} outputs, expected 1",
-            "give a model with one output",
-        )
-    floats = [variable for variable in model.variables if "float" in variable.dtype]
-    bound = [variable.path for variable in model.trainable_variables if getattr(variable, "constraint", None)]
-    if bound:
-        raise BundleError(
-            "convert-constraint",
-            f"{name} has a constraint on {', '.join(bound)}, which a training step on a device does not apply",
-            "build the layer without kernel_constraint and the like; weight decay or a regularizer keeps weights small",
-        )
+    require_inputs(inputs)
+    require_unbound(model, name)
+    floats = [variable for variable in model.variables if "float" in variable.dtype and 0 not in tuple(variable.shape)]
+    with naming("convert-trace", f"{name} cannot be traced", "build its layers from TensorFlow operations"):
+        graphs = _both(_stateless(model, floats), floats, inputs)
+        read = weights_read(graphs, len(floats))
+        frozen = [not floats[index].trainable and _passed_on(graphs[0], index) for index in read]
+        floats = [floats[index] for index in read]
     weights = [
-        Weight(variable.path, np.asarray(variable.numpy(), np.float32), bool(variable.trainable), moves=True)
-        for variable in floats
+        Weight(variable.path, np.asarray(variable.numpy(), np.float32), bool(variable.trainable), moves=not still)
+        for variable, still in zip(floats, frozen, strict=True)
     ]
     original = _stateless(model, floats)
-    batched = [tf.TensorSpec([1, *spec.shape], spec.dtype) for spec in inputs]
-    specs = [tf.TensorSpec(weight.value.shape, tf.float32) for weight in weights]
-    try:
-        traced = _traced(original, specs, batched, training=True)
-    except BundleError:
-        raise
-    except Exception as error:  # the model's own code, which may raise anything
-        raise BundleError(
-            "convert-trace",
-            f"{name} cannot be traced: {_reason(error)}",
-            "build its layers from TensorFlow operations",
-        ) from error
-    weights = [
-        replace(weight, moves=weight.trainable or not _passed_on(traced, index)) for index, weight in enumerate(weights)
-    ]
-    call, draws = _replayed(original), _draws(traced)
+    call, draws = _replayed(original), _draws(graphs[0])
     reference = _drawing_alike(original, call) if draws else original
     return SourceModel(name, tuple(inputs), tuple(weights), call, reference, draws)
 
 
-def _reason(error: Exception) -> str:
-    """Return what happened: Keras says first where, then what, in bold."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    lines = [line.strip() for line in plain.splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] or type(error).__name__
+def _both(original: Call, floats: Sequence[Variable], inputs: Sequence[ModelInput]) -> list[Graph]:
+    """Return the graphs of a training pass and of an inference pass over one example."""
+    batched = [tf.TensorSpec([1, *spec.shape], spec.dtype) for spec in inputs]
+    specs = [tf.TensorSpec(variable.shape, tf.float32) for variable in floats]
+    return [_traced(original, specs, batched, training=training) for training in (True, False)]
 
 
 def _drawing_alike(original: Call, replayed: Call) -> Call:
@@ -221,10 +222,12 @@ def _stateless(model: KerasModel, floats: list[Variable]) -> Call:
             ]
             for group in (model.trainable_variables, model.non_trainable_variables)
         ]
-        single = tensors[0] if len(tensors) == 1 else list(tensors)
-        output, moved, losses = model.stateless_call(*given, single, training=training, return_losses=True)
+        single = len(tensors) == 1 and not isinstance(getattr(model, "input", None), dict)
+        arranged = tensors[0] if single else keras.tree.pack_sequence_as(model.input, list(tensors))
+        outputs, moved, losses = model.stateless_call(*given, arranged, training=training, return_losses=True)
         if manner.penalties is not None:
             manner.penalties.extend(losses)
+        (output,) = keras.tree.flatten(outputs)
         for variable, after in zip(model.non_trainable_variables, moved, strict=True):
             values[id(variable)] = after
         return output, [values[id(variable)] for variable in floats]
@@ -289,7 +292,8 @@ def _fixed(name: str, shape: Sequence[int | None], dtype: str) -> ModelInput:
 
 
 def _saved_model(path: Path) -> SourceModel:
-    loaded = tf.saved_model.load(str(path))
+    with naming("convert-source", f"{path} cannot be loaded", "export it with model.export(path)"):
+        loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures.get("serving_default")
     if signature is None or len(signature.outputs) != 1:
         raise BundleError(
@@ -299,6 +303,7 @@ def _saved_model(path: Path) -> SourceModel:
         )
     specs = sorted(signature.structured_input_signature[1].items())
     inputs = tuple(_fixed(name, spec.shape.as_list()[1:], spec.dtype.name) for name, spec in specs)
+    require_inputs(inputs)
     return _inlined(path.name, signature, inputs)
 
 
@@ -307,6 +312,8 @@ def _inlined(name: str, signature: Function, inputs: tuple[ModelInput, ...]) -> 
     # A frozen variable is a constant with the name of the placeholder that stood for the variable.
     present = {op.name for op in frozen.graph.get_operations()}
     handles = {id(variable.handle): variable for variable in signature.variables if variable.dtype.is_floating}
+    for variable in handles.values():
+        require_float32(f"weight {variable.name} is", variable.dtype.name)
     captures = ((inner.op.name, handles.get(id(outer))) for outer, inner in signature.graph.captures)
     captured = {inner: variable for inner, variable in captures if variable is not None and inner in present}
     places = [*(f"{inner}:0" for inner in captured), *(_place(frozen, spec.name) for spec in inputs)]
