@@ -64,7 +64,7 @@ PLAN: Final = Plan(
     deadlines=Deadlines(HOUR_S, HOUR_S, HOUR_S, HOUR_S, HOUR_S),
     server=Server(learning_rate=0.5),
     stop=Stop(rounds=ROUNDS),
-    personalisation=Personalisation(epochs=4, learning_rate=0.1, tensors=HEAD),
+    personalisation=Personalisation(epochs=60, learning_rate=0.1, tensors=HEAD),
 )
 
 
@@ -308,7 +308,9 @@ def test_the_last_version_is_trained_further_where_the_plan_says(run: Run) -> No
         path = device.state.current / PERSONAL_FILE
         assert path.exists() == personal["kept"]
         start = run.own_start(device, ROUNDS)
-        recipe = TrainingRecipe("fedavg", 4, 0.1, frozen=outside(run.bundle.manifest.tensors, HEAD))
+        own = PLAN.personalisation
+        frozen = outside(run.bundle.manifest.tensors, own.tensors)
+        recipe = TrainingRecipe("fedavg", own.epochs, own.learning_rate, frozen=frozen)
         trained = TfliteTrainer(run.bundle).train(start, device.examples(), recipe, SEED).weights
         for part in (layout.shared, layout.statistics):
             np.testing.assert_array_equal(part.take(trained), part.take(start))
