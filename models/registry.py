@@ -12,9 +12,10 @@ from shared.errors import UsageError
 _HERE: Final = Path(__file__).parent
 _CROSS_ENTROPY: Final = "sparse_categorical_crossentropy"
 
-# The budgets were chosen by `fedloom bench tuning --task NAME`: of as many points per method the one that does best on
-# the participants' held-out examples (local only: each model on its own owner's). A learning rate at which any of the
-# method's points diverged is rejected; of equals the first in the grid's order is taken, the lower learning rate.
+# The budgets of `activity` and `shakespeare` were chosen by `fedloom bench tuning --task NAME`: of as many points per
+# method the one that does best on the participants' held-out examples (local only: each model on its own owner's). A
+# learning rate at which any of the method's points diverged is rejected; of equals the first in the grid's order is
+# taken, the lower learning rate. Those of the other tasks are the first points of their grids, not searched yet.
 _ACTIVITY: Final = Task(
     name="activity",
     factory="models.activity:build",
