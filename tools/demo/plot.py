@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 INK, FEDERATED, LOCAL, CENTRAL = "#1f2933", "#0b6e69", "#c26a1b", "#6b7280"
+_HEADING = 44  # characters in a line
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def draw(path: Path, panels: tuple[Panel, Panel], title: str, unit: str, highest
         )
         axes.plot(range(1, len(together) + 1), together, color=CENTRAL, linestyle="--", label="all data in one place")
         axes.plot(range(1, len(alone) + 1), alone, color=LOCAL, linestyle=":", linewidth=2, label="each device alone")
-        axes.set_title(panel.heading, loc="left", fontsize=11)
+        axes.set_title(textwrap.fill(panel.heading, _HEADING), loc="left", fontsize=11)
         axes.set_xlabel("round")
         axes.set_ylim(0, highest)
         axes.set_xlim(0, max(1, len(federated) - 1))
