@@ -332,8 +332,10 @@ class Demo:
                 f" {row['bytes_down_per_device'] / 1000:8.1f} {row['seconds']:8.1f}"
             )
         last, words = rows[-1], self._task.words
+        article = "an" if words.example[0] in "aeiou" else "a"
         say(
-            f"\n{len(self._devices)} devices taught one model without sharing a {words.example}. On {words.strangers},"
+            f"\n{len(self._devices)} devices taught one model without sharing {article} {words.example}."
+            f" On {words.strangers},"
             f" it is right on {final['accuracy_federated']:.1%} of the {words.examples}, its int8 form on"
             f" {final['accuracy_int8']:.1%}; models trained on one device alone on"
             f" {final['accuracy_local_only']:.1%} on average, one trained on everyone's data in one place on"
