@@ -72,11 +72,14 @@ def _lost(marked: Mapping[str, bytes], tensors: Sequence[TensorSpec], marks: Seq
 
 
 def distinctive(source: SourceModel, seed: int = 20160217) -> list[F32]:
-    """Return random values of both signs; positive where a weight is not trained, because it may be a variance."""
+    """Return random values of both signs; positive where a weight is not trained, because it may be a variance.
+
+    Each tensor reaches farther than the one before, so that no two have the same scale when they are quantized.
+    """
     generator = np.random.default_rng(seed)
     result = []
-    for weight in source.weights:
-        values = generator.uniform(0.1, 1.0, weight.value.shape)
+    for index, weight in enumerate(source.weights):
+        values = generator.uniform(0.1, 1.0, weight.value.shape) * (1.0 + 0.5 * index / len(source.weights))
         signs = generator.choice([-1.0, 1.0], weight.value.shape) if weight.trainable else 1.0
         result.append(np.asarray(values * signs, np.float32))
     return result

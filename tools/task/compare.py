@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models.task import Bounds, Budget
-
 from edge_client.trainer.tflite import TfliteTrainer
+from models.task import Bounds, Budget
 from shared.bundle import initial_weights, read_bundle
 from shared.errors import UsageError
 from shared.examples import concatenate
