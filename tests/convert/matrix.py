@@ -113,6 +113,7 @@ LAYERS: dict[str, Callable[[], Model]] = {
     "conv_1d_causal": lambda: _network(SEQUENCE, L.Conv1D(4, 3, padding="causal", dilation_rate=2)),
     "conv_1d_transposed": lambda: _network(SEQUENCE, L.Conv1DTranspose(4, 3, strides=2)),
     "conv_2d_grouped": lambda: _network((6, 6, 4), L.Conv2D(4, 3, groups=2)),
+    "conv_2d_transposed_large": lambda: _network((4, 4, 32), L.Conv2DTranspose(16, 2, strides=2)),
     "conv_2d_transposed": lambda: _network(IMAGE, L.Conv2DTranspose(2, 3, strides=2, padding="same")),
     "conv_3d": lambda: _network(VOLUME, L.Conv3D(3, 3, strides=2, padding="same", activation="relu")),
     "crop_and_pad": lambda: _network(IMAGE, L.Conv2D(2, 2), L.ZeroPadding2D(1), L.Cropping2D(((1, 2), (0, 1)))),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.convert.clearing import channel_shifts
+from tools.convert.prove import STEADY
 from tools.convert.reference import Reference
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ _FROM = 256  # elements of an input that is large
 _TRIES = 4
 _JOLT = 2.0**-19  # of a weight: many times the rounding error of f32
 _JOLTS = 3
-_STEADY = 3e-5  # relative to a tensor's largest gradient
 _VALUES: Final = {"mu": 0.1, "weight_decay": 0.01}  # further ones as the program has them
 _RATES: Final = (0.05, 0.005, 0.0005)  # a step of a deep network may throw it far off
 
@@ -60,12 +60,14 @@ def make_case(source: SourceModel, learning: Learning, program: Program, batch_s
     reference = Reference(source, learning)
     draw = _Draw(source, learning, program, batch_size, generator)
     weights, batches = _steady_case(reference, draw)
+    jumps = [_jumps(reference, weights, batch, generator) for batch in batches.values()]
     case: dict[str, Array] = {"weights": _flat(weights), "names": np.array(list(batches))}
     names = [*program.x_names, "y", "mask"]
     for index, batch in enumerate(batches.values()):
         case |= {f"batch{index}/{name}": array for name, array in zip(names, batch, strict=True)}
     found = {name: reference.gradients(weights, batch) for name, batch in batches.items()}
     case["gradients"] = np.stack([_flat(gradients) for gradients in found.values()])
+    case["gradients_jump"] = np.stack(jumps)
     case["trained"] = np.concatenate([np.full(w.value.size, w.trainable) for w in source.weights])
     values = _values(program, found["random"])
     case |= _several_steps(reference, weights, [batches[name] for name in RANDOM], values, generator)
@@ -99,10 +101,10 @@ def _steady_case(reference: Reference, draw: _Draw) -> tuple[list[Array], dict[s
             steady = {
                 name: batch
                 for name, batch in edges.items()
-                if _jump(reference, weights, batch, draw.generator) <= _STEADY
+                if _jump(reference, weights, batch, draw.generator) <= STEADY
             }
             best = weights, batches | steady
-        if best is not None and least <= _STEADY:
+        if best is not None and least <= STEADY:
             break
     if best is None:  # a gradient that is not finite; the proof will say so
         return weights, batches
@@ -134,19 +136,25 @@ def _jolted(weights: Sequence[Array], generator: np.random.Generator) -> list[Ar
 
 
 def _jump(reference: Reference, weights: Sequence[Array], batch: Batch, generator: np.random.Generator) -> float:
-    """Return how much a gradient changes when rounding errors are added, relative to its tensor's largest element."""
-    before, worst = reference.gradients(weights, batch), 0.0
+    """Return the largest of ``_jumps``; infinite where a gradient is not finite, or a step may be infinite."""
+    worst = float(np.max(_jumps(reference, weights, batch, generator)))
+    return worst if np.isfinite(worst) else np.inf
+
+
+def _jumps(reference: Reference, weights: Sequence[Array], batch: Batch, generator: np.random.Generator) -> Array:
+    """Return by tensor how much its gradient changes under rounding errors, relative to its largest element."""
+    before = reference.gradients(weights, batch)
     largest = float(np.max([np.abs(part).max() for part in before]))  # max() would pass over NaN
     if not largest <= _OVERFLOWING:
-        return np.inf
-    floor = 1e-2 * max(1.0, largest)
+        return np.full(len(before), np.inf)
+    floor, worst = 1e-2 * max(1.0, largest), np.zeros(len(before))
     for _ in range(_JOLTS):
         after = reference.gradients(_jolted(weights, generator), batch)
         pairs = zip(before, after, strict=True)
-        worst = float(np.max([worst, *(np.abs(b - a).max() / max(np.abs(b).max(), floor) for b, a in pairs)]))
-        if not worst <= _STEADY:
+        worst = np.maximum(worst, [np.abs(b - a).max() / max(np.abs(b).max(), floor) for b, a in pairs])
+        if not worst.max() <= STEADY:
             break
-    return worst if np.isfinite(worst) else np.inf
+    return worst
 
 
 def _several_steps(
@@ -168,7 +176,7 @@ def _several_steps(
             other_losses, other = reference.train(_jolted(weights, generator), steps, values)
             pairs = zip([losses, *after], [other_losses, *other], strict=True)
             jumps = np.fmax(jumps, [np.abs(b - a).max() / max(np.abs(a).max(), 1e-2) for a, b in pairs])
-        if jumps.max() <= _STEADY:
+        if jumps.max() <= STEADY:
             break
     case = {f"values/{name}": np.array(value, np.float32) for name, value in values.items()}
     return case | {"losses": losses, "weights_after": _flat(after), "losses_jump": jumps[0], "steps_jump": jumps[1:]}

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.convert.prove import TOLERANCE
 from tools.convert.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -137,11 +138,17 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{arguments.out}: {manifest.name}, {manifest.parameters:,} parameters, batch {manifest.batch_size}")
     print(f"loss {manifest.loss} on {converted.output}, metric {manifest.metric}")
     if arguments.representative:
-        print("int8 activation ranges are those of these weights: convert a trained model, and again when it has moved")
+        print(
+            "infer_int8.tflite is full-integer; its activation ranges are those of these weights, so convert a trained"
+            " model, and convert again after many rounds"
+        )
     for runtime in proof["runtimes"]:
         worst = max(tensor["max_relative_error"] for tensor in runtime["tensors"])
+        loose = max(tensor["allowed"] for tensor in runtime["tensors"])
+        own = f" (up to {loose:.1e} allowed: rounding errors alone change them)" if worst > TOLERANCE else ""
         print(
-            f"{runtime['name']} {runtime['version']}: gradients within {worst:.1e} of TensorFlow's, "
+            f"{runtime['name']} {runtime['version']}: gradients within {worst:.1e} of TensorFlow's{own}, "
+            f"int8 outputs within {runtime['int8_max_relative_error']:.1e}, "
             f"{runtime['step_ms']:.2f} ms a step (TensorFlow {proof['reference']['step_ms']:.2f}), "
             f"{runtime['ram_bytes'] / 2**20:.0f} MiB"
         )

@@ -74,11 +74,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Converted:
-    """What came out: the manifest, the proof and how the model's output was read."""
+    """What came out: the manifest, the proof, how the model's output was read, and its last dimension."""
 
     manifest: BundleManifest
     proof: Mapping[str, Any]
     output: str
+    outputs: int
 
 
 def convert(source_name: str, out: Path, options: Options) -> Converted:
@@ -157,7 +158,7 @@ def _converted(source_name: str, options: Options) -> tuple[Converted, dict[str,
     }
     files[PROOF_FILE] = json.dumps(proof, indent=1).encode() + b"\n"
     manifest = replace(manifest, files=_digests(files))
-    return Converted(manifest, proof, loss.output), {**files, MANIFEST_FILE: manifest.to_bytes()}
+    return Converted(manifest, proof, loss.output, program.classes), {**files, MANIFEST_FILE: manifest.to_bytes()}
 
 
 def _twins(

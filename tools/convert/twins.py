@@ -19,9 +19,10 @@ from shared.errors import BundleError
 from shared.tflite_file import FLOAT32, INT8, Constant, constants, scale_places
 from tools.convert.emit import emit_inference
 from tools.convert.program import build_inference
+from tools.convert.tf import Tensor, tf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from tools.convert.source import SourceModel
 
@@ -58,10 +59,36 @@ def make_twins(source: SourceModel, tensors: Sequence[TensorSpec]) -> tuple[dict
     return files, patches
 
 
-def _convert(source: SourceModel, marks: Sequence[F32], kept_apart: Sequence[int]) -> dict[str, bytes]:
-    function = build_inference(source, marks, kept_apart)
-    kinds = {INFER_FILE: False, INFER_INT8_FILE: True}
-    return {name: emit_inference({"infer": function}, quantize=kind) for name, kind in kinds.items()}
+def _convert(source: SourceModel, marks: Sequence[F32], kept_apart: Collection[int]) -> dict[str, bytes]:
+    # A weight that is kept apart is not quantized: TRANSPOSE_CONV takes no int8 weights beside float32 inputs.
+    kinds = {INFER_FILE: (False, kept_apart), INFER_INT8_FILE: (True, {*kept_apart, *_transposed(source)})}
+    return {
+        name: emit_inference({"infer": build_inference(source, marks, apart)}, quantize=quantize)
+        for name, (quantize, apart) in kinds.items()
+    }
+
+
+def _transposed(source: SourceModel) -> list[int]:
+    """Return the indices of the weights that are kernels of transposed convolutions."""
+    count = len(source.weights)
+    specs = [tf.TensorSpec(weight.value.shape, tf.float32) for weight in source.weights]
+    inputs = [tf.TensorSpec([1, *spec.shape], spec.dtype) for spec in source.inputs]
+
+    def call(*given: Tensor) -> Tensor:
+        return source.call(given[:count], given[count:], training=False)[0]
+
+    graph = tf.function(call, input_signature=[*specs, *inputs], autograph=False).get_concrete_function().graph
+    kernels = [op.inputs[1] for op in graph.get_operations() if op.type == "Conv2DBackpropInput"]
+    return sorted({place for kernel in kernels for place in _weights_of(kernel, graph.inputs[:count])})
+
+
+def _weights_of(kernel: Tensor, weights: Sequence[Tensor]) -> Iterator[int]:
+    waiting, places = [kernel.op], {weight.op.name: place for place, weight in enumerate(weights)}
+    while waiting:
+        op = waiting.pop()
+        if op.name in places:
+            yield places[op.name]
+        waiting += [tensor.op for tensor in op.inputs]
 
 
 def _lost(marked: Mapping[str, bytes], tensors: Sequence[TensorSpec], marks: Sequence[F32]) -> list[int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import UsageError
 from shared.examples import write_examples
-from tools.task.own import PLAN_FILE, OwnTask, load_task, missing_classes, read_task
+from tools.task.own import PLAN_FILE, TASK_FILE, OwnTask, load_task, missing_classes, read_task
 
 if TYPE_CHECKING:
     from tools.task.own import Owned
@@ -62,7 +63,12 @@ def _new(arguments: argparse.Namespace) -> None:
     shape, outputs = input_and_outputs(arguments.model)
     found = Found(arguments.model, arguments.examples, shape, outputs)
     folder = write_task(arguments.name, Path.cwd(), found, arguments.licence)
-    print(f"wrote {folder.name}/task.toml, plan.toml and card.md; next: fedloom task check {folder.name}")
+    classes = tomllib.loads((folder / TASK_FILE).read_text("utf-8"))["classes"]
+    print(f"wrote {folder.name}/task.toml, plan.toml and card.md")
+    print("the model's outputs are read as " + ", ".join(f"{i}: {name}" for i, name in enumerate(classes)))
+    if not arguments.licence:
+        print(f"write into licence in {folder.name}/task.toml whose data these are and what may be done with them")
+    print(f"next: fedloom task check {folder.name}")
 
 
 def _show(task: OwnTask, owned: Owned) -> None:
@@ -80,6 +86,12 @@ def _build(task: OwnTask, owned: Owned) -> None:
     out = task.folder / BUNDLE
     made = convert(task.model, out, Options(batch_size=task.batch_size, loss=LossOptions(task.loss)))
     shapes = [spec.shape[1:] for spec in made.manifest.inputs]
+    if made.outputs != len(task.classes):
+        raise UsageError(
+            "task-labels",
+            f"The model has {made.outputs} outputs, {TASK_FILE} names {len(task.classes)} classes.",
+            "give the last layer as many units as there are classes",
+        )
     if shapes != [task.input_shape]:
         raise UsageError("task-shape", f"input_shape is {list(task.input_shape)}, the model takes {shapes}.")
     for name, (train, held) in owned.devices.items():

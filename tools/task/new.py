@@ -93,6 +93,11 @@ class Found:
     outputs: int
 
 
+def _in_order(name: str) -> tuple[int, str]:
+    """Sort numbers as numbers: class 10 comes after 9."""
+    return (int(name) if name.isdecimal() else 0), name
+
+
 def write_task(name: str, parent: Path, found: Found, licence: str) -> Path:
     """Write the folder ``parent/name`` and return it.
 
@@ -103,13 +108,13 @@ def write_task(name: str, parent: Path, found: Found, licence: str) -> Path:
     require_name(name, "the task")
     folder = parent.absolute() / name
     if folder.exists():
-        raise UsageError("task-exists", f"{folder} exists already.", "choose another name, or remove it")
+        raise UsageError("task-exists", f"{folder} exists already.", f"edit {TASK_FILE} in it, or choose another name")
     if not found.examples.is_dir():
         raise UsageError(
             "examples-missing", f"There is no folder {found.examples}.", "give --examples OWNER/CLASS/FILE"
         )
     owners = [path.name for path in folders(found.examples)]
-    classes = sorted({path.name for owner in folders(found.examples) for path in folders(owner)})
+    classes = sorted({path.name for owner in folders(found.examples) for path in folders(owner)}, key=_in_order)
     if len(classes) != found.outputs:
         raise UsageError(
             "task-labels",
