@@ -12,10 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from edge_client.trainer.runtime import installed_runtimes
+from edge_client.trainer.runtime import TFLITE_RUNTIME, installed_runtimes
 from models.registry import TASKS
 from shared.errors import FedloomError
 from tools.bench.report import Result
+from tools.convert.targets import TARGETS
 from tools.inspection.measure import measure_apart
 
 LARGE: Final = "models.digits:build"  # the network of McMahan et al., arXiv 1602.05629
@@ -30,7 +31,10 @@ def measure() -> list[Result]:
         for task in TASKS.values()
     }
     results = [result for name, model in models.items() for result in _of_model(name, *model, "portable")]
-    return results + _of_model("digits", LARGE, "sgd", "low-memory")
+    results += _of_model("digits", LARGE, "sgd", "low-memory")
+    # Where all devices have the same runtime, the forms are chosen for it alone.
+    task = TASKS["activity"]
+    return results + _of_model(task.name, task.factory, task.optimizer, TFLITE_RUNTIME)
 
 
 def _of_model(name: str, factory: str, optimizer: str, target: str) -> list[Result]:
@@ -40,7 +44,7 @@ def _of_model(name: str, factory: str, optimizer: str, target: str) -> list[Resu
         _child("tools.convert", factory, "--optimizer", optimizer, *options)
         turns = [_turn(factory, optimizer, bundle) for _ in range(TURNS)]
     results = []
-    for runtime in installed_runtimes():
+    for runtime in (each for each in installed_runtimes() if each in (TARGETS[target] or installed_runtimes())):
         for key, unit, scale in (("step_ms", "ms", 1.0), ("ram_bytes", "MiB", 2.0**-20)):
             value, reference = (min(turn[which][key] for turn in turns) * scale for which in (runtime, "tensorflow"))
             title = (

@@ -54,16 +54,17 @@ def elu(op: Operation, dy: Tensor) -> list[Tensor | None]:
 def max_pool(op: Operation, dy: Tensor) -> list[Tensor | None]:
     """Give dy to the one input that won its window; of equals the first in row-major order, as TensorFlow.
 
-    y - x is 0 for a winner and positive otherwise. So dy * sign(y - x) is what is left for later inputs.
+    y - x is 0 for a winner and positive otherwise. So dy * sign(y - x) is what is left for later inputs, and the last
+    one gets what is left: padding never wins.
     """
     x, y = op.inputs[0], op.outputs[0]
     rows, columns = axes_of(op, x, y, op.get_attr("ksize")[1:3])
     parts = []
-    for window in windows_2d(x, rows, columns, LOWEST):
+    for window in windows_2d(x, rows, columns, LOWEST)[:-1]:
         left = dy * tf.sign(y - window)
         parts.append(dy - left)
         dy = left
-    return [spread_2d(parts, rows, columns)]
+    return [spread_2d([*parts, dy], rows, columns)]
 
 
 def largest(op: Operation, dy: Tensor) -> list[Tensor | None]:
