@@ -251,11 +251,12 @@ class Demo:
         self._draw(found)
         self._conclude(rows, final, started_s)
         if own:
+            owner, examples = self._task.words.owner, self._task.words.examples
             say(
-                f"\nOn each {self._task.words.owner}'s own held-out {self._task.words.examples}, right are: the federated"
-                f" model; a copy that the {self._task.words.owner}'s device trained further by itself after the last"
-                f" round; and a model trained on that {self._task.words.owner}'s examples alone from the start. A model of"
-                f" one's own does well at home; how it does elsewhere is said above.\n{table(own)}"
+                f"\nOn each {owner}'s own held-out {examples}, right are: the federated model; a copy that the {owner}'s"
+                f" device trained further by itself after the last round; and a model trained on that {owner}'s"
+                f" {examples} alone from the start. A model of one's own does well at home; how it does elsewhere is"
+                f" said above.\n{table(own)}"
             )
         if found.texts:
             say(
