@@ -254,9 +254,9 @@ class Demo:
             owner, examples = self._task.words.owner, self._task.words.examples
             say(
                 f"\nOn each {owner}'s own held-out {examples}, right are: the federated model; a copy that the"
-                f" {owner}'s device trained further by itself after the last round; and a model trained on that {owner}'s"
-                f" {examples} alone from the start. A model of one's own does well at home; how it does elsewhere is"
-                f" said above.\n{table(own)}"
+                f" {owner}'s device trained further by itself after the last round; and a model trained on that"
+                f" {owner}'s {examples} alone from the start. A model of one's own does well at home; how it does"
+                f" elsewhere is said above.\n{table(own)}"
             )
         if found.texts:
             say(
