@@ -38,6 +38,12 @@ _ACTIVITY: Final = Task(
     ),
     grid=Grid(epochs=(2, 4), federated_rates=(0.05, 0.1), server_rates=(1.0, 1.5), rates=(0.02, 0.05, 0.1, 0.2)),
 )
+# The first point of this grid for every method, of tasks whose grid was not searched.
+_TWELVE: Final = Budget(rounds=12, epochs=2, learning_rate=0.05)
+_UNSEARCHED: Final = Budgets(
+    _TWELVE, _TWELVE, _TWELVE, Bounds(max_l2_norm=5.0, max_weight=400, server_learning_rate=1.0)
+)
+_TWO_RATES: Final = Grid(epochs=(2,), federated_rates=(0.05, 0.1), server_rates=(1.0,), rates=(0.05, 0.1))
 _SPOKEN_DIGITS: Final = Task(
     name="spoken_digits",
     factory="models.spoken_digits:build",
@@ -52,13 +58,8 @@ _SPOKEN_DIGITS: Final = Task(
     load=spoken_digits.load,
     words=Words("recording", "speaker", "speaker yweweler, who never took part"),
     devices=5,
-    budgets=Budgets(
-        federated=Budget(rounds=12, epochs=2, learning_rate=0.05),
-        local_only=Budget(rounds=12, epochs=2, learning_rate=0.05),
-        centralised=Budget(rounds=12, epochs=2, learning_rate=0.05),
-        bounds=Bounds(max_l2_norm=5.0, max_weight=400, server_learning_rate=1.0),
-    ),
-    grid=Grid(epochs=(2,), federated_rates=(0.05, 0.1), server_rates=(1.0,), rates=(0.05, 0.1)),
+    budgets=_UNSEARCHED,
+    grid=_TWO_RATES,
     owner_names=spoken_digits.SPEAKERS,
     exhibit="confusion",
 )
@@ -76,13 +77,8 @@ _FASHION: Final = Task(
     load=fashion.load,
     words=Words("image", "device", "test images that no device has"),
     devices=fashion.DEVICES,
-    budgets=Budgets(
-        federated=Budget(rounds=12, epochs=2, learning_rate=0.05),
-        local_only=Budget(rounds=12, epochs=2, learning_rate=0.05),
-        centralised=Budget(rounds=12, epochs=2, learning_rate=0.05),
-        bounds=Bounds(max_l2_norm=5.0, max_weight=400, server_learning_rate=1.0),
-    ),
-    grid=Grid(epochs=(2,), federated_rates=(0.05, 0.1), server_rates=(1.0,), rates=(0.05, 0.1)),
+    budgets=_UNSEARCHED,
+    grid=_TWO_RATES,
     partitions={"iid": fashion.load_iid},
     exhibit="strip",
 )
@@ -126,13 +122,8 @@ _DIGITS: Final = Task(
     load=digits.load_two_shard,
     words=Words("image", "device", "test images that no device has"),
     devices=digits.DEVICES,
-    budgets=Budgets(
-        federated=Budget(rounds=12, epochs=2, learning_rate=0.05),
-        local_only=Budget(rounds=12, epochs=2, learning_rate=0.05),
-        centralised=Budget(rounds=12, epochs=2, learning_rate=0.05),
-        bounds=Bounds(max_l2_norm=5.0, max_weight=400, server_learning_rate=1.0),
-    ),
-    grid=Grid(epochs=(2,), federated_rates=(0.05, 0.1), server_rates=(1.0,), rates=(0.05, 0.1)),
+    budgets=_UNSEARCHED,
+    grid=_TWO_RATES,
     partitions={"iid": digits.load_iid, "writers": digits.load_by_writer},
     exhibit="strip",
 )

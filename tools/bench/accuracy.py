@@ -15,7 +15,7 @@ from edge_client.trainer.protocol import Trainer
 from edge_client.trainer.runtime import InferenceModel
 from edge_client.trainer.tflite import TfliteTrainer
 from models.task import Budgets, Task, TaskData
-from shared.bundle import INFER_INT8_FILE, Bundle, patch_model, read_bundle
+from shared.bundle import INFER_INT8_FILE, Bundle, read_bundle
 from tools.baselines import (
     F32,
     random_weights,
@@ -23,6 +23,7 @@ from tools.baselines import (
     train_federated,
     train_local_only,
 )
+from tools.bench.int8 import patched
 from tools.bench.report import Result
 
 # Whom the models are tested on, where it is not the task's own choice only: see ``models/data/README.md``.
@@ -76,9 +77,7 @@ def accuracies(bundle: Bundle, trainer: Trainer, data: TaskData, seed: int, budg
 
 def int8_accuracy(bundle: Bundle, weights: F32, data: TaskData) -> float:
     """Return the share of the test examples that the int8 twin with these weights gets right."""
-    patches = tuple(patch for patch in bundle.manifest.patches if patch.file == INFER_INT8_FILE)
-    twin = patch_model(bundle.files[INFER_INT8_FILE], patches, weights, bundle.manifest.tensors)
-    found = InferenceModel(twin).predict(data.test.x).argmax(axis=-1)
+    found = InferenceModel(patched(bundle, INFER_INT8_FILE, weights)).predict(data.test.x).argmax(axis=-1)
     return float(np.mean(found == data.test.y))
 
 

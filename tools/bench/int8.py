@@ -7,7 +7,6 @@ untrained model, as ``fedloom convert`` has it before the first round; *own* one
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,8 +22,8 @@ from edge_client.trainer.runtime import InferenceModel, installed_runtimes
 from edge_client.trainer.tflite import TfliteTrainer
 from models import activity, digits
 from shared.bundle import INFER_FILE, INFER_INT8_FILE, Bundle, initial_weights, patch_model, read_bundle
-from shared.errors import FedloomError
 from shared.examples import Examples, concatenate
+from tools.bench.child import child
 from tools.bench.report import Result
 
 PATCHES: Final = 5  # the fastest counts
@@ -70,7 +69,7 @@ def compare(case: Case, train: Examples, test: Examples) -> list[Result]:
         weights = TfliteTrainer(dynamic).train(initial_weights(dynamic), train, case.recipe, 1).weights
         np.save(folder / "weights.npy", weights)
         model = str(folder / "trained.keras")
-        _child("tools.bench.keras_weights", case.factory, str(folder / "weights.npy"), model)
+        child("tools.bench.keras_weights", case.factory, str(folder / "weights.npy"), model)
         own = _convert(folder, model, "--representative", str(folder / "examples.npz"))
         twins = {
             "dynamic range": patched(dynamic, INFER_INT8_FILE, weights),
@@ -104,22 +103,14 @@ def _patch_ms(bundle: Bundle, weights: NDArray[np.float32]) -> float:
 
 def _convert(folder: Path, source: str, *options: str) -> Bundle:
     out = folder / "bundle"
-    _child("tools.convert", source, "--out", str(out), "--loss", "sparse_categorical_crossentropy", *options)
+    child("tools.convert", source, "--out", str(out), "--loss", "sparse_categorical_crossentropy", *options)
     return read_bundle(out)
 
 
 def _accuracy(folder: Path, model: bytes, runtime: str) -> float:
     """Return the share of the test examples that a twin gets right, in a process of its own."""
     (folder / "twin.tflite").write_bytes(model)
-    return float(json.loads(_child("tools.bench.int8", str(folder), runtime)))
-
-
-def _child(module: str, *words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise FedloomError("bench-failed", f"{module} {' '.join(words)}: {reason}")
-    return done.stdout
+    return float(json.loads(child("tools.bench.int8", str(folder), runtime)))
 
 
 def main() -> None:

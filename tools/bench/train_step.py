@@ -6,8 +6,6 @@ Every measurement is a process of its own; they take turns, and the fastest of e
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +13,7 @@ from typing import Any, Final
 from edge_client.trainer.runtime import TFLITE_RUNTIME, installed_runtimes
 from models.registry import TASKS
 from shared.errors import FedloomError
+from tools.bench.child import child
 from tools.bench.report import Result
 from tools.convert.targets import TARGETS
 from tools.inspection.measure import measure_apart
@@ -41,7 +40,7 @@ def _of_model(name: str, factory: str, optimizer: str, target: str) -> list[Resu
     with tempfile.TemporaryDirectory(prefix="fedloom-bench-") as folder:
         bundle = Path(folder) / "bundle"
         options = ("--out", str(bundle), "--batch-size", str(BATCH_SIZE), "--target", target, "--json")
-        _child("tools.convert", factory, "--optimizer", optimizer, *options)
+        child("tools.convert", factory, "--optimizer", optimizer, *options)
         turns = [_turn(factory, optimizer, bundle) for _ in range(TURNS)]
     results = []
     for runtime in (each for each in installed_runtimes() if each in (TARGETS[target] or installed_runtimes())):
@@ -55,19 +54,10 @@ def _of_model(name: str, factory: str, optimizer: str, target: str) -> list[Resu
 
 
 def _turn(factory: str, optimizer: str, bundle: Path) -> dict[str, dict[str, Any]]:
-    reference = _child("tools.bench.keras_step", factory, str(BATCH_SIZE), optimizer)
+    reference = json.loads(child("tools.bench.keras_step", factory, str(BATCH_SIZE), optimizer))
     measured: dict[str, dict[str, Any]] = {"tensorflow": reference}
     for runtime in installed_runtimes():
         measured[runtime] = measure_apart(runtime, bundle)
         if measured[runtime]["error"]:
             raise FedloomError("bench-failed", f"{runtime} cannot run {bundle.name}: {measured[runtime]['error']}")
     return measured
-
-
-def _child(module: str, *words: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise FedloomError("bench-failed", f"{module} {' '.join(words)}: {reason}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING
 
 from tools.convert.tf import Module, schema
@@ -34,10 +35,7 @@ def _shape(tensor: Module) -> list[int]:
 
 
 def _size(tensor: Module) -> int:
-    size = 1
-    for length in _shape(tensor):
-        size *= length
-    return size
+    return math.prod(_shape(tensor))
 
 
 def _broadcast_f32(graph: Module, op: Module) -> bool:
