@@ -68,7 +68,7 @@ def max_pool(op: Operation, dy: Tensor) -> list[Tensor | None]:
 
 
 def largest(op: Operation, dy: Tensor) -> list[Tensor | None]:
-    """Share dy equally among all equals of the maximum over some axes, as TensorFlow: 1 - sign(y - x) is 1 for these.
+    """Share dy equally among all equals of the maximum over some axes, as TensorFlow: 1 + sign(x - y) is 1 for these.
 
     TensorFlow compares with EQUAL, which XNNPACK leaves alone.
     """
@@ -79,7 +79,7 @@ def largest(op: Operation, dy: Tensor) -> list[Tensor | None]:
         for axis in np.atleast_1d(axes):
             kept[int(axis)] = 1
         y, dy = tf.reshape(y, kept), tf.reshape(dy, kept)
-    winners = 1.0 - tf.sign(y - x)
+    winners = 1.0 + tf.sign(x - y)
     return [winners * (dy / tf.reduce_sum(winners, axes, keepdims=True)), None]
 
 

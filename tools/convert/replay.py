@@ -22,6 +22,7 @@ from tools.convert.emit import layer_of
 from tools.convert.forms import REPLACEMENTS
 from tools.convert.kinks import KINKS, Kink
 from tools.convert.random_numbers import DRAWS, OTHER_DRAWS, Randomness
+from tools.convert.reorder import REORDERED
 from tools.convert.tf import Graph, Operation, Tensor, function_def_to_graph, tf
 
 Value: TypeAlias = Any  # a Tensor, or a tuple of tensors that stands for a tensor list
@@ -118,6 +119,7 @@ class _Replay:
         replacement = REPLACEMENTS.get(op.type)
         if replacement:
             _require_shapes(op, inputs)
+        replacement = replacement or REORDERED.get(op.type)
         replaced = replacement(op, inputs, self.manner.forms) if replacement else None
         return [replaced] if replaced is not None else _copy(op, inputs)
 

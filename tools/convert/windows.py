@@ -2,8 +2,8 @@
 
 A window operation reads element ``i * stride + k * dilation - pad`` for output ``i`` and kernel position ``k``.
 Strided slices and scatters are slow or missing; so the padded axis is cut into groups of ``stride`` elements, of which
-kernel position k with ``k * dilation = q * stride + r`` reads number r of the groups from q on: a plain slice. Then
-tensors are seen as [outer, length, inner] with the axis in the middle. Else they keep their shape: a reshape is a copy.
+kernel position k with ``k * dilation = q * stride + r`` reads number r of the groups from q on: a plain slice. Elements
+of a group lie side by side in the next axis, so that what is cut out has its shape already: a reshape is a copy.
 """
 
 from __future__ import annotations
@@ -80,8 +80,10 @@ def windows(x: Tensor, dimension: int, axis: Axis, value: float = 0.0) -> list[T
     lines = _padded(lines, at, axis.pad, axis.groups * axis.stride, value)
     phases = [lines]
     if axis.stride > 1:
-        grouped = [lines.shape[0], axis.groups, axis.stride * lines.shape[2]]
-        phases = tf.split(tf.reshape(lines, grouped), axis.stride, axis=2)
+        inner = lines.shape[at + 1]
+        grouped = tf.reshape(lines, [*lines.shape[:at], axis.groups, axis.stride * inner, *lines.shape[at + 2 :]])
+        # Not split: a part that nobody reads is not written either.
+        phases = [_taken(grouped, at + 1, phase * inner, inner) for phase in range(axis.stride)]
     places = [axis.place(k) for k in range(axis.kernel)]
     return [_shaped(_taken(phases[phase], at, first, axis.outputs), wanted) for first, phase in places]
 
@@ -106,8 +108,8 @@ def spread(parts: Sequence[Tensor], dimension: int, axis: Axis) -> Tensor:
     filled = [reduce(add, phase) if phase else tf.zeros_like(sums[0][0]) for phase in sums]
     lines = filled[0]
     if axis.stride > 1:
-        outer, _, inner = lines.shape
-        lines = tf.reshape(tf.concat(filled, axis=2), [outer, axis.groups * axis.stride, inner])
+        single = [*lines.shape[:at], axis.groups * axis.stride, *lines.shape[at + 1 :]]
+        lines = tf.reshape(tf.concat(filled, axis=at + 1), single)
     lines = _taken(lines, at, axis.pad, axis.length)
     return _shaped(lines, [*shape[:dimension], axis.length, *shape[dimension + 1 :]])
 
@@ -133,9 +135,12 @@ def spread_2d(parts: Sequence[Tensor], rows: Axis, columns: Axis) -> Tensor:
 
 
 def _line(x: Tensor, dimension: int, axis: Axis) -> tuple[Tensor, int]:
-    """Return x in a shape that can be cut along ``axis``, and at which dimension that is."""
+    """Return x in a shape that can be cut along ``axis``, and at which dimension that is.
+
+    Where x has too many dimensions, or none for groups, that is [outer, length, inner].
+    """
     shape = x.shape.as_list()
-    if axis.stride == 1 and len(shape) <= _MOST_DIMENSIONS:
+    if len(shape) <= _MOST_DIMENSIONS and (axis.stride == 1 or dimension + 1 < len(shape)):
         return x, dimension
     return tf.reshape(x, [math.prod(shape[:dimension]), shape[dimension], math.prod(shape[dimension + 1 :])]), 1
 
