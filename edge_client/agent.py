@@ -16,16 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 from edge_client import contribution
 from edge_client.cohort_client import CohortClient, find_cohort
 from edge_client.contribution import TrainedUpdate
 from edge_client.examples import read_examples
 from edge_client.identity import Identity, load_identity
-from edge_client.int8_check import count_correct
+from edge_client.int8_check import count_correct, does_worse
 from edge_client.journal import Contribution, Journal, State
-from edge_client.model_store import Installed, ModelStore
-from edge_client.personal import personalise
+from edge_client.model_store import Installed, ModelStore, patched_twin
+from edge_client.personal import Personal, personalise
 from edge_client.problems import CohortOver
 from edge_client.state_folder import StateFolder
 from edge_client.trainer.protocol import Trainer
@@ -83,6 +84,7 @@ class Agent:
         self._loaded: tuple[Bundle, Trainer] | None = None
         self._evaluated: int | None = None
         self._failures = 0  # since something last worked
+        self._personalised: int | None = None  # the version that this process tried to train further
         self._given_up = -1  # the round in which this device failed for a reason of its own
 
     def once(self) -> Contribution | None:
@@ -170,7 +172,7 @@ class Agent:
     def _judge_int8(self, installed: Installed) -> None:
         try:
             _, held_out = read_examples(self._enrolment.examples)
-            result = count_correct(installed, held_out)
+            result = count_correct(installed.int8, installed.bundle.manifest, held_out)
         except FedloomError as error:
             self._around.log(f"version {installed.version}: the int8 model was not judged: {error}")
             return
@@ -223,33 +225,41 @@ class Agent:
         return trained
 
     def _personalise(self, installed: Installed) -> None:
-        """Train the task's last version further on this device's examples, once; keep it where that is better."""
-        done = self._journal.get("personal")
-        if not installed.plan.personalisation.epochs or (done and json.loads(done)["version"] == installed.version):
+        """Train the task's last version further on this device's examples, once; keep it where that is better.
+
+        A failure is remembered and not repeated before the next start: the task is done, and nothing waits for it.
+        """
+        done = json.loads(self._journal.get("personal") or "{}")
+        tried = done.get("version") == installed.version
+        settled = tried and ("reason" not in done or self._personalised == installed.version)
+        if settled or not installed.plan.personalisation.epochs:
             return
+        self._personalised, started = installed.version, perf_counter()
+        try:
+            entry = self._own_model(installed)
+        except (BrokenState, TryLater):
+            raise
+        except FedloomError as error:
+            entry = Personal.none().to_json() | {"kept": False, "reason": error.code}
+            self._around.log(f"version {installed.version}: no model of this device's own: {error}")
+        entry |= {"version": installed.version, "seconds": round(perf_counter() - started, 3)}
+        self._journal.put("personal", json.dumps(entry))
+
+    def _own_model(self, installed: Installed) -> dict[str, Any]:
         examples, held_out = read_examples(self._enrolment.examples)
         seed = int.from_bytes(self._around.random_bytes(8), "big")
-        started = perf_counter()
         trainer, manifest = self._trainer(installed), installed.bundle.manifest
         found = personalise(trainer, installed.weights, examples, held_out, installed.plan, manifest, seed)
-        if found.better:
-            self._store.keep_personal(installed, found.weights)
-        entry = {
-            "version": installed.version,
-            "count": found.after.count,
-            "correct_before": found.before.correct,
-            "correct": found.after.correct,
-            "loss_before": found.before.loss_sum,
-            "loss": found.after.loss_sum,
-            "kept": found.better,
-            "seconds": round(perf_counter() - started, 3),
-        }
-        self._journal.put("personal", json.dumps(entry))
+        twin = installed.int8 and patched_twin(installed.int8, manifest, found.weights)
+        kept = found.better and not does_worse(twin, installed.int8, manifest, held_out)
+        if twin and kept:
+            self._store.keep_personal(installed, twin)
         self._around.log(
             f"version {installed.version}: trained further on this device's own examples, right on"
             f" {found.after.correct} of {found.after.count} held-out ones ({found.before.correct} before);"
-            f" {'kept' if found.better else 'not kept'}"
+            f" {'kept' if kept else 'not kept'}"
         )
+        return found.to_json() | {"kept": kept}
 
     def _trainer(self, installed: Installed) -> Trainer:
         if self._loaded is None or self._loaded[0] != installed.bundle:

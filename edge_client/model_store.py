@@ -120,16 +120,13 @@ class ModelStore:
         self._local.save(installed.local_identity, values)
         self._installed = replace(installed, weights=installed.layout.local.replace(installed.weights, values))
 
-    def keep_personal(self, installed: Installed, weights: F32) -> None:
-        """Write the inference twin of this device's own weights, f32[d], into the folder of the release in use.
+    def keep_personal(self, installed: Installed, twin: bytes) -> None:
+        """Write an inference twin with this device's own weights into the folder of the release in use.
 
         Raises:
             TryLater: ``disk-write-failed``.
         """
-        if installed.int8 is None:
-            return
         with naming_disk_errors(self._folder.path):
-            twin = _patched(installed.int8, installed.bundle.manifest, weights)
             write_durably(self._folder.releases / str(installed.version) / PERSONAL_FILE, twin)
 
     def _fetch(self, version: int) -> Installed:
@@ -180,7 +177,7 @@ class ModelStore:
         weights = self._own(layout, identity, start)
         int8 = self._twin(release, bundle.manifest, start) if INFER_INT8_FILE in release.files else None
         if int8 is not None and layout.local.size:
-            int8 = _patched(int8, bundle.manifest, weights)
+            int8 = patched_twin(int8, bundle.manifest, weights)
         plan_sha256 = sha256(files[PLAN_FILE])
         return Installed(release.version, plan, plan_sha256, bundle, layout, weights, model_sha256, identity, int8)
 
@@ -204,7 +201,7 @@ class ModelStore:
         own = self._folder.current / INFER_INT8_FILE
         if own.exists():
             try:
-                return entry.check(_patched(own.read_bytes(), manifest, weights), INFER_INT8_FILE)
+                return entry.check(patched_twin(own.read_bytes(), manifest, weights), INFER_INT8_FILE)
             except (Refused, BundleError):
                 pass  # the program itself changed, or the file on the card did
         return self._file(release, INFER_INT8_FILE, "bundle_down")
@@ -244,7 +241,8 @@ def _bundle(files: Mapping[str, bytes]) -> Bundle:
     return replace(verify_bundle(replace(manifest, files=program), files), manifest=manifest)
 
 
-def _patched(twin: bytes, manifest: BundleManifest, weights: F32) -> bytes:
+def patched_twin(twin: bytes, manifest: BundleManifest, weights: F32) -> bytes:
+    """Return an int8 twin with other weights, f32[d]."""
     patches = tuple(patch for patch in manifest.patches if patch.file == INFER_INT8_FILE)
     return patch_model(twin, patches, weights, manifest.tensors)
 

@@ -72,6 +72,8 @@ def status_text(report: Report) -> str:
 def _personal_lines(personal: Report | None) -> list[str]:
     if personal is None:
         return []
+    if "reason" in personal:
+        return [f"own model     none: training version {personal['version']} further failed [{personal['reason']}]"]
     use = "in use beside it" if personal["kept"] else "not better, so not kept"
     right = f"{personal['correct']} of {personal['count']} right, {personal['correct_before']} before"
     return [f"own model     version {personal['version']} trained further here: {right}; {use}"]

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.full_size import full_size_file
+from models.full_size import read_full_size
 from models.partitions import divide, iid, two_shard
 from models.task import DATA_FOLDER, TaskData, scaled_images
 from shared.examples import Examples
@@ -95,15 +95,15 @@ def load_iid(_folder: str | None = None) -> TaskData:
 def load_by_writer(folder: str | None) -> TaskData:
     """Give each device one writer of the full MNIST, those with the most digits; test on 20 writers of its test set.
 
-    Raises UsageError as ``full_size_file``; nobody wrote digits of both sets.
+    Raises UsageError as ``read_full_size``; nobody wrote digits of both sets.
     """
-    with np.load(full_size_file("mnist.npz", folder), allow_pickle=False) as stored:
-        parts = {name: (stored[f"x_{name}"], stored[f"y_{name}"], stored[f"user_{name}"]) for name in ("train", "test")}
-    x, y, writer = parts["train"]
+    names = [f"{array}_{part}" for part in ("train", "test") for array in ("x", "y", "user")]
+    stored = read_full_size("mnist.npz", folder, names)
+    x, y, writer = (stored[name] for name in names[:3])
     train = _examples(x, y)
     most = _busiest(writer, DEVICES)
     devices = divide(train, [np.flatnonzero(writer == one) for one in most], _HELD_OUT_SHARE, SEED)
-    x, y, writer = parts["test"]
+    x, y, writer = (stored[name] for name in names[3:])
     strangers = np.isin(writer, _busiest(writer, _TEST_WRITERS))
     return TaskData(devices, _examples(x[strangers], y[strangers]))
 

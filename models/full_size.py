@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shared.errors import UsageError
 
 FOLDER_VARIABLE: Final = "FEDLOOM_DATA"
+
+
+def read_full_size(name: str, folder: str | None, arrays: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Read arrays of a full-size .npz file.
+
+    Raises:
+        UsageError: as ``full_size_file``, and ``full-size-file`` for a file that lacks one of them.
+    """
+    path = full_size_file(name, folder)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {array: stored[array] for array in arrays}
+    except (OSError, ValueError, KeyError, BadZipFile, AttributeError, TypeError) as error:
+        reason = (str(error).strip("'\"") or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            "full-size-file",
+            f"{path} is not the file that is meant: {reason}.",
+            f"it needs the arrays {', '.join(arrays)}; models/data/README.md says where it is from",
+        ) from error
 
 
 def full_size_file(name: str, folder: str | None) -> Path:

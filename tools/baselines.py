@@ -34,8 +34,9 @@ Devices: TypeAlias = Mapping[int, tuple[Examples, Examples]]
 class Curve:
     """One value per round, on owners who take no part and on the participants' held-out examples.
 
-    For local-only training they are means over the models; ``weights`` are the last ones f32[d], by owner there, and
-    ``own`` is the last accuracy and loss of each on its owner's held-out examples.
+    For local-only training there is a model per owner: strangers' values are means over the models, participants' are
+    over all held-out examples, each judged by its owner's model; ``weights`` are the last ones f32[d], by owner there,
+    and ``own`` is the last accuracy and loss of each on its owner's held-out examples.
     """
 
     accuracy: tuple[float, ...]
@@ -72,8 +73,8 @@ def train_federated(
     start: F32,
     devices: Devices,
     test: Examples,
-    budget: Budget,
-    bounds: Bounds,
+    plan: Plan,
+    rounds: int,
     seed: int,
 ) -> Curve:
     """Run federated averaging (McMahan et al., arXiv 1602.05629) as the system does, without network and masks.
@@ -81,7 +82,7 @@ def train_federated(
     Every round starts from the int8 weights that go down; updates are clipped and weighed by the devices' own code,
     and added to the server's f32 master by the server's. Local tensors stay with their owner, who is judged with them.
     """
-    layout, plan = Layout.of(tensors), _plan(budget, bounds)
+    layout = Layout.of(tensors)
     own: dict[int, F32] = {}
 
     def with_own(weights: F32, owner: int) -> F32:
@@ -102,10 +103,11 @@ def train_federated(
         total = AggregateSum(updates, weight, 0, Evaluation(0.0, 0, 0), len(devices), moved)
         return step_weights(master, total, plan, layout)
 
-    return _curve(trainer, start, devices, test, budget.rounds, one_round, with_own)
+    return _curve(trainer, start, devices, test, rounds, one_round, with_own)
 
 
-def _plan(budget: Budget, bounds: Bounds) -> Plan:
+def simulated_plan(budget: Budget, bounds: Bounds) -> Plan:
+    """Return a plan of federated averaging with these settings."""
     return Plan(
         "simulation",
         training=Training("fedavg", budget.epochs, budget.learning_rate),
@@ -137,13 +139,15 @@ def train_local_only(
             return trainer.train(weights, train, recipe(budget), _seed(seed, number, owner)).weights
 
         curves[owner] = _curve(trainer, start, {owner: (train, held_out)}, test, budget.rounds, one_round)
+    judged = {owner: curve for owner, curve in curves.items() if len(devices[owner][1])}
+    shares = [len(devices[owner][1]) for owner in judged]
     return Curve(
         _mean([curve.accuracy for curve in curves.values()]),
-        _mean([curve.accuracy_participants for curve in curves.values()]),
+        _mean([curve.accuracy_participants for curve in judged.values()], shares),
         _mean([curve.loss for curve in curves.values()]),
-        _mean([curve.loss_participants for curve in curves.values()]),
+        _mean([curve.loss_participants for curve in judged.values()], shares),
         {owner: curve.weights[0] for owner, curve in curves.items()},
-        {owner: (curve.accuracy_participants[-1], curve.loss_participants[-1]) for owner, curve in curves.items()},
+        {owner: (curve.accuracy_participants[-1], curve.loss_participants[-1]) for owner, curve in judged.items()},
     )
 
 
@@ -164,10 +168,10 @@ def _curve(
         judged = [trainer.evaluate(with_own(weights, owner), held) for owner, (_, held) in devices.items() if len(held)]
         participants.append(_total(judged))
     return Curve(
-        tuple(found.correct / found.count for found in strangers),
-        tuple(found.correct / found.count for found in participants),
-        tuple(found.loss_sum / found.count for found in strangers),
-        tuple(found.loss_sum / found.count for found in participants),
+        tuple(_share(found.correct, found.count) for found in strangers),
+        tuple(_share(found.correct, found.count) for found in participants),
+        tuple(_share(found.loss_sum, found.count) for found in strangers),
+        tuple(_share(found.loss_sum, found.count) for found in participants),
         {0: weights},
     )
 
@@ -178,8 +182,12 @@ def _total(parts: Sequence[Evaluation]) -> Evaluation:
     )
 
 
-def _mean(curves: list[tuple[float, ...]]) -> tuple[float, ...]:
-    return tuple(float(value) for value in np.mean(curves, axis=0))
+def _share(part: float, count: int) -> float:
+    return part / count if count else float("nan")  # nobody has held-out examples
+
+
+def _mean(curves: list[tuple[float, ...]], shares: list[int] | None = None) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.average(curves, axis=0, weights=shares)) if curves else ()
 
 
 def _seed(seed: int, number: int, owner: int) -> int:

@@ -133,6 +133,16 @@ LAYERS: dict[str, Callable[[], Model]] = {
     "lstm": _recurrent(L.LSTM),
     "lstm_backwards": _recurrent(L.LSTM, go_backwards=True, return_sequences=True),
     "max_pool_3d": lambda: _network(VOLUME, L.Conv3D(2, 1), L.MaxPooling3D(2, strides=1)),
+    "max_pool_of_relu_1d": lambda: _network(
+        (13, 3),
+        L.Conv1D(4, 2, activation="relu"),
+        L.MaxPooling1D(2),
+        L.Conv1D(4, 3, activation="relu"),
+        L.GlobalMaxPooling1D(),
+    ),
+    "max_pool_of_relu_2d": lambda: _network(
+        IMAGE, L.Conv2D(4, 3, activation="relu"), L.MaxPooling2D(3, strides=2, padding="same")
+    ),
     "max_pool_overlapping": lambda: _network(IMAGE, L.Conv2D(4, 3), L.MaxPooling2D(3, strides=2, padding="same")),
     "noise": lambda: _network(VECTOR, L.Dense(4), L.GaussianNoise(0.3)),
     "noise_dropout": lambda: _network(VECTOR, L.Dense(4), L.GaussianDropout(0.3)),

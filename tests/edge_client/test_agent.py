@@ -16,7 +16,7 @@ from edge_client.agent import LONGEST_WAIT_S, open_agent
 from edge_client.journal import Journal, State
 from edge_client.state_folder import StateFolder
 from shared.errors import ProtocolAbort, Refused, TryLater
-from shared.plan import Training
+from shared.plan import Personalisation, Training
 from shared.wire.messages import Meeting
 from tests.edge_client.aggregator import Aggregator, publish
 from tests.edge_client.devices import ManualClock, enrolled, write_points
@@ -289,6 +289,28 @@ def test_bad_examples_upload_nothing_and_are_journaled(tmp_path: Path, certifica
     assert not any("cohorts" in request.path for request in aggregator.requests)
     row = report.ledger(StateFolder(tmp_path / "state"))["contributions"][0]
     assert (row["state"], row["reason"]) == ("abandoned", "examples-shape")
+
+
+def test_training_further_that_fails_is_named_and_stops_nothing(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, MEMBERS, rounds=0)
+    aggregator.plan = replace(aggregator.plan, personalisation=Personalisation(epochs=1, learning_rate=0.1))
+    aggregator.versions = [publish(0, aggregator.master, aggregator.plan, aggregator.now_s)]
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path, aggregator, url)
+        examples = tmp_path / "examples" / "examples.npz"
+        kept = examples.read_bytes()
+        examples.write_bytes(b"nonsense")
+        run_devices([tmp_path], {})  # and ends
+        found = report.status(StateFolder(tmp_path / "state"))
+        assert (found["personal"]["kept"], found["personal"]["count"]) == (False, 0)
+        assert f"[{found['personal']['reason']}]" in report.status_text(found)
+        examples.write_bytes(kept)
+        run_devices([tmp_path], {})
+        mended = report.status(StateFolder(tmp_path / "state"))["personal"]
+    assert "reason" not in mended
+    assert mended["count"] == 2
+    assert mended["kept"]  # one step from 0 towards the mean of its points
+    assert mended["loss"] < mended["loss_before"]
 
 
 def test_two_agents_do_not_share_a_state_folder(tmp_path: Path, certificates: Path) -> None:

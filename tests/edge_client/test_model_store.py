@@ -207,7 +207,7 @@ def test_later_versions_bring_weights_alone_and_the_twin_is_made_here(
     assert installed.int8 == (device.folder.current / INFER_INT8_FILE).read_bytes() == twin
     spec = activity_bundle.manifest.inputs[0]
     held_out = Examples(np.zeros((3, *spec.shape[1:]), np.float32), np.zeros(3, np.int32))
-    result = count_correct(installed, held_out)
+    result = count_correct(installed.int8, installed.bundle.manifest, held_out)
     assert result is not None
     assert result[1] == 3
 

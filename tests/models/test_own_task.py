@@ -14,7 +14,7 @@ from shared.errors import UsageError
 from shared.plan import Plan
 from tools.task.files import read_file
 from tools.task.new import Found, write_task
-from tools.task.own import OwnTask, load_task, missing_classes, read_task
+from tools.task.own import OwnTask, load_task, missing_classes, read_task, require_licence, write_devices
 
 OWNERS, CLASSES, SHAPE = ("ada", "ben", "cleo", "dora", "emil"), ("no", "yes"), (4, 2)
 
@@ -105,6 +105,55 @@ def test_examples_of_another_shape_or_value_are_named(folder: Path, examples: Pa
     refused("example-unreadable", lambda: load_task(read_task(folder)))
 
 
+def test_as_many_numbers_in_another_shape_are_not_enough(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(12, dtype=np.float32).reshape(3, 4))
+    refused("example-shape", lambda: read_file(path, (4, 3)))
+    assert read_file(path, (3, 4, 1)).shape == (3, 4, 1)
+    np.testing.assert_array_equal(read_file(path, (12,)), np.arange(12))
+
+
+def test_one_error_names_several_files(folder: Path, examples: Path) -> None:
+    for name in "123":
+        (examples / "ben" / "no" / f"{name}.npy").write_bytes(b"nonsense")
+    told = refused("example-unreadable", lambda: load_task(read_task(folder)))
+    assert all(f"{name}.npy" in told for name in "123")
+
+
+def test_grey_with_16_bits_keeps_its_shades(tmp_path: Path) -> None:
+    shades = np.linspace(0, 65535, 12).astype(np.uint16).reshape(3, 4)
+    Image.fromarray(shades).save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_file(tmp_path / "a.png", (3, 4)), shades / np.float32(65535), atol=1e-6)
+
+
+def test_values_that_are_no_real_numbers_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(3, np.complex64))
+    assert "complex64" in refused("example-unreadable", lambda: read_file(tmp_path / "a.npy", (3,)))
+    np.savez(tmp_path / "b.npz", x=np.zeros(3))
+    (tmp_path / "b.npz").rename(tmp_path / "b.npy")
+    refused("example-unreadable", lambda: read_file(tmp_path / "b.npy", (3,)))
+
+
+def test_something_is_held_out_of_every_class_with_two_examples(folder: Path, examples: Path) -> None:
+    for path in sorted((examples / "ada" / "yes").iterdir())[2:]:
+        path.unlink()
+    owned = load_task(read_task(folder))
+    assert list(owned.devices["ada"][1].y).count(1) == 1
+
+
+def test_who_takes_no_part_any_more_is_no_device(folder: Path, tmp_path: Path) -> None:
+    owned = load_task(read_task(folder))
+    write_devices(tmp_path / "devices", owned)
+    changed = load_task(edit(folder, "test_owners", '["ada"]'))
+    write_devices(tmp_path / "devices", changed)
+    assert sorted(path.name for path in (tmp_path / "devices").iterdir()) == list(OWNERS[1:])
+
+
+@pytest.mark.parametrize("licence", ['"TODO"', '" "'])
+def test_a_licence_that_says_nothing_is_refused(folder: Path, licence: str) -> None:
+    refused("task-licence", lambda: require_licence(edit(folder, "licence", licence)))
+
+
 def test_a_folder_that_is_no_class_is_named(folder: Path, examples: Path) -> None:
     (examples / "dora" / "perhaps").mkdir()
     assert "perhaps" in refused("task-labels", lambda: load_task(read_task(folder)))
@@ -122,11 +171,12 @@ def test_a_missing_folder_of_examples(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "code"),
     [
-        ("licence", '"TODO"', "task-licence"),
-        ("licence", '" "', "task-licence"),
         ("held_out_share", "1.5", "task-file"),
         ("classes", '["one"]', "task-file"),
         ("batch_size", '"many"', "task-file"),
+        ("batch_size", "0", "task-file"),
+        ("classes", "[0, 1]", "task-file"),
+        ("input_shape", "[4.0]", "task-file"),
         ("loss", "", "task-file"),
     ],
 )
@@ -148,4 +198,6 @@ def test_new_refuses_what_cannot_become_a_task(tmp_path: Path, examples: Path, f
 
 def test_without_a_licence_the_task_waits_for_one(tmp_path: Path, examples: Path) -> None:
     folder = write_task("gates", tmp_path, Found(tmp_path / "m.keras", examples, SHAPE, 2), "")
-    refused("task-licence", lambda: read_task(folder))
+    task = read_task(folder)
+    load_task(task)  # examples can be checked before
+    refused("task-licence", lambda: require_licence(task))

@@ -204,6 +204,12 @@ def test_full_size_data_that_are_not_there_are_named(tmp_path: Path) -> None:
         assert raised.value.remedy
     (tmp_path / "mnist.npz").write_bytes(b"here")
     assert full_size_file("mnist.npz", str(tmp_path)) == tmp_path / "mnist.npz"
+    with pytest.raises(UsageError, match="is not the file that is meant") as raised:
+        load_data(get_task("digits"), "writers", str(tmp_path))
+    np.savez(tmp_path / "mnist.npz", x_train=np.zeros(3))  # as another library ships it
+    with pytest.raises(UsageError, match="user_train") as raised:
+        load_data(get_task("digits"), "writers", str(tmp_path))
+    assert raised.value.code == "full-size-file"
 
 
 def test_by_writer_every_device_has_one_writer_and_the_test_has_others(tmp_path: Path) -> None:

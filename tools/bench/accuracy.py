@@ -19,6 +19,7 @@ from shared.bundle import INFER_INT8_FILE, Bundle, read_bundle
 from tools.baselines import (
     F32,
     random_weights,
+    simulated_plan,
     train_centralised,
     train_federated,
     train_local_only,
@@ -63,9 +64,9 @@ def accuracies(bundle: Bundle, trainer: Trainer, data: TaskData, seed: int, budg
     """Train all methods from one start; return their accuracies on the people who take no part."""
     start = random_weights(bundle, seed)
     devices, test = data.devices, data.test
-    federated = train_federated(
-        trainer, bundle.manifest.tensors, start, devices, test, budgets.federated, budgets.bounds, seed
-    )
+    plan = simulated_plan(budgets.federated, budgets.bounds)
+    rounds = budgets.federated.rounds
+    federated = train_federated(trainer, bundle.manifest.tensors, start, devices, test, plan, rounds, seed)
     return {
         "federated": federated.accuracy[-1],
         "float": federated.accuracy[-1],

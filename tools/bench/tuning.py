@@ -22,6 +22,7 @@ from tools.baselines import (
     Curve,
     Devices,
     random_weights,
+    simulated_plan,
     train_centralised,
     train_federated,
     train_local_only,
@@ -124,8 +125,7 @@ def _train(job: Job, point: Point) -> Curve:
     # The functions want people to test on; a participant's held-out windows stand in for them and are not scored.
     _, unscored = next(iter(job.devices.values()))
     if point.method == "federated":
-        return train_federated(
-            job.trainer, job.tensors, job.start, job.devices, unscored, point.budget, point.bounds, _SEED
-        )
+        plan, rounds = simulated_plan(point.budget, point.bounds), point.budget.rounds
+        return train_federated(job.trainer, job.tensors, job.start, job.devices, unscored, plan, rounds, _SEED)
     train = train_local_only if point.method == "local only" else train_centralised
     return train(job.trainer, job.start, job.devices, unscored, point.budget, _SEED)

@@ -9,6 +9,8 @@ these forms, of which ``choose`` picks by measuring:
   Performance Convolutional Neural Networks for Document Processing, section 2.1), then one product.
 - ``rows``: side by side only along columns, so that the matrix is smaller by the kernel's height; one product
   per kernel row, and the sum of these, shifted by rows.
+- ``turned``, of forward: the matrix of ``patches`` built transposed, where few channels would be copied at a time, and
+  then turned; the filter's gradient needs it transposed, and both share it.
 
 A product keeps a batch dimension of one: a plain MatMul becomes FULLY_CONNECTED, which XNNPACK leaves alone
 without constant weights.
@@ -26,7 +28,7 @@ from tools.convert.tf import Operation, Tensor, tf
 from tools.convert.windows import Axis, axes_of, padded, shifted, spread, windows
 
 Pass: TypeAlias = Literal["forward", "input", "filter"]
-Form: TypeAlias = Literal["builtin", "patches", "rows"]
+Form: TypeAlias = Literal["builtin", "patches", "rows", "turned"]
 
 _FEW = 8  # channels: with so few, a row of patches is too short for a product of its own
 
@@ -83,10 +85,12 @@ class Convolution:
     def forms(self, which: Pass) -> tuple[Form, ...]:
         """Return the forms that this pass can have."""
         if which == "forward":
-            return ("builtin", "patches", "rows")
+            return ("builtin", "patches", "rows", "turned")
         if which == "filter":
             return ("patches", "rows")
-        return ("rows",) if self._dilated or self.padding is None else ("builtin", "rows")
+        gathers = not self._strided and all(axis.pad < _span(axis) for axis in (self.rows, self.columns))
+        products: tuple[Form, ...] = ("patches", "rows") if gathers else ("rows",)
+        return products if self._dilated or self.padding is None else ("builtin", *products)
 
     @property
     def padding(self) -> str | None:
@@ -162,6 +166,9 @@ def forward(c: Convolution, form: Form, x: Tensor, w: Tensor) -> Tensor:
     """Return y[i] = sum over k of x[read(i, k)] w[k], f32[batch, h', w', filters]."""
     if form == "builtin":
         return builtin(c, x, w)
+    if form == "turned":
+        matrix = tf.transpose(_transposed_patches(c, x), [0, 2, 1])
+        return tf.reshape(tf.matmul(matrix, tf.reshape(w, [1, -1, c.filters])), c.y_shape)
     beside = tf.concat(windows(x, 2, c.columns), axis=3)
     if form == "patches":
         beside = tf.concat(windows(beside, 1, c.rows), axis=3)
@@ -182,14 +189,9 @@ def filter_gradient(c: Convolution, form: Form, x: Tensor, dy: Tensor) -> Tensor
     The matrix of windows is built transposed, which costs less than transposing it: XNNPACK has no product with a
     transposed left side.
     """
-    # Padded before it is transposed: along the innermost dimension padding copies one number at a time.
-    x, columns = padded(x, 2, c.columns)
-    across = tf.transpose(x, [3, 0, 1, 2])
-    beside = tf.concat(windows(across, 3, columns), axis=0)  # [kernel w * channels, batch, h, w']
     if form == "patches":
-        beside = tf.concat(windows(beside, 2, c.rows), axis=0)
-        matrix = tf.reshape(beside, [1, beside.shape[0], -1])
-        return tf.reshape(tf.matmul(matrix, tf.reshape(dy, [1, -1, c.filters])), c.w_shape)
+        return tf.reshape(tf.matmul(_transposed_patches(c, x), tf.reshape(dy, [1, -1, c.filters])), c.w_shape)
+    beside = _beside_across(c, x)
     if _slides(c.rows):
         matrix = tf.reshape(beside, [1, beside.shape[0], -1])
         shifts = [c.rows.pad - i * c.rows.dilation for i in range(c.rows.kernel)]
@@ -201,11 +203,31 @@ def filter_gradient(c: Convolution, form: Form, x: Tensor, dy: Tensor) -> Tensor
     return tf.reshape(tf.concat(parts, axis=1), c.w_shape)
 
 
+def _beside_across(c: Convolution, x: Tensor) -> Tensor:
+    """Return the windows along columns side by side, [kernel w * channels, batch, h, w']."""
+    # Padded before it is transposed: along the innermost dimension padding copies one number at a time.
+    x, columns = padded(x, 2, c.columns)
+    return tf.concat(windows(tf.transpose(x, [3, 0, 1, 2]), 3, columns), axis=0)
+
+
+def _transposed_patches(c: Convolution, x: Tensor) -> Tensor:
+    """Return the matrix of windows, [1, kernel h * kernel w * channels, batch * h' * w']."""
+    beside = tf.concat(windows(_beside_across(c, x), 2, c.rows), axis=0)
+    return tf.reshape(beside, [1, beside.shape[0], -1])
+
+
 def input_gradient(c: Convolution, form: Form, w: Tensor, dy: Tensor) -> Tensor:
-    """Return dx[read(i, k)] += dy[i] w[k]^T, f32[batch, h, w, channels]."""
+    """Return dx[read(i, k)] += dy[i] w[k]^T, f32[batch, h, w, channels].
+
+    ``patches`` gathers instead: x[j] was read at position k by i = j + pad - k * dilation, a window of dy, backwards.
+    """
     if form == "builtin":
         strides = [1, c.rows.stride, c.columns.stride, 1]
         return tf.nn.conv2d_transpose(dy, w, c.x_shape, strides, c.padding)
+    if form == "patches":
+        beside = tf.concat(windows(dy, 2, _mirrored(c.columns))[::-1], axis=3)
+        beside = tf.concat(windows(beside, 1, _mirrored(c.rows))[::-1], axis=3)
+        return tf.reshape(_product(beside, tf.reshape(tf.transpose(w, [0, 1, 3, 2]), [1, -1, c.channels])), c.x_shape)
     width = c.columns.kernel * c.channels
     taps = _cut(tf.transpose(w, [0, 3, 1, 2]), [c.rows.kernel, 1, c.filters, width])
     shape = [*c.y_shape[:3], width]
@@ -213,6 +235,11 @@ def input_gradient(c: Convolution, form: Form, w: Tensor, dy: Tensor) -> Tensor:
     lines = spread(parts, 1, c.rows)
     parts = tf.split(lines, c.columns.kernel, axis=3) if c.columns.kernel > 1 else [lines]
     return spread(parts, 2, c.columns)
+
+
+def _mirrored(axis: Axis) -> Axis:
+    """Return how the inputs of a sliding window read its outputs."""
+    return Axis(axis.outputs, axis.length, axis.kernel, 1, axis.dilation, _span(axis) - 1 - axis.pad)
 
 
 def _slides(rows: Axis) -> bool:

@@ -77,8 +77,8 @@ class Demo:
 
     def __init__(self, task: Task, data: TaskData, devices: int, rounds: int) -> None:
         most = len(data.devices)
-        if not 3 <= devices <= most:  # two devices learn each other's update
-            raise UsageError("demo-devices", f"DEVICES is {devices}, the data set allows 3 to {most}.")
+        if not 4 <= devices <= most:  # one of them is killed, and a sum of two tells each the other's update
+            raise UsageError("demo-devices", f"DEVICES is {devices}, the data set allows 4 to {most}.")
         if rounds < 1:
             raise UsageError("demo-rounds", f"ROUNDS is {rounds}, at least 1 is needed.")
         self._task = task

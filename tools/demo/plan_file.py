@@ -8,11 +8,12 @@ from shared.plan import Plan
 
 FULL_DEMO_SURVIVORS = 5
 DROPOUT_SHARE = 0.34
+_FEWEST_IN_A_SUM = 3  # of two devices each learns the other's update
 
 
 def for_demo(plan: Plan, devices: int, rounds: int) -> Plan:
     """Return the plan for a demo: one cohort of all devices, of which a third may vanish."""
-    survivors = max(2, min(FULL_DEMO_SURVIVORS, devices - 1))
+    survivors = max(_FEWEST_IN_A_SUM, min(FULL_DEMO_SURVIVORS, devices - 1))
     cohort = replace(plan.cohort, largest=devices, min_survivors=survivors, dropout_share=DROPOUT_SHARE)
     return replace(plan, cohort=cohort, stop=replace(plan.stop, rounds=rounds))
 

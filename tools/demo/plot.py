@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, FEDERATED, LOCAL, CENTRAL = "#1f2933", "#0b6e69", "#c26a1b", "#6b7280"
 _HEADING = 44  # characters in a line
@@ -44,6 +45,7 @@ def draw(path: Path, panels: tuple[Panel, Panel], title: str, unit: str, highest
         axes.plot(range(1, len(alone) + 1), alone, color=LOCAL, linestyle=":", linewidth=2, label="each device alone")
         axes.set_title(textwrap.fill(panel.heading, _HEADING), loc="left", fontsize=11)
         axes.set_xlabel("round")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(0, highest)
         axes.set_xlim(0, max(1, len(federated) - 1))
         axes.grid(visible=True, color="#e4e7eb", linewidth=0.8)

@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import UsageError
-from shared.examples import write_examples
-from tools.task.own import PLAN_FILE, TASK_FILE, OwnTask, load_task, missing_classes, read_task
+from tools.task.own import (
+    PLAN_FILE,
+    TASK_FILE,
+    OwnTask,
+    load_task,
+    missing_classes,
+    read_task,
+    require_licence,
+    write_devices,
+)
 
 if TYPE_CHECKING:
     from tools.task.own import Owned
@@ -47,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     task = read_task(arguments.folder)
     owned = load_task(task)
     _show(task, owned)
+    require_licence(task)
     if arguments.verb == "build":
         _build(task, owned)
     elif arguments.verb == "try":
@@ -94,8 +103,7 @@ def _build(task: OwnTask, owned: Owned) -> None:
         )
     if shapes != [task.input_shape]:
         raise UsageError("task-shape", f"input_shape is {list(task.input_shape)}, the model takes {shapes}.")
-    for name, (train, held) in owned.devices.items():
-        write_examples(task.folder / DEVICES / name, train, held)
+    write_devices(task.folder / DEVICES, owned)
     print(
         f"wrote {out.name}/ (proven on {', '.join(each['name'] for each in made.proof['runtimes'])}) and"
         f" {DEVICES}/OWNER/examples.npz; next:\n"

@@ -6,6 +6,7 @@ import wave
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,11 @@ _PCM_16_BYTES: Final = 2
 
 
 def _array(path: Path) -> F32:
-    return np.asarray(np.load(path, allow_pickle=False), np.float32)
+    with path.open("rb") as file:
+        values = np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"its values are {values.dtype}")
+    return np.asarray(values, np.float32)
 
 
 def _table(path: Path) -> F32:
@@ -29,8 +34,9 @@ def _table(path: Path) -> F32:
 def _image(path: Path) -> F32:
     """Return f32[height, width, channels] from 0 to 1."""
     with Image.open(path) as image:
-        pixels = np.asarray(image.convert("L" if image.mode in {"1", "L", "I;16"} else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], -1).astype(np.float32) / np.float32(255)
+        deep = image.mode.startswith("I")  # grey with 16 bits, which Pillow would cut off at 255
+        pixels = np.asarray(image if deep else image.convert("L" if image.mode in {"1", "L"} else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], -1).astype(np.float32) / np.float32(2**16 - 1 if deep else 255)
 
 
 def _sound(path: Path) -> F32:
@@ -42,6 +48,15 @@ def _sound(path: Path) -> F32:
     return samples.astype(np.float32) / np.float32(2**15)
 
 
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    wave.Error,
+    BadZipFile,
+    Image.DecompressionBombError,
+)
 READERS: Final[Mapping[str, Callable[[Path], F32]]] = {
     ".npy": _array,
     ".csv": _table,
@@ -60,10 +75,10 @@ def read_file(path: Path, shape: Sequence[int]) -> F32:
     """
     try:
         values = READERS[path.suffix.lower()](path)
-    except (OSError, ValueError, EOFError, wave.Error, SyntaxError) as error:
+    except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError("example-unreadable", f"{path} cannot be read: {reason}.", "mend or remove it") from error
-    if values.size != int(np.prod(shape)):
+    if not _fits(values.shape, shape):
         raise UsageError(
             "example-shape",
             f"{path} holds {list(values.shape)}, the model takes {list(shape)}.",
@@ -72,6 +87,13 @@ def read_file(path: Path, shape: Sequence[int]) -> F32:
     if not np.isfinite(values).all():
         raise UsageError("example-unreadable", f"{path} holds infinite values or NaN.", "mend or remove it")
     return values.reshape(shape)
+
+
+def _fits(found: Sequence[int], shape: Sequence[int]) -> bool:
+    """Say whether values mean the same in ``shape``: apart from axes of one element, or laid out in a row."""
+    if len(shape) == 1:
+        return int(np.prod(found)) == shape[0]
+    return [size for size in found if size != 1] == [size for size in shape if size != 1]
 
 
 def folders(path: Path) -> list[Path]:

@@ -16,19 +16,26 @@ def input_and_outputs(path: Path) -> tuple[tuple[int, ...], int]:
     """
     try:
         model = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras has no common class for a file that it cannot read
+        inputs, outputs = model.inputs, model.outputs
+    except Exception as error:  # Keras has no common class for a file that it cannot read, or a model without inputs
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError("task-model", f"{path} is no Keras file: {reason}", "save it with model.save(path)") from error
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or None in model.inputs[0].shape[1:]:
-        shapes = [list(tensor.shape) for tensor in model.inputs]
+    if len(inputs) != 1 or len(outputs) != 1 or None in inputs[0].shape[1:]:
+        shapes = [list(tensor.shape) for tensor in inputs]
         raise UsageError(
             "task-model",
-            f"{path} has inputs {shapes} and {len(model.outputs)} outputs.",
+            f"{path} has inputs {shapes} and {len(outputs)} outputs.",
             "`fedloom task` takes one input of a fixed shape and one output; `fedloom convert` takes more",
         )
-    outputs = model.outputs[0].shape
-    if len(outputs) != 2 or outputs[1] < 2:
+    if inputs[0].dtype != "float32":
         raise UsageError(
-            "task-model", f"{path} has outputs {list(outputs)}.", "end it with keras.layers.Dense(number of classes)"
+            "task-model",
+            f"{path} takes {inputs[0].dtype}, and examples from files are float32.",
+            "begin it with a float32 input, or write a task in Python as models/shakespeare.py is",
         )
-    return tuple(int(size) for size in model.inputs[0].shape[1:]), int(outputs[1])
+    shape = outputs[0].shape
+    if len(shape) != 2 or shape[1] < 2:
+        raise UsageError(
+            "task-model", f"{path} has outputs {list(shape)}.", "end it with keras.layers.Dense(number of classes)"
+        )
+    return tuple(int(size) for size in inputs[0].shape[1:]), int(shape[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from shared.errors import UsageError
-from shared.examples import Examples
+from shared.examples import EXAMPLES_FILE, Examples, write_examples
 from shared.ids import require_name
 from tools.task.files import example_files, folders, read_file
 
@@ -19,17 +19,34 @@ TASK_FILE: Final = "task.toml"
 PLAN_FILE: Final = "plan.toml"
 CARD_FILE: Final = "card.md"
 TODO: Final = "TODO"
+_TOLD: Final = 5  # files that one error names
 _FEWEST_OWNERS: Final = 3  # two devices learn each other's update
-_KEYS: Final[Mapping[str, type]] = {
-    "model": str,
-    "examples": str,
-    "classes": list,
-    "input_shape": list,
-    "held_out_share": float,
-    "test_owners": list,
-    "loss": str,
-    "batch_size": int,
-    "licence": str,
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_list_of(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(fits(item) for item in value)
+
+
+_TEXT: Final = ("a text", _is_text)
+_TEXTS: Final = ("a list of texts", _is_list_of(_is_text))
+_KEYS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
+    "model": _TEXT,
+    "examples": _TEXT,
+    "classes": _TEXTS,
+    "input_shape": ("a list of whole numbers above 0", _is_list_of(_is_count)),
+    "held_out_share": ("a number between 0 and 1", lambda value: isinstance(value, float) and 0 < value < 1),
+    "test_owners": _TEXTS,
+    "loss": _TEXT,
+    "batch_size": ("a whole number above 0", _is_count),
+    "licence": _TEXT,
 }
 
 
@@ -79,7 +96,7 @@ def read_task(folder: Path) -> OwnTask:
     """Read ``task.toml``.
 
     Raises:
-        UsageError: ``task-missing``, ``task-file`` naming the key, or ``task-licence`` where it says nothing.
+        UsageError: ``task-missing``, or ``task-file`` naming the key.
     """
     folder = folder.absolute()
     path = folder / TASK_FILE
@@ -92,9 +109,9 @@ def read_task(folder: Path) -> OwnTask:
         ) from error
     except ValueError as error:
         raise UsageError("task-file", f"{path} is not TOML: {error}.") from error
-    for key, kind in _KEYS.items():
-        if not isinstance(values.get(key), kind):
-            raise UsageError("task-file", f"{path}: {key} is {values.get(key)!r}, a {kind.__name__} is needed.")
+    for key, (kind, fits) in _KEYS.items():
+        if not fits(values.get(key)):
+            raise UsageError("task-file", f"{path}: {key} is {values.get(key)!r}, {kind} is needed.")
     if unknown := sorted(set(values) - set(_KEYS)):
         raise UsageError("task-file", f"{path} has an unknown key {unknown[0]!r}.", f"known: {', '.join(_KEYS)}")
     _check(values, path)
@@ -113,17 +130,21 @@ def read_task(folder: Path) -> OwnTask:
     )
 
 
-def _check(values: Mapping[str, Any], path: Path) -> None:
-    if not values["licence"].strip() or TODO in values["licence"]:
+def require_licence(task: OwnTask) -> None:
+    """Refuse a task that does not say whose data it uses.
+
+    Raises:
+        UsageError: ``task-licence``.
+    """
+    if not task.licence.strip() or TODO in task.licence:
         raise UsageError(
             "task-licence",
-            f"{path} says nothing about the licence of the examples.",
+            f"{task.folder / TASK_FILE} says nothing about the licence of the examples.",
             "write into licence whose data they are and what may be done with them",
         )
-    if not 0.0 < values["held_out_share"] < 1.0:
-        raise UsageError(
-            "task-file", f"{path}: held_out_share is {values['held_out_share']}, between 0 and 1 is needed."
-        )
+
+
+def _check(values: Mapping[str, Any], path: Path) -> None:
     if len(values["classes"]) < 2 or len(set(values["classes"])) < len(values["classes"]):
         raise UsageError("task-file", f"{path}: classes needs two different names or more.")
 
@@ -166,7 +187,7 @@ def _of_owner(task: OwnTask, path: Path) -> tuple[Examples, Examples]:
             )
         files = [(file, task.classes.index(folder.name)) for file in example_files(folder)]
         # The last ones, because files are often named by the time, and neighbours in time are alike.
-        cut = len(files) - round(len(files) * task.held_out_share)
+        cut = len(files) - max(round(len(files) * task.held_out_share), int(len(files) > 1))
         train, held = train + files[:cut], held + files[cut:]
     if not train:
         raise UsageError("examples-missing", f"{path} holds no example.", "add some, or remove the folder")
@@ -174,9 +195,34 @@ def _of_owner(task: OwnTask, path: Path) -> tuple[Examples, Examples]:
 
 
 def _read(task: OwnTask, files: list[tuple[Path, int]]) -> Examples:
-    shape = (len(files), *task.input_shape)
-    x = np.array([read_file(file, task.input_shape) for file, _ in files], np.float32).reshape(shape)
+    examples, problems = [], []
+    for file, _ in files:
+        try:
+            examples.append(read_file(file, task.input_shape))
+        except UsageError as error:
+            problems.append(error)
+    if problems:
+        raise _together(problems)
+    x = np.array(examples, np.float32).reshape(len(files), *task.input_shape)
     return Examples(x, np.array([label for _, label in files], np.int32))
+
+
+def _together(problems: Sequence[UsageError]) -> UsageError:
+    """Return one error that names the first files, so that not every mistake takes a run to be found."""
+    first = problems[0]
+    told = " ".join(problem.message for problem in problems[:_TOLD])
+    rest = f" And {len(problems) - _TOLD} files more of this owner." if len(problems) > _TOLD else ""
+    return UsageError(first.code, told + rest, first.remedy)
+
+
+def write_devices(folder: Path, owned: Owned) -> None:
+    """Write each device's ``OWNER/examples.npz``; who takes no part any more must not be enrolled by mistake."""
+    for left in folder.glob(f"*/{EXAMPLES_FILE}"):
+        left.unlink()
+        if left.parent.name not in owned.devices and not any(left.parent.iterdir()):
+            left.parent.rmdir()
+    for name, (train, held) in owned.devices.items():
+        write_examples(folder / name, train, held)
 
 
 def missing_classes(task: OwnTask, owned: Owned) -> list[str]:
