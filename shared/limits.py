@@ -16,7 +16,8 @@ MAX_NAME_CHARACTERS: Final = 64  # names of tasks and devices
 READ_PIECE_BYTES: Final = 256 * KIB  # bodies are read and hashed in pieces of this size
 
 # Secure aggregation
-MAX_COMPLETE_GRAPH_MEMBERS: Final = 64  # above it a sparse graph is needed
+MAX_COMPLETE_GRAPH_MEMBERS: Final = 64  # above it a sparse graph is used
+MAX_NEIGHBOURS: Final = 1024  # of one member of a sparse graph
 MASK_PIECE_BYTES: Final = 128 * KIB  # keystream piece that stays in the L2 cache; one big call is 7 times slower
 MAX_SHARE_SUBSETS: Final = 2000  # combinations tried when a share is wrong, before the cohort fails
 MAX_ROUNDING_TRIES: Final = 200  # conditional rounding; each try succeeds with probability above 0.39
