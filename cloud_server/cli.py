@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from cloud_server.api.context import Context
 from cloud_server.app import RELEASE_KEY_FILE, make_context
+from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
@@ -39,12 +40,10 @@ from shared.errors import FedloomError, UsageError
 from shared.plan import Plan
 from shared.release import RELEASE_FILE, SIGNATURE_FILE
 from shared.root import EnrolmentCode
-from shared.secagg.parameters import CohortRules, thresholds
 from shared.wire.canonical import Json, decode
 
 Command = Callable[[argparse.Namespace], Json]
 _DURATION = re.compile(r"(\d+)(s|m|h|d)")
-LARGEST_SHARE = 0.5
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -100,11 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--count", type=int, default=1)
     create.add_argument("--expires", default="24h", help="like 30m, 24h or 7d")
     create.add_argument("--url", help="address for devices, if serve has never run here")
-    parameters = _add(commands, "parameters", "show k and t for a cohort", _parameters, data_option=False)
-    parameters.add_argument("--members", type=int, required=True)
-    parameters.add_argument("--corrupt", type=float, default=0.05)
-    parameters.add_argument("--dropout", type=float, default=0.1)
-    parameters.add_argument("--adversary", choices=("semi-malicious", "semi-honest"), default="semi-malicious")
+    add_parameters(_add(commands, "parameters", "show k and t for a cohort", show_parameters, data_option=False))
     return parser
 
 
@@ -314,17 +309,3 @@ def _code_create(arguments: argparse.Namespace) -> Json:
     secrets = parts.authority.mint(arguments.task, count=arguments.count, valid_s=valid_s)
     codes = [EnrolmentCode(url, parts.root.fingerprint, secret).to_text() for secret in secrets]
     return {"codes": list(codes)} if arguments.json else "\n".join(codes)
-
-
-def _parameters(arguments: argparse.Namespace) -> Json:
-    for name in ("corrupt", "dropout"):
-        if not 0 <= getattr(arguments, name) <= LARGEST_SHARE:
-            raise UsageError("bad-share", f"--{name} must lie between 0 and {LARGEST_SHARE}.")
-    rules = CohortRules(2, max(arguments.members, 2), arguments.corrupt, arguments.dropout)
-    found = thresholds(arguments.members, rules)
-    return {
-        "neighbours": found.neighbours,
-        "threshold": found.threshold,
-        "survivors": found.survivors,
-        "quorum": found.quorum,
-    }

@@ -46,6 +46,8 @@ def run_driver(data: Path, supervisor: int) -> None:
         authority_key=parts.authority.public_key,
         clock=parts.clock,
         random_bytes=os.urandom,
+        seed_source=parts.authority.draw_seed,
+        workers=os.cpu_count() or 1,
     )
     changes = Changes(parts.database, ACTIVE_TICK_S / 2)
     mark, looked_s = -1, 0.0

@@ -12,6 +12,7 @@ from edge_client.transport import PATIENCE_S, Transport
 from shared.clock import Clock
 from shared.errors import TryLater
 from shared.ids import require_name
+from shared.limits import MAX_JSON_BYTES, MAX_ROSTER_BYTES
 from shared.secagg.masking import MaskedUpdate
 from shared.secagg.roster import Member
 from shared.secagg.sealing import SEALED_BYTES
@@ -77,7 +78,7 @@ class CohortClient:
     def join(self, member: Member) -> Json:
         """Join, and wait for the roster."""
         self._tell("join", encode(member.to_json()), State.JOINING, State.JOINED)
-        return decode(self._ask("roster"))
+        return decode(self._ask("roster", MAX_ROSTER_BYTES), max_bytes=MAX_ROSTER_BYTES)
 
     def share(self, shares: SharesMessage) -> Mapping[int, bytes]:
         """Send sealed shares, and wait for the ones sent here."""
@@ -130,8 +131,8 @@ class CohortClient:
         )
         self._record(after)
 
-    def _ask(self, step: str) -> bytes:
-        return self._transport.poll(self._target(step), self._meeting.expires_at_s)
+    def _ask(self, step: str, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+        return self._transport.poll(self._target(step), self._meeting.expires_at_s, max_bytes=max_bytes)
 
     def _target(self, step: str) -> str:
         return f"{COHORTS}/{self._meeting.cohort}/{step}"

@@ -139,6 +139,7 @@ class Transport:
         content_type: str = JSON,
         counts_as: Upward = "other_up",
         until_s: float = 0.0,
+        max_bytes: int = MAX_JSON_BYTES,
     ) -> Reply:
         """Send one request until it is answered.
 
@@ -151,6 +152,7 @@ class Transport:
             content_type: of the body.
             counts_as: what the body is in the ledger.
             until_s: attempts go on until then (seconds since the epoch), and at least ``ATTEMPTS`` times.
+            max_bytes: of the answer.
 
         Raises:
             TryLater: ``no-connection``, ``not-the-server`` or the server's code, after every attempt failed.
@@ -163,7 +165,7 @@ class Transport:
         while True:
             self.back_off(failures)
             try:
-                return self._attempt(method, target, headers, body, counts_as)
+                return self._attempt(method, target, headers, body, counts_as, max_bytes)
             except TryLater as error:
                 failures += 1
                 if isinstance(error, CohortOver | VersionClosed) or (
@@ -171,18 +173,28 @@ class Transport:
                 ):
                     raise
 
-    def _attempt(self, method: str, target: str, headers: Mapping[str, str], body: bytes, counts_as: Upward) -> Reply:
+    def _attempt(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, counts_as: Upward, max_bytes: int
+    ) -> Reply:
         try:
             with self.open(method, target, headers, body, counts_as=counts_as) as response:
-                reply = Reply(response.status, self.read(response, MAX_JSON_BYTES))
+                reply = Reply(response.status, self.read(response, max_bytes))
         except (HTTPError, OSError) as error:
             raise unreachable(error) from error
         if reply.status >= HTTPStatus.BAD_REQUEST:
             raise problem(reply.status, reply.body)
         return _expected(reply)
 
-    def poll(self, target: str, deadline_s: float, method: str = "GET", body: bytes = b"") -> bytes:
-        """Ask until the answer is there.
+    def poll(
+        self,
+        target: str,
+        deadline_s: float,
+        method: str = "GET",
+        body: bytes = b"",
+        *,
+        max_bytes: int = MAX_JSON_BYTES,
+    ) -> bytes:
+        """Ask until the answer, of at most ``max_bytes``, is there.
 
         Raises:
             CohortOver: ``deadline-passed`` when it was not by ``deadline_s`` (seconds since the epoch).
@@ -190,7 +202,7 @@ class Transport:
         """
         while self._clock.now_s() <= deadline_s:
             until_s = min(deadline_s, self._clock.now_s() + PATIENCE_S)
-            reply = self.send(method, target, body, until_s=until_s)
+            reply = self.send(method, target, body, until_s=until_s, max_bytes=max_bytes)
             if reply.status != HTTPStatus.ACCEPTED:
                 return reply.body
             fields = Fields(decode(reply.body), "wait")

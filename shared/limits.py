@@ -8,7 +8,8 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 # Bodies
-MAX_JSON_BYTES: Final = 1 * MIB  # any control message
+MAX_JSON_BYTES: Final = 1 * MIB  # any control message but a roster
+MAX_ROSTER_BYTES: Final = 8 * MIB  # signed join messages and certificates of the largest cohort
 MAX_JSON_DEPTH: Final = 32  # nesting of a control message
 MAX_VECTOR_BYTES: Final = 1024 * MIB  # one masked vector
 MAX_BLOB_BYTES: Final = 2048 * MIB  # one content-addressed file
@@ -16,8 +17,11 @@ MAX_NAME_CHARACTERS: Final = 64  # names of tasks and devices
 READ_PIECE_BYTES: Final = 256 * KIB  # bodies are read and hashed in pieces of this size
 
 # Secure aggregation
-MAX_COMPLETE_GRAPH_MEMBERS: Final = 64  # above it a sparse graph is needed
+MAX_COMPLETE_GRAPH_MEMBERS: Final = 64  # above it a sparse graph is used
+MAX_COHORT_MEMBERS: Final = 4096  # every device reads and verifies the whole roster
+MAX_NEIGHBOURS: Final = 1024  # of one member of a sparse graph
 MASK_PIECE_BYTES: Final = 128 * KIB  # keystream piece that stays in the L2 cache; one big call is 7 times slower
+MASK_BYTES_PER_WORKER: Final = 1024 * MIB  # keystream for which starting one more process pays
 MAX_SHARE_SUBSETS: Final = 2000  # combinations tried when a share is wrong, before the cohort fails
 MAX_ROUNDING_TRIES: Final = 200  # conditional rounding; each try succeeds with probability above 0.39
 
@@ -27,7 +31,7 @@ POLL_INTERVAL_S: Final = 0.01  # how often a held request looks again
 RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must wait
 
 # Numbers
-MAX_MEMBERS: Final = 100_000  # of one cohort
+MAX_MEMBERS: Final = 100_000  # for which parameters are computed and messages are read
 MAX_EXAMPLE_LOSS: Final = 100.0  # the evaluation loss of one example is clipped here before it is summed
 LOSS_UNITS_PER_NAT: Final = 2**16  # fixed point of the summed evaluation loss
 MAX_TRAINING_INPUTS: Final = 16  # that a plan sets by name

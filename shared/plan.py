@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 
 from shared.errors import UsageError
 from shared.ids import require_name
-from shared.limits import MAX_COMPLETE_GRAPH_MEMBERS, MAX_TRAINING_INPUTS
+from shared.limits import MAX_COHORT_MEMBERS, MAX_COMPLETE_GRAPH_MEMBERS, MAX_TRAINING_INPUTS
 from shared.numeric.quantization import Grid
-from shared.secagg.parameters import CohortRules, thresholds
+from shared.secagg.parameters import Adversary, CohortRules, is_sparse, thresholds
 from shared.training_inputs import SET_ELSEWHERE
 from shared.wire.canonical import decode, encode, sha256
 
@@ -67,13 +67,13 @@ class Update:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Sizes and shares of a cohort, see ``CohortRules``; ``adversary`` names what the thresholds withstand."""
+    """Sizes and shares of a cohort, and what sparse graphs withstand; see ``CohortRules``."""
 
     min_survivors: int = 10
     largest: int = MAX_COMPLETE_GRAPH_MEMBERS
     corrupt_share: float = 0.05
     dropout_share: float = 0.1
-    adversary: Literal["semi-malicious", "semi-honest"] = "semi-malicious"
+    adversary: Adversary = "semi-malicious"
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "update.statistics_max_l2_norm": (1e-12, 1e12),
     "update.max_weight": (1, 2**20),
     "update.lane_bits": (16, 32),
-    "cohort.min_survivors": (2, MAX_COMPLETE_GRAPH_MEMBERS),
-    "cohort.largest": (2, MAX_COMPLETE_GRAPH_MEMBERS),
+    "cohort.min_survivors": (2, MAX_COHORT_MEMBERS),
+    "cohort.largest": (2, MAX_COHORT_MEMBERS),
     "cohort.corrupt_share": (0, 0.5),
     "cohort.dropout_share": (0, 0.5),
     "server.learning_rate": (1e-12, 1e6),
@@ -224,7 +224,7 @@ class Plan:
     def _check(self) -> None:
         if self.cohort.min_survivors > self.cohort.largest:
             raise UsageError("bad-plan", "cohort.min_survivors is larger than cohort.largest.")
-        if self.cohort.adversary == "semi-honest":
+        if self.cohort.adversary == "semi-honest" and not is_sparse(self.cohort.largest):
             raise UsageError(
                 "bad-plan",
                 "cohort.adversary semi-honest gives nothing here: on the complete graph semi-malicious costs the same.",
@@ -249,7 +249,8 @@ class Plan:
     def rules(self) -> CohortRules:
         """The cohort rules from which k and t follow."""
         cohort = self.cohort
-        return CohortRules(cohort.min_survivors, cohort.largest, cohort.corrupt_share, cohort.dropout_share)
+        shares = cohort.corrupt_share, cohort.dropout_share
+        return CohortRules(cohort.min_survivors, cohort.largest, *shares, cohort.adversary)
 
     def grid(self, members: int) -> Grid:
         """Return the quantization grid of a cohort of ``members``."""

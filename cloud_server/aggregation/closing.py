@@ -36,7 +36,7 @@ class CohortRecord:
     answers: Mapping[int, UnmaskAnswer]
 
 
-def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout) -> AggregateSum:
+def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout, *, workers: int = 1) -> AggregateSum:
     """Unmask and decode the sum over the survivors.
 
     Args:
@@ -44,6 +44,7 @@ def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout) -
         record: of the cohort.
         plan: its plan.
         layout: of the model.
+        workers: how many processes may recover masks.
 
     Raises:
         UnmaskingFailed: with fewer than t usable shares, or for an implausible sum; there is no output then.
@@ -56,8 +57,8 @@ def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout) -
         record.fates,
         record.commitments,
         record.answers,
-        threshold=limits.threshold,
-        min_survivors=limits.survivors,
+        limits=limits,
+        workers=workers,
     )
     return from_words(
         plain,

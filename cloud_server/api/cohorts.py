@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from flask import Blueprint, Response, request
@@ -32,11 +33,13 @@ from cloud_server.rounds.records import (
     step_bodies,
     store_step,
 )
+from cloud_server.rounds.sealed import boxes_for, shares_mark, store_boxes
 from cloud_server.tasks import layout_of, load_task
 from shared.errors import Missing, Unauthenticated, UsageError
 from shared.limits import READ_PIECE_BYTES
 from shared.numeric.contribution_vector import vector_words
 from shared.secagg.masking import WORD_BYTES
+from shared.secagg.parameters import thresholds
 from shared.secagg.roster import to_bitmap, verify_member
 from shared.secagg.session import agreement_message
 from shared.wire.canonical import decode
@@ -45,7 +48,7 @@ from shared.wire.requests import COHORTS, JSON
 from shared.wire.signed import SIGNATURE_BYTES, verify
 
 blueprint = Blueprint("cohorts", __name__, url_prefix=f"{COHORTS}/<cohort_id>")
-ORDER = (Phase.FORMING, Phase.SHARING, Phase.COLLECTING, Phase.AGREEING, Phase.UNMASKING, Phase.SUMMED)
+ORDER = (Phase.FORMING, Phase.SEEDING, Phase.SHARING, Phase.COLLECTING, Phase.AGREEING, Phase.UNMASKING, Phase.SUMMED)
 
 
 def _load(cohort_id: str) -> StoredCohort:
@@ -111,14 +114,22 @@ def _largest(record: StoredCohort) -> int:
 @blueprint.put("/shares")
 @for_devices
 def shares(cohort_id: str) -> Response:
-    """Take a commitment and one sealed pair of shares for every other member."""
+    """Take a commitment and one sealed pair of shares for every neighbour."""
     record, data = _load(cohort_id), body()
-    if not _is_new(record, "shares", data):
+    message = read_shares(data)
+    mark = shares_mark(data, message)
+    if not _is_new(record, "shares", mark):
         return _accepted()
-    expected = set(range(record.state.members)) - {_index(record)}
-    if read_shares(data).boxes.keys() != expected:
-        raise UsageError("wrong-receivers", "Shares must be sealed for every other member, and for nobody else.")
-    return _record(record, "shares", data)
+    index = _index(record)
+    if message.boxes.keys() != set(_neighbours(record, index)):
+        raise UsageError("wrong-receivers", "Shares must be sealed for every neighbour, and for nobody else.")
+    return _record(
+        record, "shares", mark, lambda connection, current: store_boxes(connection, current.id, index, message)
+    )
+
+
+def _neighbours(record: StoredCohort, index: int) -> tuple[int, ...]:
+    return record.graph(context().authority.public_key).neighbours_of(index)
 
 
 @blueprint.put("/vector")
@@ -199,16 +210,23 @@ def agreement(cohort_id: str) -> Response:
 @blueprint.put("/answer")
 @for_devices
 def answer(cohort_id: str) -> Response:
-    """Take one share per member, by that member's fate."""
+    """Take one share per member whose shares the caller holds, by that member's fate."""
     record, data = _load(cohort_id), body()
     if not _is_new(record, "answer", data):
         return _accepted()
-    if _index(record) not in record.state.survivors:
+    index, state = _index(record), record.state
+    if index not in state.survivors:
         raise UsageError("not-a-survivor", "Only survivors answer.")
-    revealed, state = read_answer(data), record.state
-    if revealed.self_mask.keys() != state.survivors or revealed.mask_key.keys() != state.sharers - state.survivors:
+    revealed, owners = read_answer(data), set(_owners(record, index))
+    alive, dropped = owners & state.survivors, owners & (state.sharers - state.survivors)
+    if revealed.self_mask.keys() != alive or revealed.mask_key.keys() != dropped:
         raise UsageError("wrong-shares", "The answer does not hold one share per member by its fate.")
     return _record(record, "answer", data)
+
+
+def _owners(record: StoredCohort, index: int) -> tuple[int, ...]:
+    """Return those whose shares a member holds; being a holder is mutual."""
+    return record.graph(context().authority.public_key).holders_of(index)
 
 
 def _when(cohort_id: str, phase: Phase, read: Callable[[StoredCohort], bytes]) -> Response:
@@ -241,14 +259,12 @@ def roster(cohort_id: str) -> Response:
 @blueprint.get("/inbox")
 @for_devices
 def inbox(cohort_id: str) -> Response:
-    """Return the shares that the others sealed for the caller."""
+    """Return the shares that its neighbours sealed for the caller."""
 
     def read(record: StoredCohort) -> bytes:
-        own, devices = _index(record), devices_in_order(record.roster_body or b"")
+        own = _index(record)
         with context().database.read() as connection:
-            bodies = step_bodies(connection, record.id, "shares")
-        senders = record.state.sharers - {own}
-        return write_indexed("boxes", {index: read_shares(bodies[devices[index]]).boxes[own] for index in senders})
+            return write_indexed("boxes", boxes_for(connection, record.id, own, record.state.sharers))
 
     return _when(cohort_id, Phase.COLLECTING, read)
 
@@ -270,10 +286,11 @@ def agreements(cohort_id: str) -> Response:
     """Return the survivors' signatures, once there is a quorum."""
 
     def read(record: StoredCohort) -> bytes:
-        devices = devices_in_order(record.roster_body or b"")
+        places = {name: index for index, name in enumerate(devices_in_order(record.roster_body or b""))}
         with context().database.read() as connection:
             bodies = step_bodies(connection, record.id, "agreement")
-        signatures = {devices.index(name): read_octets(data, "signature") for name, data in bodies.items()}
+        quorum = thresholds(record.state.members, record.rules).quorum  # more would only be more to verify
+        signatures = {places[name]: read_octets(data, "signature") for name, data in islice(bodies.items(), quorum)}
         return write_indexed("signatures", signatures)
 
     return _when(cohort_id, Phase.UNMASKING, read)

@@ -1,4 +1,4 @@
-"""Codes are minted and redeemed here, each once; every certificate enters an append-only log."""
+"""Codes are minted and redeemed here, each once; every certificate and every graph's seed enters an append-only log."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from sqlalchemy import Connection, insert, select, update
 
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.database import Database
-from cloud_server.storage.schema import authority_metadata, certificate_log, code
+from cloud_server.storage.schema import authority_metadata, certificate_log, code, seed_log
 from shared.clock import Clock
 from shared.errors import Conflict, Refused, UsageError
 from shared.ids import random_id, require_name
 from shared.root import SECRET_BYTES
+from shared.secagg.graph_seed import SEED_BYTES, GraphSeed
 from shared.wire.canonical import sha256
 from shared.wire.messages import EnrolRequest
 from shared.wire.requests import enrolment_message
@@ -108,3 +109,27 @@ class Authority:
         )
         connection.execute(insert(certificate_log).values(device=certificate.device, body=stored, issued_s=now_s))
         return certificate
+
+    def draw_seed(self, cohort: str, roster_root: bytes) -> Signed:
+        """Return the seed of a cohort's graph: drawn once, the same again for the same roster, never for another.
+
+        Args:
+            cohort: the cohort's id.
+            roster_root: Merkle root of its fixed roster, 32 octets.
+
+        Raises:
+            UsageError: ``bad-name``.
+            Conflict: ``seed-drawn`` for another roster; a server that could ask twice would choose.
+        """
+        require_name(cohort, "the cohort")
+        with self._database.write() as connection:
+            row = connection.execute(select(seed_log).where(seed_log.c.cohort == cohort)).one_or_none()
+            if row is not None and row.roster_root != roster_root:
+                raise Conflict("seed-drawn", "This cohort's seed was drawn for another roster.", "form a new cohort")
+            if row is not None:
+                return Signed.from_bytes(row.body)
+            seed = self._random_bytes(SEED_BYTES)
+            drawn = GraphSeed.issue(self._key, cohort=cohort, roster_root=roster_root, seed=seed).signed
+            values = {"cohort": cohort, "roster_root": roster_root, "body": drawn.to_bytes()}
+            connection.execute(insert(seed_log).values(**values, drawn_s=self._clock.now_s()))
+            return drawn

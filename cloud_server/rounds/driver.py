@@ -28,9 +28,11 @@ from cloud_server.rounds.records import (
     roster_from_joins,
     save_state,
     step_bodies,
+    with_seed,
     write_roster,
 )
 from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
+from cloud_server.rounds.sealed import commitments, forget_boxes
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, bump
 from cloud_server.storage.schema import cohort, lease, step
@@ -45,11 +47,13 @@ from cloud_server.tasks import (
     task_names,
 )
 from shared.clock import Clock
-from shared.errors import FedloomError, UnmaskingFailed
+from shared.errors import FedloomError, TryLater, UnmaskingFailed
 from shared.ids import random_id
 from shared.numeric.contribution_vector import AggregateSum, vector_words
+from shared.secagg.graph_seed import SeedSource
+from shared.secagg.parameters import is_sparse
 from shared.secagg.recovery import Fates
-from shared.wire.messages import read_answer, read_shares
+from shared.wire.messages import read_answer
 from shared.wire.signed import SigningKey
 
 LEASE_S: Final = 10.0
@@ -69,6 +73,8 @@ class Driver:
         authority_key: verifies members' certificates.
         clock: the time.
         random_bytes: the operating system's randomness.
+        seed_source: asks the authority for a sparse graph's seed.
+        workers: how many processes may recover masks.
     """
 
     def __init__(
@@ -81,6 +87,8 @@ class Driver:
         authority_key: bytes,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
+        seed_source: SeedSource,
+        workers: int = 1,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -89,6 +97,8 @@ class Driver:
         self._authority_key = authority_key
         self._clock = clock
         self._random_bytes = random_bytes
+        self._seed_source = seed_source
+        self._workers = workers
         self._name = random_id("driver", random_bytes)
         self._lease_until_s = 0.0
         self._renewed_s = 0.0
@@ -149,7 +159,7 @@ class Driver:
                 connection.execute(update(lease).where(lease.c.name == "driver").values(values))
             over = [] if self._lease_until_s else self._cohorts_over(connection)
         for cohort_id in over:  # what a driver left that was killed before it cleaned up
-            self._uploads.remove(cohort_id)
+            self._forget(cohort_id)
         self._lease_until_s = now_s + LEASE_S
         return True
 
@@ -257,15 +267,39 @@ class Driver:
             return False
         if effect is Effect.UNMASK:
             return self._unmask(task, record, seen)
+        if effect is Effect.DRAW_SEED:
+            return self._draw_seed(record, state)
         with self._database.write() as connection:
             looked_at, record = record, load_cohort(connection, record.id)
             if record.state != looked_at.state:
                 return True  # another driver took over meanwhile
             seen = self._seen(connection, record)
             state, effect = advance(record.state, seen, task.plan.rules, task.plan.deadlines)
-            if state == record.state or effect is Effect.UNMASK:
-                return True  # what arrived meanwhile changed it; unmasking is begun outside this transaction
+            if state == record.state or effect in {Effect.UNMASK, Effect.DRAW_SEED}:
+                return True  # what arrived meanwhile changed it; these two are begun outside this transaction
             state = self._save(connection, record, state, effect)
+        log.info("cohort %s (round %d): %s %s", record.id, record.round_number, state.phase.value, state.failure)
+        if state.phase in OVER:
+            self._forget(record.id)
+        return True
+
+    def _draw_seed(self, record: StoredCohort, state: CohortState) -> bool:
+        """Ask the authority, with no transaction open; while it does not answer, the cohort waits (``TryLater``)."""
+        body = record.roster_body
+        try:
+            with self._database.read() as connection:
+                roster = roster_from_joins(connection, record, self._authority_key, self._clock.now_s())
+            drawn = self._seed_source(record.id, roster.root)
+            body = write_roster(with_seed(roster, drawn, self._authority_key))
+        except TryLater:
+            raise
+        except FedloomError as error:
+            state = replace(state, phase=Phase.FAILED, failure=f"{error.code}: {error.message}")
+        with self._database.write() as connection:
+            if load_cohort(connection, record.id).state != record.state:
+                return True  # another driver took over meanwhile
+            connection.execute(update(cohort).where(cohort.c.id == record.id).values(roster=body))
+            save_state(connection, record.id, state)
         log.info("cohort %s (round %d): %s %s", record.id, record.round_number, state.phase.value, state.failure)
         if state.phase in OVER:
             self._forget(record.id)
@@ -302,9 +336,19 @@ class Driver:
             shared=frozenset(by_step.get("shares", ())),
             uploaded=frozenset(by_step.get("vector", ())),
             agreed=frozenset(by_step.get("agreement", ())),
-            answered=frozenset(by_step.get("answer", ())),
+            answered=(answered := frozenset(by_step.get("answer", ()))),
+            holders_answered=self._holders_answered(record, answered),
             unmask_failed=self._unmask_failed.get(record.id, 0),
         )
+
+    def _holders_answered(self, record: StoredCohort, answered: frozenset[int]) -> int | None:
+        """Return how many shares there are of the secret with the fewest, on a sparse graph while unmasking."""
+        if record.state.phase is not Phase.UNMASKING or not is_sparse(record.state.members):
+            return None
+        graph, survivors = record.graph(self._authority_key), record.state.survivors
+        holders = (frozenset(graph.holders_of(owner)) for owner in record.state.sharers)
+        # What a drop-out without surviving neighbours left in the sum is nothing.
+        return min(len(near & answered) for near in holders if near & survivors)
 
     def _add_arrived(self, task: Task, record: StoredCohort, only: frozenset[int] | None = None) -> RunningSum:
         """Add every stored vector that is not in the running sum yet, or those of ``only``."""
@@ -326,7 +370,7 @@ class Driver:
             raise FedloomError("sum-mismatch", "The running sum does not hold exactly the survivors.")
         layout = layout_of(self._blobs, task)
         try:
-            aggregate = reveal_sum(running.total, self._messages(record), task.plan, layout)
+            aggregate = reveal_sum(running.total, self._messages(record), task.plan, layout, workers=self._workers)
         except UnmaskingFailed as error:
             return self._unmasking_failed(record, seen, error)
         with self._database.read() as connection:
@@ -363,12 +407,12 @@ class Driver:
         roster = record.roster(self._authority_key)
         index_of = {member.device: index for index, member in enumerate(roster.members)}
         with self._database.read() as connection:
-            shares = step_bodies(connection, record.id, "shares")
+            committed = commitments(connection, record.id)
             answers = step_bodies(connection, record.id, "answer")
         return CohortRecord(
             roster,
             Fates(record.state.sharers, record.state.survivors),
-            {index_of[device]: read_shares(body).commitment for device, body in shares.items()},
+            {index_of[device]: commitment for device, commitment in committed.items()},
             {index_of[device]: read_answer(body) for device, body in answers.items()},
         )
 
@@ -393,6 +437,8 @@ class Driver:
         self._sums.pop(cohort_id, None)
         self._unmask_failed.pop(cohort_id, None)
         self._uploads.remove(cohort_id)
+        with self._database.write() as connection:
+            forget_boxes(connection, cohort_id)
 
 
 def _gradients_are_spent(task: Task, record: StoredCohort) -> bool:

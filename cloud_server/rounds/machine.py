@@ -4,6 +4,8 @@
        |          |            |           |            |
        +----------+------------+-----------+------------+------> failed
 
+A cohort with a sparse graph is ``seeding`` between the first two, until the authority has drawn the graph's seed.
+
 A phase ends when everybody who can still act has acted, or at its deadline with enough of them. ``sharers`` and
 ``survivors`` are frozen when their phase ends and never change again.
 """
@@ -15,13 +17,14 @@ from enum import StrEnum
 
 from shared.errors import UsageError
 from shared.plan import Deadlines
-from shared.secagg.parameters import CohortRules, Thresholds, thresholds
+from shared.secagg.parameters import CohortRules, Thresholds, is_sparse, thresholds
 
 
 class Phase(StrEnum):
     """Where a cohort stands."""
 
     FORMING = "forming"
+    SEEDING = "seeding"
     SHARING = "sharing"
     COLLECTING = "collecting"
     AGREEING = "agreeing"
@@ -34,10 +37,11 @@ OVER = frozenset({Phase.SUMMED, Phase.FAILED})
 
 
 class Effect(StrEnum):
-    """What the driver does in the transaction that saves the new state, or before it for ``UNMASK``."""
+    """What the driver does in the transaction that saves the new state; before it for ``DRAW_SEED`` and ``UNMASK``."""
 
     NONE = "none"
     FIX_ROSTER = "fix-roster"
+    DRAW_SEED = "draw-seed"
     FREEZE_SHARERS = "freeze-sharers"
     FREEZE_SURVIVORS = "freeze-survivors"
     UNMASK = "unmask"
@@ -77,6 +81,8 @@ class Seen:
         uploaded: indices whose masked vector arrived.
         agreed: indices whose signature over the survivors arrived.
         answered: indices whose unmask answer arrived.
+        holders_answered: how many of them hold a share of the secret that the fewest hold one of; None where everybody
+            holds one of each.
         unmask_failed: how many answers there were when unmasking was last tried in vain.
     """
 
@@ -87,6 +93,7 @@ class Seen:
     uploaded: frozenset[int] = frozenset()
     agreed: frozenset[int] = frozenset()
     answered: frozenset[int] = frozenset()
+    holders_answered: int | None = None
     unmask_failed: int = 0
 
 
@@ -98,6 +105,7 @@ def advance(state: CohortState, seen: Seen, rules: CohortRules, deadlines: Deadl
         return _forming(state, seen, rules, deadlines)
     limits = thresholds(state.members, rules)
     step = {
+        Phase.SEEDING: _seeding,
         Phase.SHARING: _sharing,
         Phase.COLLECTING: _collecting,
         Phase.AGREEING: _agreeing,
@@ -116,7 +124,14 @@ def _forming(state: CohortState, seen: Seen, rules: CohortRules, deadlines: Dead
     except UsageError:
         # Too few, or no safe threshold for this size: more devices may still come.
         return state, Effect.NONE
-    return replace(state, phase=Phase.SHARING, since_s=seen.now_s, members=seen.joined), Effect.FIX_ROSTER
+    following = Phase.SEEDING if is_sparse(seen.joined) else Phase.SHARING
+    return replace(state, phase=following, since_s=seen.now_s, members=seen.joined), Effect.FIX_ROSTER
+
+
+def _seeding(state: CohortState, seen: Seen, limits: Thresholds, deadlines: Deadlines) -> tuple[CohortState, Effect]:
+    if seen.now_s - state.since_s >= deadlines.sharing_s:
+        return _failed(state, seen, "no-graph-seed", state.members, limits)
+    return replace(state, phase=Phase.SHARING, since_s=seen.now_s), Effect.DRAW_SEED
 
 
 def _sharing(state: CohortState, seen: Seen, limits: Thresholds, deadlines: Deadlines) -> tuple[CohortState, Effect]:
@@ -152,21 +167,23 @@ def _agreeing(state: CohortState, seen: Seen, limits: Thresholds, deadlines: Dea
 
 def _unmasking(state: CohortState, seen: Seen, limits: Thresholds, deadlines: Deadlines) -> tuple[CohortState, Effect]:
     answers = len(seen.answered)
-    if answers >= limits.threshold and answers > seen.unmask_failed:
+    enough = answers if seen.holders_answered is None else seen.holders_answered
+    if enough >= limits.threshold and answers > seen.unmask_failed:
         return replace(state, phase=Phase.SUMMED, since_s=seen.now_s), Effect.UNMASK
     all_in = seen.answered >= state.survivors
     if not all_in and seen.now_s - state.since_s < deadlines.unmasking_s:
         return state, Effect.NONE
-    return _failed(state, seen, "too-few-answers", answers, limits)
+    return _failed(state, seen, "too-few-answers", enough, limits)
 
 
 def _failed(state: CohortState, seen: Seen, code: str, count: int, limits: Thresholds) -> tuple[CohortState, Effect]:
     needed = max(limits.threshold, limits.survivors)
     reasons = {
+        "no-graph-seed": f"the authority drew no seed for a graph of {count} members in time",
         "too-few-shares": f"{count} of {state.members} members shared their keys, {needed} are needed",
         "too-few-survivors": f"{count} of {state.members} members sent a vector, {needed} are needed",
         "no-agreement": f"{count} members signed the survivors, {limits.quorum} are needed",
-        "too-few-answers": f"{count} members answered, {limits.threshold} valid answers are needed",
+        "too-few-answers": f"{count} members with shares of one secret answered, {limits.threshold} are needed",
     }
     failure = f"{code}: {reasons[code]}"
     return replace(state, phase=Phase.FAILED, since_s=seen.now_s, failure=failure), Effect.FAIL

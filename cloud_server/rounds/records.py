@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, Literal
@@ -15,6 +15,11 @@ from cloud_server.rounds.machine import OVER, CohortState, Phase
 from cloud_server.storage.database import bump
 from cloud_server.storage.schema import cohort, step, task, version
 from shared.errors import Conflict, FedloomError, Missing
+from shared.limits import MAX_COHORT_MEMBERS, MAX_ROSTER_BYTES
+from shared.plan import Plan
+from shared.secagg.graph import Graph
+from shared.secagg.graph_seed import GraphSeed
+from shared.secagg.parameters import CohortRules, is_sparse, thresholds
 from shared.secagg.roster import CohortBinding, Roster, from_bitmap, to_bitmap, verify_member
 from shared.wire.canonical import Fields, Json, decode, encode, sha256
 from shared.wire.signed import Signed
@@ -59,6 +64,7 @@ class StoredCohort:
         binding: what its members sign.
         state: for the state machine.
         roster_body: canonical JSON once fixed.
+        rules: of the task's plan.
     """
 
     id: str
@@ -69,12 +75,29 @@ class StoredCohort:
     binding: CohortBinding
     state: CohortState
     roster_body: bytes | None
+    rules: CohortRules
 
     def roster(self, authority_key: bytes) -> Roster:
-        """Return the fixed roster; it was verified when its members joined, and is again."""
+        """Return the fixed roster; it was verified when its members joined, and is again in each process."""
         if self.roster_body is None:
             raise Missing("roster-not-fixed", "The cohort is still forming.")
-        return Roster.verified(decode(self.roster_body, max_bytes=1 << 30), self.binding, authority_key, 0.0)
+        return _verified_roster(self.roster_body, self.binding, authority_key)
+
+    def graph(self, authority_key: bytes) -> Graph:
+        """Return who is whose neighbour, once the roster, and the seed of a sparse graph, are fixed."""
+        neighbours = thresholds(self.state.members, self.rules).neighbours
+        sparse = is_sparse(self.state.members)
+        return self.roster(authority_key).graph(neighbours) if sparse else Graph(self.state.members)
+
+
+@lru_cache(maxsize=4)
+def _verified_roster(body: bytes, binding: CohortBinding, authority_key: bytes) -> Roster:
+    return Roster.verified(decode(body, max_bytes=MAX_ROSTER_BYTES), binding, authority_key, 0.0)
+
+
+@lru_cache(maxsize=16)
+def _rules(plan: bytes) -> CohortRules:
+    return Plan.from_bytes(plan).rules
 
 
 def load_cohort(connection: Connection, cohort_id: str) -> StoredCohort:
@@ -105,7 +128,8 @@ def _record(row: Row[tuple[object, ...]]) -> StoredCohort:
         failure=row.failure,
     )
     binding = CohortBinding(row.task, row.id, sha256(row.plan), row.model_sha256, row.expires_at_s)
-    return StoredCohort(row.id, row.task, row.round, row.attempt, row.base_version, binding, state, row.roster)
+    rules = _rules(row.plan)
+    return StoredCohort(row.id, row.task, row.round, row.attempt, row.base_version, binding, state, row.roster, rules)
 
 
 def current_cohort_id(connection: Connection, task_name: str) -> str | None:
@@ -191,8 +215,8 @@ def require_place(connection: Connection, record: StoredCohort, *, data: bytes, 
     joined = step_bodies(connection, record.id, "join").values()
     if len(joined) >= largest:
         raise cohort_over(record)
-    own = _keys_of(decode(data))
-    if any(own & _keys_of(decode(body)) for body in joined):
+    own = _keys_of(data)
+    if any(own & _keys_of(body) for body in joined):
         raise Conflict("duplicate-member", "Another member of the cohort has one of these keys.", "enrol anew")
 
 
@@ -208,10 +232,16 @@ def write_roster(roster: Roster) -> bytes:
     return encode(roster.to_json())
 
 
-@lru_cache(maxsize=64)
+def with_seed(roster: Roster, drawn: Signed, authority_key: bytes) -> Roster:
+    """Return the roster with the authority's draw, verified as its members will."""
+    cohort_id = roster.binding.cohort
+    return replace(roster, seed=GraphSeed.verified(drawn, authority_key, cohort=cohort_id, roster_root=roster.root))
+
+
+@lru_cache(maxsize=8)
 def devices_in_order(roster_body: bytes) -> tuple[str, ...]:
     """Return the members' device names by index, from a stored roster."""
-    entries = Fields(decode(roster_body, max_bytes=1 << 30), "roster").items("members", 1 << 20)
+    entries = Fields(decode(roster_body, max_bytes=MAX_ROSTER_BYTES), "roster").items("members", MAX_COHORT_MEMBERS)
     return tuple(_device_of(entry) for entry in entries)
 
 
@@ -224,9 +254,11 @@ def _join_fields(entry: Json) -> Fields:
     return Fields(decode(join.body), "join")
 
 
-def _keys_of(entry: Json) -> set[bytes]:
+@lru_cache(maxsize=2 * MAX_COHORT_MEMBERS)
+def _keys_of(body: bytes) -> frozenset[bytes]:
     """Return the keys of a verified roster entry; no two members may share any."""
+    entry = decode(body)
     fields = _join_fields(entry)
     certificate = Signed.from_json(Fields(entry, "roster entry").mapping("certificate", 2), "certificate")
     identity = Fields(decode(certificate.body), "certificate").octets("identity_key")
-    return {fields.octets("channel_key"), fields.octets("mask_key"), identity}
+    return frozenset({fields.octets("channel_key"), fields.octets("mask_key"), identity})

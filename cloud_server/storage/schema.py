@@ -99,8 +99,18 @@ step = Table(
     Column("cohort", ForeignKey("cohort.id"), primary_key=True),
     Column("device", ForeignKey("device.device"), primary_key=True),
     Column("step", String, primary_key=True),  # join | shares | vector | agreement | answer
-    Column("body", LargeBinary, nullable=False),  # for vector: the sha256 of the file
+    Column("body", LargeBinary, nullable=False),  # for vector: the sha256 of the file; for shares: see records.py
     Column("received_s", Float, nullable=False),
+)
+
+# Sealed shares on their way, by roster index; they go when the cohort is over.
+box = Table(
+    "box",
+    metadata,
+    Column("cohort", ForeignKey("cohort.id"), primary_key=True),
+    Column("receiver", Integer, primary_key=True),
+    Column("sender", Integer, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
 )
 
 lease = Table(
@@ -134,4 +144,16 @@ certificate_log = Table(
     Column("body", LargeBinary, nullable=False),
     Column("issued_s", Float, nullable=False),
     UniqueConstraint("device"),
+)
+
+# Append-only: every seed of a graph that was ever drawn, one per cohort id.
+seed_log = Table(
+    "seed_log",
+    authority_metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("cohort", String, nullable=False),
+    Column("roster_root", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # canonical JSON of the signed draw
+    Column("drawn_s", Float, nullable=False),
+    UniqueConstraint("cohort"),
 )

@@ -21,7 +21,7 @@ from shared.wire.canonical import transcript
 KEY_BYTES = 32
 _FIELD_PRIME = 2**255 - 19
 _ANY_SECRET = b"\x01" * KEY_BYTES  # every scalar is a multiple of 8 and takes a low-order point to zero
-Role = Literal["fedloom/1/seal", "fedloom/1/pair-mask", "fedloom/1/self-mask"]
+Role = Literal["fedloom/1/seal", "fedloom/1/pair-mask", "fedloom/1/self-mask", "fedloom/1/graph"]
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,10 @@ def derive(secret: bytes, sid: bytes, role: Role, *indices: int) -> bytes:
     """Return a 32-octet key for one purpose of one cohort: HKDF-SHA256 (RFC 5869) with ``sid`` as its salt.
 
     Args:
-        secret: X25519 shared secret or self-mask seed.
+        secret: X25519 shared secret, self-mask seed or graph seed.
         sid: 32 octets that bind plan, model, roster and graph.
         role: what the key is for.
-        indices: the roster indices it belongs to: sender and receiver for a seal, smaller first for a pair mask.
+        indices: the roster indices it belongs to: sender and receiver for a seal, smaller first for a pair mask,
+            none for a graph.
     """
     return HKDF(SHA256(), KEY_BYTES, salt=sid, info=transcript(role, *indices)).derive(secret)

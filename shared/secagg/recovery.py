@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection
+from typing import Literal
 
-from shared.errors import UnmaskingFailed
+import numpy as np
+
+from shared.errors import FedloomError, UnmaskingFailed
+from shared.limits import MASK_BYTES_PER_WORKER
 from shared.secagg.keys import KeyPair
-from shared.secagg.masking import Mask, Words, apply_masks, pair_mask, self_mask
+from shared.secagg.masking import WORD_BYTES, Mask, Words, add_into, apply_masks, pair_mask, self_mask
+from shared.secagg.parameters import Thresholds
 from shared.secagg.roster import Roster
 from shared.secagg.session import UnmaskAnswer, commitment
 from shared.secagg.shares import recover
@@ -32,26 +40,49 @@ class Fates:
         return self.sharers - self.survivors
 
 
-def masks_in_sum(
+@dataclass(frozen=True)
+class Recovered:
+    """A member's secret, and what it left in the sum.
+
+    Attributes:
+        index: the member's.
+        secret: 32 octets: a survivor's self-mask seed or a drop-out's mask secret.
+        others: of a drop-out, its surviving neighbours' mask keys by index; empty for a survivor.
+    """
+
+    index: int
+    secret: bytes = field(repr=False)
+    others: Mapping[int, bytes] = field(default_factory=dict)
+
+    def masks(self, sid: bytes) -> Iterator[Mask]:
+        """Yield the masks that take this member's part out of the sum."""
+        if not self.others:
+            yield self_mask(self.secret, sid, self.index).inverse()
+        for other, public in self.others.items():
+            # What the survivor added is this member's own mask towards it, inverted.
+            yield pair_mask(self.secret, public, sid, own=self.index, other=other)
+
+
+def recover_secrets(
     roster: Roster,
     fates: Fates,
     commitments: Mapping[int, bytes],
     answers: Mapping[int, UnmaskAnswer],
-    threshold: int,
-) -> Iterator[Mask]:
-    """Yield every mask that the survivors' sum still holds.
+    limits: Thresholds,
+) -> Iterator[Recovered]:
+    """Yield every survivor's seed, and the mask secret of every drop-out with a surviving neighbour.
 
     Args:
         roster: the cohort.
         fates: who shared and who survived.
         commitments: of the survivors' self-mask seeds, by index.
-        answers: unmask answers by the answering member's index.
-        threshold: t.
+        answers: unmask answers by the answering member's index; only those of an owner's holders are looked at.
+        limits: k and t.
 
     Raises:
         UnmaskingFailed: ``too-few-shares`` or ``bad-shares``; a wrong share alone is worked around.
     """
-    sid = roster.sid
+    graph, sid = roster.graph(limits.neighbours), roster.sid
 
     def opens_commitment(seed: bytes, index: int) -> bool:
         return commitment(sid, index, seed) == commitments[index]
@@ -59,17 +90,20 @@ def masks_in_sum(
     def is_mask_secret(secret: bytes, index: int) -> bool:
         return KeyPair.of(secret).public == roster.members[index].mask_key
 
+    def shares(index: int, kind: Literal["self_mask", "mask_key"]) -> dict[int, bytes]:
+        holders = enumerate(graph.holders_of(index), start=1)
+        revealed = {x: getattr(answers[holder], kind) for x, holder in holders if holder in answers}
+        return {x: by_owner[index] for x, by_owner in revealed.items() if index in by_owner}
+
     for index in sorted(fates.survivors):
-        held = {holder + 1: answer.self_mask[index] for holder, answer in answers.items() if index in answer.self_mask}
-        seed, _ = recover(held, threshold, partial(opens_commitment, index=index), _name(roster, index))
-        yield self_mask(seed, sid, index)
+        held, is_secret = shares(index, "self_mask"), partial(opens_commitment, index=index)
+        yield Recovered(index, recover(held, limits.threshold, is_secret, _name(roster, index))[0])
     for index in sorted(fates.dropped):
-        held = {holder + 1: answer.mask_key[index] for holder, answer in answers.items() if index in answer.mask_key}
-        secret, _ = recover(held, threshold, partial(is_mask_secret, index=index), _name(roster, index))
-        for other in sorted(fates.survivors):
-            public = roster.members[other].mask_key
-            # What the survivor added is this member's own mask towards it, inverted.
-            yield pair_mask(secret, public, sid, own=index, other=other).inverse()
+        others = {i: roster.members[i].mask_key for i in graph.neighbours_of(index) if i in fates.survivors}
+        if not others:
+            continue
+        held, is_secret = shares(index, "mask_key"), partial(is_mask_secret, index=index)
+        yield Recovered(index, recover(held, limits.threshold, is_secret, _name(roster, index))[0], others)
 
 
 def _name(roster: Roster, index: int) -> str:
@@ -83,8 +117,8 @@ def unmask_sum(
     commitments: Mapping[int, bytes],
     answers: Mapping[int, UnmaskAnswer],
     *,
-    threshold: int,
-    min_survivors: int,
+    limits: Thresholds,
+    workers: int = 1,
 ) -> Words:
     """Return u64[m], the plain sum of the survivors' vectors.
 
@@ -94,19 +128,79 @@ def unmask_sum(
         fates: who shared and who survived.
         commitments: of the survivors' self-mask seeds, by index.
         answers: unmask answers by index.
-        threshold: t.
-        min_survivors: fewer give no output.
+        limits: k, t and the fewest survivors; fewer give no output.
+        workers: how many processes may work on it, each with one vector in memory.
 
     Raises:
         UnmaskingFailed: ``too-few-survivors``, ``too-few-shares`` or ``bad-shares``; there is no output then.
+        FedloomError: ``worker-died``.
     """
-    if len(fates.survivors) < min_survivors:
+    if len(fates.survivors) < limits.survivors:
         raise UnmaskingFailed(
             "too-few-survivors",
-            f"{len(fates.survivors)} devices survived, a sum is revealed for at least {min_survivors}.",
+            f"{len(fates.survivors)} devices survived, a sum is revealed for at least {limits.survivors}.",
             "the round goes on with a new cohort",
         )
+    # All secrets first: without one of them there is no output, and no mask was worked on in vain.
+    recovered = list(recover_secrets(roster, fates, commitments, answers, limits))
+    return add_all_masks(total, recovered, roster.sid, workers)
+
+
+def add_all_masks(total: Words, recovered: Sequence[Recovered], sid: bytes, workers: int) -> Words:
+    """Return ``total`` with every mask of ``recovered`` added, using processes where that pays.
+
+    Making keystreams holds Python's lock, so threads would take turns. Each process gets every w-th member, adds its
+    masks into an accumulator of its own, and returns that alone.
+
+    Raises:
+        FedloomError: ``worker-died`` when one was killed, for want of memory perhaps.
+    """
+    masks = sum(max(1, len(one.others)) for one in recovered)
+    used = max(1, min(workers, len(recovered), masks * total.nbytes // MASK_BYTES_PER_WORKER))
+    helpers = [_Helper(recovered[i::used], sid, total.size) for i in range(1, used)]
     plain = total.copy()
-    masks = list(masks_in_sum(roster, fates, commitments, answers, threshold))
-    apply_masks(plain, (mask.inverse() for mask in masks))
+    try:
+        _add_masks(plain, recovered[::used], sid)
+        for helper in helpers:
+            add_into(plain, helper.result())
+    finally:
+        for helper in helpers:
+            helper.end()
     return plain
+
+
+def _add_masks(words: Words, recovered: Sequence[Recovered], sid: bytes) -> None:
+    apply_masks(words, itertools.chain.from_iterable(one.masks(sid) for one in recovered))
+
+
+class _Helper:
+    """One process with its own accumulator."""
+
+    def __init__(self, recovered: Sequence[Recovered], sid: bytes, words: int) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would share the caller's database connections
+        self._receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_send_masks, args=(sender, recovered, sid, words), daemon=True)
+        self._process.start()
+        sender.close()
+        self._words = words
+
+    def result(self) -> Words:
+        """Wait for the sum of its masks, u64[m]."""
+        try:
+            return np.frombuffer(self._receiver.recv_bytes(self._words * WORD_BYTES), dtype=np.uint64)
+        except (EOFError, OSError) as error:
+            raise FedloomError(
+                "worker-died", "A process that recovers masks ended early.", "give the machine more memory"
+            ) from error
+
+    def end(self) -> None:
+        """Stop it, whether it is done or not."""
+        self._process.terminate()
+        self._process.join()
+        self._receiver.close()
+
+
+def _send_masks(sender: Connection, recovered: Sequence[Recovered], sid: bytes, words: int) -> None:
+    accumulator = np.zeros(words, dtype=np.uint64)
+    _add_masks(accumulator, recovered, sid)
+    sender.send_bytes(accumulator.data)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 from shared.errors import ProtocolAbort
 from shared.ids import require_name
 from shared.limits import MAX_MEMBERS
-from shared.secagg.keys import KEY_BYTES, require_public_key
+from shared.secagg.graph import Graph, make_graph
+from shared.secagg.graph_seed import GraphSeed
+from shared.secagg.keys import KEY_BYTES, derive, require_public_key
+from shared.secagg.parameters import is_sparse
 from shared.wire.canonical import Fields, Json, decode, encode, octets_to_text, sha256, transcript
 from shared.wire.signed import Certificate, Signed, SigningKey
 
@@ -147,10 +151,12 @@ class Roster:
     Attributes:
         binding: what all of them signed.
         members: verified entries.
+        seed: the authority's draw for this roster, None where the graph is complete.
     """
 
     binding: CohortBinding
     members: tuple[Member, ...]
+    seed: GraphSeed | None = None
 
     @classmethod
     def of(cls, binding: CohortBinding, members: Sequence[Member]) -> Roster:
@@ -169,15 +175,27 @@ class Roster:
 
     @classmethod
     def verified(cls, value: Json, binding: CohortBinding, authority_key: bytes, now_s: float) -> Roster:
-        """Read and verify a roster that a server sent; see ``verify_member`` and ``of`` for what is refused."""
+        """Read and verify a roster that a server sent; see ``verify_member`` and ``of`` for what is refused.
+
+        Raises:
+            ProtocolAbort: also ``no-graph-seed`` for a roster that needs one, and see ``GraphSeed.verified``.
+        """
         fields = Fields(value, "roster")
         entries = fields.items("members", MAX_MEMBERS)
+        signed = Signed.from_json(fields.mapping("seed", 2), "graph seed") if fields.has("seed") else None
         fields.end()
-        return cls.of(binding, [verify_member(entry, binding, authority_key, now_s) for entry in entries])
+        roster = cls.of(binding, [verify_member(entry, binding, authority_key, now_s) for entry in entries])
+        if is_sparse(len(roster.members)) is (signed is None):
+            raise ProtocolAbort("no-graph-seed", "The roster has no seed but needs one, or one that nothing needs.")
+        if signed is None:
+            return roster
+        seed = GraphSeed.verified(signed, authority_key, cohort=binding.cohort, roster_root=roster.root)
+        return replace(roster, seed=seed)
 
     def to_json(self) -> dict[str, Json]:
         """Return the form that travels."""
-        return {"members": [member.to_json() for member in self.members]}
+        seed: dict[str, Json] = {} if self.seed is None else {"seed": self.seed.signed.to_json()}
+        return {"members": [member.to_json() for member in self.members], **seed}
 
     def index_of(self, device: str) -> int:
         """Return the place of ``device``.
@@ -190,13 +208,22 @@ class Roster:
                 return index
         raise ProtocolAbort("not-in-roster", "This device joined but is not in the roster.")
 
-    @property
+    @cached_property
+    def root(self) -> bytes:
+        """The Merkle root over the members, 32 octets."""
+        return merkle_root([member.leaf for member in self.members])
+
+    @cached_property
     def sid(self) -> bytes:
         """The session id, 32 octets, bound into every key, seal and signature of the cohort."""
-        root = merkle_root([member.leaf for member in self.members])
-        binding = self.binding
-        # The complete graph needs no seed; a sparse one puts the authority's seed here.
-        return sha256(transcript("fedloom/1/session", binding.plan_sha256, binding.model_sha256, root, b""))
+        binding, seed = self.binding, b"" if self.seed is None else self.seed.seed
+        fields = binding.plan_sha256, binding.model_sha256, self.root, seed
+        return sha256(transcript("fedloom/1/session", *fields))
+
+    def graph(self, neighbours: int) -> Graph:
+        """Return who is whose neighbour when each member has ``neighbours``."""
+        seed = b"" if self.seed is None else self.seed.seed
+        return make_graph(len(self.members), neighbours, derive(seed, self.sid, "fedloom/1/graph"))
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:

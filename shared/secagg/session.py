@@ -5,19 +5,21 @@ out of the session, so no message can make it mask twice or reveal both shares o
 
     session = DeviceSession(...)         fresh keys
     member   = session.join()            -> signed join message
-    shares   = session.share(roster)     -> commitment and sealed shares for every other member
+    shares   = session.share(roster)     -> commitment and sealed shares for every neighbour
     masked   = session.mask(inbox, words)-> the masked vector
     signature = session.agree(bitmap)    -> signature over the survivors
-    answer   = session.unmask(signatures)-> one share per member, by that bitmap
+    answer   = session.unmask(signatures)-> one share per neighbour, by that bitmap
 
 What is refused: a roster that is too small, has duplicates, foreign plans, models or certificates; thresholds that
-are unsafe; fewer than t senders of shares; survivors that omit this device, were never in the inbox, or are too few;
-too few signatures over the very same bitmap. Not handled here: what the sum itself reveals.
+are unsafe; a seed that the authority did not draw for this very roster; shares of anybody but neighbours, or of fewer
+than t; survivors that omit this device, are neighbours that sent no shares, or are too few, in all or among those whose
+shares it holds; too few signatures over the very same bitmap. Not handled here: what the sum itself reveals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -178,7 +180,7 @@ class DeviceSession:
         return self._own
 
     def share(self, roster_json: Json, now_s: float) -> SharesMessage:
-        """Verify the roster; return the commitment and a sealed pair of shares for every other member.
+        """Verify the roster; return the commitment and a sealed pair of shares for every neighbour.
 
         Args:
             roster_json: the roster as it came.
@@ -193,8 +195,10 @@ class DeviceSession:
         if self._roster.members[self._index].leaf != self._own.leaf:
             raise ProtocolAbort("not-in-roster", "The roster holds another join message for this device.")
         self._thresholds = self._safe_thresholds()
+        graph = self._roster.graph(self._thresholds.neighbours)
+        self._neighbours = frozenset(graph.neighbours_of(self._index))
         self._sid = self._roster.sid
-        boxes = self._sealed_shares()
+        boxes = self._sealed_shares(graph.holders_of(self._index))
         self.phase = Phase.SHARED
         return SharesMessage(commitment(self._sid, self._index, self._seed), boxes)
 
@@ -204,12 +208,13 @@ class DeviceSession:
         except UsageError as error:
             raise ProtocolAbort(error.code, error.message, error.remedy) from error
 
-    def _sealed_shares(self) -> dict[int, bytes]:
-        points = [index + 1 for index in range(self.members)]
+    def _sealed_shares(self, holders: Sequence[int]) -> dict[int, bytes]:
+        points = range(1, len(holders) + 1)
         seeds = split(self._seed, self._thresholds.threshold, points, self._random_bytes)
         keys = split(self._mask.secret, self._thresholds.threshold, points, self._random_bytes)
-        pairs = {index: SharePair(seeds[index + 1], keys[index + 1]) for index in range(self.members)}
-        self._held[self._index] = pairs.pop(self._index)
+        pairs = {holder: SharePair(seeds[x], keys[x]) for x, holder in zip(points, holders, strict=True)}
+        if self._index in pairs:
+            self._held[self._index] = pairs.pop(self._index)
         return {
             index: seal(
                 pair,
@@ -223,7 +228,7 @@ class DeviceSession:
         }
 
     def mask(self, inbox: Mapping[int, bytes], words: Words) -> MaskedUpdate:
-        """Open the shares that arrived and mask ``words`` with every member that sent some.
+        """Open the shares that arrived and mask ``words`` with every neighbour that sent some.
 
         Args:
             inbox: sealed share pairs by the sender's index.
@@ -233,12 +238,13 @@ class DeviceSession:
             ProtocolAbort: ``too-few-shares``, ``bad-sealed-share``, ``bad-inbox``.
         """
         self._step(Phase.SHARED, Phase.MASKED)
-        if self._index in inbox or not all(0 <= sender < self.members for sender in inbox):
+        if not inbox.keys() <= self._neighbours:
             raise ProtocolAbort("bad-inbox", "The inbox holds shares of a member that cannot have sent them.")
-        if len(inbox) + 1 < self._thresholds.threshold:
+        shared = len(inbox) + len(self._held)  # with its own where it keeps one
+        if shared < self._thresholds.threshold:
             raise ProtocolAbort(
                 "too-few-shares",
-                f"{len(inbox) + 1} members shared their keys, {self._thresholds.threshold} are needed.",
+                f"{shared} neighbours shared their keys, {self._thresholds.threshold} are needed.",
                 "too many members vanished; the device joins the next cohort with the same update",
             )
         for sender, box in inbox.items():
@@ -275,21 +281,27 @@ class DeviceSession:
         survivors = from_bitmap(bitmap, self.members)
         if self._index not in survivors:
             raise ProtocolAbort("listed-dead", "The server lists this device as dropped out; it reveals nothing.")
-        if not survivors <= self._held.keys():
+        if not survivors & self._neighbours <= self._held.keys():
             raise ProtocolAbort("unknown-survivor", "A listed survivor never shared its keys with this device.")
-        needed = max(self._thresholds.survivors, self._thresholds.threshold)
-        if len(survivors) < needed:
-            raise ProtocolAbort(
-                "too-few-survivors",
-                f"{len(survivors)} devices survived, this device unmasks for at least {needed}.",
-                "too many members vanished; the device trains anew for the next cohort",
-            )
+        self._require_enough(survivors)
         self._bitmap, self._survivors = bitmap, survivors
         self.phase = Phase.AGREED
         return self._identity.sign(agreement_message(self._sid, bitmap))
 
+    def _require_enough(self, survivors: frozenset[int]) -> None:
+        limits = self._thresholds
+        # Fewer than t of those whose shares it holds, itself included on the complete graph, cannot open its sum.
+        counts = (len(survivors), limits.survivors), (len(survivors & self._held.keys()), limits.threshold)
+        for alive, needed in counts:
+            if alive < needed:
+                raise ProtocolAbort(
+                    "too-few-survivors",
+                    f"{alive} devices survived, this device unmasks for at least {needed}.",
+                    "too many members vanished; the device trains anew for the next cohort",
+                )
+
     def unmask(self, signatures: Mapping[int, bytes]) -> UnmaskAnswer:
-        """Return one share per member after a quorum signed the very bitmap that this device signed.
+        """Return one share per neighbour after a quorum signed the very bitmap that this device signed.
 
         Every share that is not in the answer is erased before it is returned.
 
@@ -300,7 +312,8 @@ class DeviceSession:
             ProtocolAbort: ``no-agreement`` with fewer than the quorum.
         """
         self._step(Phase.AGREED, Phase.ANSWERED)
-        agreed = sum(self._accepts(index, signature) for index, signature in signatures.items())
+        accepted = (1 for index, signature in signatures.items() if self._accepts(index, signature))
+        agreed = sum(itertools.islice(accepted, self._thresholds.quorum))
         if agreed < self._thresholds.quorum:
             raise ProtocolAbort(
                 "no-agreement",

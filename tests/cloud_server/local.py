@@ -96,6 +96,7 @@ class Local:
             authority_key=self.parts.authority.public_key,
             clock=self.clock,
             random_bytes=os.urandom,
+            seed_source=self.parts.authority.draw_seed,
         )
 
     def kill_driver(self) -> None:
@@ -123,19 +124,19 @@ class Local:
         ]
         return [enrol(pool, root, code, number, plan, self.clock) for number, code in enumerate(codes)]
 
-    def meet(self, members: list[Member], version: int = 0) -> None:
+    def meet(self, members: list[Member], version: int = 0, dimension: int = 8) -> None:
         """Bring devices to the cohort that forms."""
         self.settle()
         model = members[0].release(version).model_sha256
         for member in members:
-            member.values = one_hot(member.number, 8)
+            member.values = one_hot(member.number, dimension)
             member.meet(model, version)
 
-    def cohort(self, plan: Plan, count: int) -> list[Member]:
+    def cohort(self, plan: Plan, count: int, dimension: int = 8) -> list[Member]:
         """Make a task and devices that have met."""
-        self.create(plan)
+        self.create(plan, dimension)
         members = self.enrol(plan, count)
-        self.meet(members)
+        self.meet(members, dimension=dimension)
         return members
 
     def do(self, members: list[Member], step: str) -> None:

@@ -22,6 +22,7 @@ from edge_client.cohort_client import CohortClient
 from edge_client.journal import State
 from edge_client.transport import Signer, Transport
 from shared.clock import Clock, SystemClock
+from shared.limits import MAX_ROSTER_BYTES
 from shared.numeric.clipping import LocalUpdate, clip
 from shared.numeric.contribution_vector import Evaluation, to_words
 from shared.numeric.quantization import QuantizedUpdate, quantize
@@ -165,7 +166,7 @@ class Member:
         return "join", encode(self.session.join().to_json())
 
     def _share(self) -> tuple[str, bytes]:
-        roster = decode(self._steps._ask("roster"))
+        roster = decode(self._steps._ask("roster", MAX_ROSTER_BYTES), max_bytes=MAX_ROSTER_BYTES)
         return "shares", write_shares(self.session.share(roster, self.clock.now_s()))
 
     def _upload(self) -> tuple[str, bytes]:

@@ -110,4 +110,31 @@ def test_the_newest_version_is_exported_whole(operator: Path, capsys: Captured) 
 def test_parameters_are_what_devices_derive(capsys: Captured) -> None:
     code, document = run(capsys, "parameters", "--members", "64", "--corrupt", "0.05", "--dropout", "0.1")
     assert code == 0
-    assert document == {"neighbours": 63, "threshold": 34, "survivors": 58, "quorum": 34}
+    lanes = document.pop("lanes")
+    assert document == {"members": 64, "neighbours": 63, "threshold": 34, "survivors": 58, "quorum": 34}
+    assert lanes[0] == {"bits": 16, "levels": 511, "bytes_per_parameter": 2.0}
+
+
+def test_parameters_of_several_sizes_tell_what_each_costs(capsys: Captured) -> None:
+    words = ("parameters", "--members", "1000", "10000", "--dropout-share", "0.2", "--corrupt-share", "0.05")
+    code, document = run(capsys, *words)
+    assert code == 0
+    cohorts = document["cohorts"]
+    assert [(cohort["neighbours"], cohort["threshold"]) for cohort in cohorts] == [(148, 90), (202, 123)]
+    assert [[lane["bits"] for lane in cohort["lanes"]] for cohort in cohorts] == [[16, 21, 32], [21, 32]]
+    code, document = run(capsys, *words, "--adversary", "semi-honest")
+    assert [(cohort["neighbours"], cohort["threshold"]) for cohort in document["cohorts"]] == [(50, 21), (60, 25)]
+
+
+def test_parameters_for_people_are_one_line_per_size(capsys: Captured) -> None:
+    assert main(["parameters", "--members", "64", "1000"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("members 64, neighbours 63, threshold 34, survivors 58, quorum 34; lanes of 16 bits (511")
+    assert "21 bits (1048 levels, 2.667 B per parameter)" in second
+
+
+def test_parameters_that_cannot_be_safe_are_refused_with_the_reason(capsys: Captured) -> None:
+    code, document = run(capsys, "parameters", "--members", "100", "--dropout", "0.5")
+    assert (code, document["error"]["code"]) == (2, "unsafe-cohort")
+    code, document = run(capsys, "parameters", "--members", "100", "--dropout", "0.6")
+    assert (code, document["error"]["code"]) == (2, "bad-share")

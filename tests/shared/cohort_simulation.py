@@ -13,6 +13,7 @@ session, so that every continuation of one beginning can be tried without repeat
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ import numpy as np
 from shared.errors import FedloomError
 from shared.numeric.contribution_vector import AggregateSum, Evaluation, from_words, to_words, vector_words
 from shared.numeric.quantization import Grid, QuantizedUpdate
+from shared.secagg.graph_seed import GraphSeed
 from shared.secagg.masking import MaskedUpdate, Words, add_into
-from shared.secagg.parameters import CohortRules, Thresholds, thresholds
+from shared.secagg.parameters import CohortRules, Thresholds, is_sparse, thresholds
 from shared.secagg.recovery import Fates, unmask_sum
 from shared.secagg.roster import CohortBinding, Member, Roster, to_bitmap
 from shared.secagg.session import DeviceSession, SharesMessage, UnmaskAnswer
@@ -101,6 +103,11 @@ def new_session(
     )
 
 
+def drawn_seed(roster: Roster, seed: bytes = sha256(b"graph")) -> GraphSeed:
+    """Return what the authority draws for ``roster``."""
+    return GraphSeed.issue(AUTHORITY, cohort=roster.binding.cohort, roster_root=roster.root, seed=seed)
+
+
 def one_hot_words(number: int, dimension: int, grid: Grid) -> Words:
     """Return u64[m] of device ``number``: one coordinate at full scale, weight ``number + 1``, one right answer."""
     steps = np.zeros(dimension, dtype=np.int64)
@@ -163,8 +170,9 @@ class CohortSimulation:
 
     @property
     def roster(self) -> Roster:
-        """The roster that an honest server makes of the join messages."""
-        return Roster.of(self.binding, list(self.joined.values()))
+        """The roster that an honest server makes of the join messages, with the authority's draw if it needs one."""
+        roster = Roster.of(self.binding, list(self.joined.values()))
+        return dataclasses.replace(roster, seed=drawn_seed(roster)) if is_sparse(len(self.joined)) else roster
 
     @property
     def thresholds(self) -> Thresholds:
@@ -188,7 +196,7 @@ class CohortSimulation:
 
     def inbox(self, index: int) -> dict[int, bytes]:
         """Return the boxes that others sealed for the member at ``index``."""
-        return {sender: message.boxes[index] for sender, message in self.shares.items() if sender != index}
+        return {sender: message.boxes[index] for sender, message in self.shares.items() if index in message.boxes}
 
     def run(self, step: str) -> None:
         """Let every active device do ``step``; who refuses is gone."""
@@ -223,7 +231,7 @@ class CohortSimulation:
                 self.active.discard(number)
                 self.refusals[number] = error
 
-    def total(self) -> AggregateSum:
+    def total(self, workers: int = 1) -> AggregateSum:
         """Return the decoded sum of the survivors, as an honest server computes it.
 
         Raises:
@@ -239,8 +247,8 @@ class CohortSimulation:
             Fates(frozenset(self.shares), frozenset(self.masked)),
             {index: message.commitment for index, message in self.shares.items()},
             self.answers,
-            threshold=limits.threshold,
-            min_survivors=limits.survivors,
+            limits=limits,
+            workers=workers,
         )
         return from_words(
             plain, dimension=self.devices, grid=self.grid, survivors=len(self.masked), max_weight=self.devices

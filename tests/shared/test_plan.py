@@ -10,6 +10,7 @@ import pytest
 
 from shared.errors import UsageError
 from shared.plan import FOREVER_S, Plan
+from shared.secagg.parameters import thresholds
 from shared.wire.canonical import decode, encode
 from tests.shared.refusals import refused
 
@@ -170,7 +171,7 @@ def test_a_duration_is_a_number_of_seconds_that_is_not_negative(where: str, valu
         ("update.lane_bits", "8"),
         ("update.lane_bits", "64"),
         ("cohort.min_survivors", "1"),
-        ("cohort.largest", "65"),
+        ("cohort.largest", "4097"),
         ("cohort.corrupt_share", "-0.1"),
         ("cohort.dropout_share", "0.6"),
         ("cohort.adversary", '"honest"'),
@@ -230,6 +231,24 @@ def test_a_lane_width_that_does_not_exist_is_refused() -> None:
 def test_semi_honest_thresholds_are_not_offered_on_the_complete_graph() -> None:
     with refused("bad-plan", UsageError):
         Plan.from_toml(toml("cohort.adversary", '"semi-honest"'))
+
+
+def test_larger_cohorts_may_choose_it_by_name_and_get_fewer_neighbours() -> None:
+    text = 'task = "a"\n[cohort]\nlargest = 500\n'
+    plan, weaker = Plan.from_toml(text), Plan.from_toml(text + 'adversary = "semi-honest"')
+    assert plan.rules.adversary == "semi-malicious"
+    assert thresholds(500, weaker.rules).neighbours < thresholds(500, plan.rules).neighbours
+    assert Plan.from_bytes(weaker.to_bytes()) == weaker
+
+
+@pytest.mark.parametrize(("largest", "code"), [(2000, ""), (4096, "grid-too-coarse"), (4097, "bad-plan")])
+def test_cohorts_have_a_largest_size(largest: int, code: str) -> None:
+    text = f'task = "a"\n[cohort]\nlargest = {largest}\n'
+    if code:
+        with refused(code, UsageError):
+            Plan.from_toml(text)
+    if code != "bad-plan":
+        assert Plan.from_toml(text + "[update]\nlane_bits = 21").cohort.largest == largest
 
 
 CANONICAL = Plan("activity").to_bytes()
