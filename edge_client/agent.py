@@ -292,6 +292,7 @@ class Agent:
             rules=plan.rules,
             authority_key=self._enrolment.root.authority_key,
             random_bytes=self._around.random_bytes,
+            cipher=plan.cohort.cipher,
         )
 
         def record(state: State) -> None:

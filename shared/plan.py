@@ -17,6 +17,7 @@ from shared.errors import UsageError
 from shared.ids import require_name
 from shared.limits import MAX_COMPLETE_GRAPH_MEMBERS, MAX_TRAINING_INPUTS
 from shared.numeric.quantization import Grid
+from shared.secagg.masking import CIPHERS, CipherName
 from shared.secagg.parameters import CohortRules, thresholds
 from shared.training_inputs import SET_ELSEWHERE
 from shared.wire.canonical import decode, encode, sha256
@@ -67,13 +68,18 @@ class Update:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Sizes and shares of a cohort, see ``CohortRules``; ``adversary`` names what the thresholds withstand."""
+    """Sizes and shares of a cohort, see ``CohortRules``.
+
+    ``adversary`` names what the thresholds withstand, ``cipher`` makes the masks: ``chacha20`` is faster where boards
+    have no AES instructions (Raspberry Pi 4 and older).
+    """
 
     min_survivors: int = 10
     largest: int = MAX_COMPLETE_GRAPH_MEMBERS
     corrupt_share: float = 0.05
     dropout_share: float = 0.1
     adversary: Literal["semi-malicious", "semi-honest"] = "semi-malicious"
+    cipher: CipherName = "aes-256-ctr"
 
 
 @dataclass(frozen=True)
@@ -285,6 +291,7 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "training.method": ("fedavg", "fedsgd"),
     "cohort.adversary": ("semi-malicious", "semi-honest"),
+    "cohort.cipher": CIPHERS,
     "server.combine": ("mean", "sum"),
 }
 

@@ -58,6 +58,7 @@ def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout) -
         record.answers,
         threshold=limits.threshold,
         min_survivors=limits.survivors,
+        cipher=plan.cohort.cipher,
     )
     return from_words(
         plain,

@@ -8,7 +8,7 @@ from functools import partial
 
 from shared.errors import UnmaskingFailed
 from shared.secagg.keys import KeyPair
-from shared.secagg.masking import Mask, Words, apply_masks, pair_mask, self_mask
+from shared.secagg.masking import CipherName, Mask, Words, apply_masks, pair_mask, self_mask
 from shared.secagg.roster import Roster
 from shared.secagg.session import UnmaskAnswer, commitment
 from shared.secagg.shares import recover
@@ -85,6 +85,7 @@ def unmask_sum(
     *,
     threshold: int,
     min_survivors: int,
+    cipher: CipherName = "aes-256-ctr",
 ) -> Words:
     """Return u64[m], the plain sum of the survivors' vectors.
 
@@ -96,6 +97,7 @@ def unmask_sum(
         answers: unmask answers by index.
         threshold: t.
         min_survivors: fewer give no output.
+        cipher: of the masks.
 
     Raises:
         UnmaskingFailed: ``too-few-survivors``, ``too-few-shares`` or ``bad-shares``; there is no output then.
@@ -108,5 +110,5 @@ def unmask_sum(
         )
     plain = total.copy()
     masks = list(masks_in_sum(roster, fates, commitments, answers, threshold))
-    apply_masks(plain, (mask.inverse() for mask in masks))
+    apply_masks(plain, (mask.inverse() for mask in masks), cipher)
     return plain

@@ -134,6 +134,7 @@ class Member:
             rules=self.plan.rules,
             authority_key=self.root.authority_key,
             random_bytes=os.urandom,
+            cipher=self.plan.cohort.cipher,
         )
         self._steps = CohortClient(self.transport, meeting, ignore_state, self.clock)
 

@@ -56,6 +56,12 @@ def test_what_is_written_is_taken_over() -> None:
     assert (plan.rules.min_survivors, plan.rules.largest, plan.grid(8).levels) == (4, 8, (2**32 - 1) // 16)
 
 
+def test_the_cipher_of_the_masks_is_in_the_plans_hash() -> None:
+    plan = Plan.from_toml(toml("cohort.cipher", '"chacha20"'))
+    assert plan.cohort.cipher == "chacha20"
+    assert plan.sha256 != Plan("activity").sha256
+
+
 def test_the_plan_that_travels_is_the_plan_that_was_written() -> None:
     plan = Plan.from_toml(toml("update.max_l2_norm", "0.3"))
     assert Plan.from_bytes(plan.to_bytes()) == plan
@@ -68,7 +74,7 @@ def test_a_whole_number_for_a_real_one_makes_the_same_plan() -> None:
 
 def test_the_hash_of_the_default_plan_is_stable() -> None:
     """Devices compare this hash; when it changes on purpose, every open cohort of an older version ends."""
-    assert Plan("activity").sha256.hex() == "b07943d09406ba0f69bf96a0c0fb1f00a52af205cf26f39d52f2d1b90a5bfea3"
+    assert Plan("activity").sha256.hex() == "4cbd8aa2f34a28577332883859a19c8997b5120877d5db40835d799ccc6ff1d6"
 
 
 def test_every_field_is_in_the_hash() -> None:
