@@ -17,8 +17,7 @@ import numpy as np
 from edge_client.trainer.protocol import F32, Examples, Trainer, TrainingRecipe
 from shared.layout import Layout
 from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip, require_finite
-from shared.numeric.contribution_vector import Evaluation, to_words
-from shared.numeric.quantization import quantize
+from shared.numeric.contribution_vector import Evaluation
 from shared.plan import Plan
 from shared.secagg.masking import MaskedUpdate
 from shared.secagg.roster import Member
@@ -129,9 +128,11 @@ def take_part(
     """
     roster = cohort.join(session.join())
     inbox = cohort.share(session.share(roster, now_s))
-    quantized = quantize(trained.update, plan.grid(session.members), random_bytes)
-    statistics = quantize(trained.statistics, plan.statistics_grid(session.members), random_bytes)
-    masked = session.mask(inbox, to_words(quantized, trained.evaluation, statistics))
+    encoding = plan.encoding(session.members, trained.update.values.size, trained.statistics.values.size)
+    words = encoding.encode(
+        trained.update, trained.statistics, trained.evaluation, sid=session.sid, random_bytes=random_bytes
+    )
+    masked = session.mask(inbox, words)
     survivors = cohort.upload(masked)
     signatures = cohort.agree(session.agree(survivors))
     return cohort.answer(session.unmask(signatures))

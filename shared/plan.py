@@ -16,13 +16,17 @@ from typing import Any, Final, Literal
 from shared.errors import UsageError
 from shared.ids import require_name
 from shared.limits import MAX_COMPLETE_GRAPH_MEMBERS, MAX_TRAINING_INPUTS
+from shared.numeric.contribution_vector import Group
+from shared.numeric.encoding import Encoding
 from shared.numeric.quantization import Grid
+from shared.numeric.rotation import spread
 from shared.secagg.masking import CIPHERS, CipherName
 from shared.secagg.parameters import CohortRules, thresholds
 from shared.training_inputs import SET_ELSEWHERE
 from shared.wire.canonical import decode, encode, sha256
 
 FOREVER_S: Final = 10.0 * 365 * 86400
+ROTATED_BELOW_LEVELS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,15 @@ class Update:
             arrives in the following rounds.
         max_weight: examples that count at most per device; 1 weighs devices alike.
         lane_bits: bits per coordinate of the sum: 16, 21 or 32.
+        rotation: spread updates over their coordinates before rounding; ``auto`` does it where the largest cohort
+            leaves fewer than 256 levels.
     """
 
     max_l2_norm: float = 1.0
     statistics_max_l2_norm: float = 10.0
     max_weight: int = 1
     lane_bits: int = 16
+    rotation: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -258,12 +265,30 @@ class Plan:
         return CohortRules(cohort.min_survivors, cohort.largest, cohort.corrupt_share, cohort.dropout_share)
 
     def grid(self, members: int) -> Grid:
-        """Return the quantization grid of a cohort of ``members``."""
+        """Return the quantization grid of a cohort of ``members``, for vectors that are not rotated."""
         return Grid.for_cohort(members, lane_bits=self.update.lane_bits, max_l2_norm=self.update.max_l2_norm)
 
     def statistics_grid(self, members: int) -> Grid:
         """Return the grid of statistics: as many levels, and a step of its own."""
         return replace(self.grid(members), max_l2_norm=self.update.statistics_max_l2_norm)
+
+    @property
+    def rotated(self) -> bool:
+        """Whether vectors are rotated before they are rounded; their length depends on it, hence not on a roster."""
+        few = self.grid(self.cohort.largest).levels < ROTATED_BELOW_LEVELS
+        return self.update.rotation == "on" or (self.update.rotation == "auto" and few)
+
+    def encoding(self, members: int, dimension: int, statistics: int) -> Encoding:
+        """Return how a cohort of ``members`` writes updates of ``dimension`` coordinates, and its statistics."""
+        groups = [
+            Group(size, replace(grid, spread=spread(size) if self.rotated else 1.0))
+            for size, grid in ((dimension, self.grid(members)), (statistics, self.statistics_grid(members)))
+        ]
+        return Encoding(groups[0], groups[1], self.update.max_weight, self.rotated)
+
+    def vector_words(self, dimension: int, statistics: int) -> int:
+        """Return the length of every masked vector, whatever the roster."""
+        return self.encoding(self.cohort.largest, dimension, statistics).words
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON that is hashed and sent."""
@@ -290,6 +315,7 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
 }
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "training.method": ("fedavg", "fedsgd"),
+    "update.rotation": ("auto", "on", "off"),
     "cohort.adversary": ("semi-malicious", "semi-honest"),
     "cohort.cipher": CIPHERS,
     "server.combine": ("mean", "sum"),

@@ -47,7 +47,7 @@ from cloud_server.tasks import (
 from shared.clock import Clock
 from shared.errors import FedloomError, UnmaskingFailed
 from shared.ids import random_id
-from shared.numeric.contribution_vector import AggregateSum, vector_words
+from shared.numeric.contribution_vector import AggregateSum
 from shared.secagg.recovery import Fates
 from shared.wire.messages import read_answer, read_shares
 from shared.wire.signed import SigningKey
@@ -313,7 +313,8 @@ class Driver:
             arrived = step_bodies(connection, record.id, "vector").keys()
         running = self._sums.get(record.id)
         if running is None:
-            running = RunningSum(vector_words(layout_of(self._blobs, task).summed, task.plan.update.lane_bits))
+            layout = layout_of(self._blobs, task)
+            running = RunningSum(task.plan.vector_words(layout.shared.size, layout.statistics.size))
             self._sums[record.id] = running
         for index, device in enumerate(devices_in_order(record.roster_body)):
             if device in arrived and (only is None or index in only):
