@@ -18,7 +18,7 @@ from edge_client.trainer.protocol import F32, Examples, Trainer, TrainingRecipe
 from shared.layout import Layout
 from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip, require_finite
 from shared.numeric.contribution_vector import Evaluation
-from shared.plan import Plan
+from shared.plan import CohortEncoding, Plan
 from shared.secagg.masking import MaskedUpdate
 from shared.secagg.roster import Member
 from shared.secagg.session import DeviceSession, SharesMessage, UnmaskAnswer
@@ -120,8 +120,12 @@ def take_part(
     *,
     now_s: float,
     random_bytes: Callable[[int], bytes],
+    charge: Callable[[CohortEncoding], None],
 ) -> bool:
     """Bring ``trained`` into one cohort, and return whether it is in the published sum.
+
+    ``charge`` is told, before anything is masked, how the cohort encodes and hence what taking part reveals; it refuses
+    by raising.
 
     Raises:
         ProtocolAbort: if going on could reveal the update; nothing more may be sent in this cohort.
@@ -129,6 +133,7 @@ def take_part(
     roster = cohort.join(session.join())
     inbox = cohort.share(session.share(roster, now_s))
     encoding = plan.encoding(session.members, trained.update.values.size, trained.statistics.values.size)
+    charge(encoding)
     words = encoding.encode(
         trained.update, trained.statistics, trained.evaluation, sid=session.sid, random_bytes=random_bytes
     )

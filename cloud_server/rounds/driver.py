@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, func, insert, select, update
 
+from cloud_server.aggregation.central_noise import with_central_noise
 from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weights
 from cloud_server.aggregation.running_sum import RunningSum
+from cloud_server.privacy import charge_frozen, spent_reason
 from cloud_server.publishing import Version, make_version
 from cloud_server.rounds.machine import OVER, CohortState, Effect, Phase, Seen, advance
 from cloud_server.rounds.records import (
@@ -176,7 +178,22 @@ class Driver:
             return self._abandon(task, "nobody came: the round's deadline passed")
         return self._advance_cohort(task, record)
 
+    def _refused_by_budget(self, task: Task) -> bool:
+        """Finish a task of which one more cohort would reveal too much."""
+        if task.plan.privacy.mechanism == "none":
+            return False
+        now_s = self._clock.now_s()
+        with self._database.write() as connection:
+            reason = spent_reason(connection, task.plan, layout_of(self._blobs, task))
+            if reason:
+                close_round(connection, task, None, now_s, reason=reason, stopped=reason)
+        if reason:
+            log.warning("task %s: done, %s", task.name, reason)
+        return bool(reason)
+
     def _open_round(self, task: Task) -> bool:
+        if self._refused_by_budget(task):
+            return True
         with self._database.write() as connection:
             number = new_round(connection, task, self._clock.now_s())
         log.info("task %s: round %d opened", task.name, number)
@@ -224,6 +241,8 @@ class Driver:
     def _form_cohort(self, task: Task, attempt: int) -> bool:
         if attempt > MAX_ATTEMPTS:
             return self._abandon(task, f"{MAX_ATTEMPTS} cohorts failed")
+        if self._refused_by_budget(task):
+            return True
         now_s = self._clock.now_s()
         with self._database.write() as connection:
             opened = open_round(connection, task.name)
@@ -265,13 +284,15 @@ class Driver:
             state, effect = advance(record.state, seen, task.plan.rules, task.plan.deadlines)
             if state == record.state or effect is Effect.UNMASK:
                 return True  # what arrived meanwhile changed it; unmasking is begun outside this transaction
-            state = self._save(connection, record, state, effect)
+            state = self._save(connection, task, record, state, effect)
         log.info("cohort %s (round %d): %s %s", record.id, record.round_number, state.phase.value, state.failure)
         if state.phase in OVER:
             self._forget(record.id)
         return True
 
-    def _save(self, connection: Connection, record: StoredCohort, state: CohortState, effect: Effect) -> CohortState:
+    def _save(
+        self, connection: Connection, task: Task, record: StoredCohort, state: CohortState, effect: Effect
+    ) -> CohortState:
         if effect is Effect.FIX_ROSTER:
             try:
                 roster = roster_from_joins(connection, record, self._authority_key, self._clock.now_s())
@@ -280,6 +301,9 @@ class Driver:
             else:
                 body = write_roster(roster)
                 connection.execute(update(cohort).where(cohort.c.id == record.id).values(roster=body))
+        if effect is Effect.FREEZE_SURVIVORS:
+            layout, frozen = layout_of(self._blobs, task), len(state.survivors)
+            charge_frozen(connection, record.id, task.plan, layout, state.members, frozen, state.since_s)
         save_state(connection, record.id, state)
         return state
 
@@ -330,6 +354,7 @@ class Driver:
             aggregate = reveal_sum(running.total, self._messages(record), task.plan, layout)
         except UnmaskingFailed as error:
             return self._unmasking_failed(record, seen, error)
+        aggregate = with_central_noise(aggregate, task.plan, record.state.members, self._random_bytes)
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)
         now_s = self._clock.now_s()

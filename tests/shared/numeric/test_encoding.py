@@ -30,7 +30,9 @@ def plan_for(rotation: Literal["on", "off"], lane_bits: int = 16, max_weight: in
 
 
 def encoding_for(plan: Plan, dimension: int, statistics: int) -> Encoding:
-    return plan.encoding(MEMBERS, dimension, statistics)
+    encoding = plan.encoding(MEMBERS, dimension, statistics)
+    assert isinstance(encoding, Encoding)
+    return encoding
 
 
 def updates_of(seed: int, dimension: int, statistics: int) -> Updates:
