@@ -22,7 +22,7 @@ from edge_client.cohort_client import CohortClient
 from edge_client.journal import State
 from edge_client.transport import Signer, Transport
 from shared.clock import Clock, SystemClock
-from shared.numeric.clipping import LocalUpdate, clip
+from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip
 from shared.numeric.contribution_vector import Evaluation, to_words
 from shared.numeric.quantization import QuantizedUpdate, quantize
 from shared.plan import Plan
@@ -175,10 +175,18 @@ class Member:
         clipped = clip(
             LocalUpdate(self.values, self.examples), max_l2_norm=rule.max_l2_norm, max_weight=rule.max_weight
         )
-        self.quantized = quantize(clipped, self.plan.grid(self.session.members), os.urandom)
-        self.words = to_words(self.quantized, self.evaluation)
+        if self.plan.privacy.mechanism == "skellam":
+            self.words = self._noised(clipped)
+        else:
+            self.quantized = quantize(clipped, self.plan.grid(self.session.members), os.urandom)
+            self.words = to_words(self.quantized, self.evaluation)
         masked = self.session.mask(self.inbox, self.words.copy())
         return "vector", masked.to_bytes() if self.masks else self.words.astype("<u8").tobytes()
+
+    def _noised(self, clipped: ClippedUpdate) -> Words:
+        encoding = self.plan.encoding(self.session.members, clipped.values.size, 0)
+        statistics = ClippedUpdate(np.zeros(0), 1, 1.0, clipped=False)
+        return encoding.encode(clipped, statistics, self.evaluation, sid=self.session.sid, random_bytes=os.urandom)
 
     def _agree(self) -> tuple[str, bytes]:
         bitmap = read_octets(self._steps._ask("survivors"), "bitmap")

@@ -184,12 +184,48 @@ def test_a_duration_is_a_number_of_seconds_that_is_not_negative(where: str, valu
         ("stop.target_accuracy", "1.1"),
         ("stop.rounds", "-1"),
         ("release.valid_s", "59"),
+        ("cohort.cipher", '"rc4"'),
+        ("privacy.mechanism", '"laplace"'),
+        ("privacy.noise_multiplier", "-1"),
+        ("privacy.delta", "0"),
+        ("privacy.delta", "0.001"),
+        ("privacy.max_participations", "1.5"),
+        ("privacy.max_epsilon", "inf"),
     ],
 )
 def test_a_value_out_of_its_bounds_is_refused_and_its_key_named(where: str, value: str) -> None:
     with pytest.raises(UsageError, match=re.escape(where)) as caught:
         Plan.from_toml(toml(where, value))
     assert caught.value.code == "bad-plan"
+
+
+NOISE = "noise_multiplier = 1.0\nmax_participations = 10\nmax_epsilon = 8"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('[privacy]\nmechanism = "skellam"', "privacy.noise_multiplier is needed"),
+        ('[privacy]\nmechanism = "skellam"\nnoise_multiplier = 1', "privacy.max_participations is needed"),
+        ('[privacy]\nmechanism = "central-gaussian"\nnoise_multiplier = 1\nmax_participations = 5', "max_epsilon"),
+        (f'[privacy]\nmechanism = "skellam"\n{NOISE}\n[update]\nmax_weight = 2', "weigh alike"),
+        (
+            f'[privacy]\nmechanism = "central-gaussian"\n{NOISE}\n[stop]\ntarget_accuracy = 0.9',
+            "accuracy that has no noise",
+        ),
+    ],
+)
+def test_privacy_that_would_not_be_is_refused(text: str, word: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(word)) as caught:
+        Plan.from_toml(f'task = "a"\n{text}')
+    assert caught.value.code == "bad-plan"
+
+
+def test_a_plan_with_noise_travels_and_leaves_room_in_the_lanes() -> None:
+    plan = Plan.from_toml(f'task = "a"\n[privacy]\nmechanism = "skellam"\n{NOISE}\n[update]\nlane_bits = 21')
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+    assert plan.rotated
+    assert plan.encoding(64, 100_000, 0).words == plan.vector_words(100_000, 0)
 
 
 @pytest.mark.parametrize(
