@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from cloud_server.api.context import Context
 from cloud_server.app import RELEASE_KEY_FILE, make_context
 from cloud_server.parameters import add_parameters, show_parameters
+from cloud_server.privacy import privacy_report
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
@@ -113,6 +114,9 @@ def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     show.add_argument("task")
     device = commands.add_parser("device", help="enrolled devices").add_subparsers(required=True, metavar="VERB")
     _add(device, "list", "list the devices, when they were seen and what they use", _device_list)
+    privacy = commands.add_parser("privacy", help="privacy budgets").add_subparsers(required=True, metavar="VERB")
+    budget = _add(privacy, "show", "show a task's privacy budget and what was spent of it", _privacy_show)
+    budget.add_argument("task")
     model = commands.add_parser("model", help="published versions").add_subparsers(required=True, metavar="VERB")
     export = _add(model, "export", "write a version's files into a folder", _model_export)
     export.add_argument("task")
@@ -272,6 +276,12 @@ def _device_list(arguments: argparse.Namespace) -> Json:
         for row in rows
     ]
     return {"devices": devices}
+
+
+def _privacy_show(arguments: argparse.Namespace) -> Json:
+    parts = _open(arguments)
+    with parts.database.read() as connection:
+        return privacy_report(connection, load_task(connection, arguments.task).plan)
 
 
 def _model_export(arguments: argparse.Namespace) -> Json:

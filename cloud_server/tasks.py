@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, desc, insert, select, update
 
+from cloud_server.privacy import require_possible
 from cloud_server.publishing import Version, make_version
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.schema import task, version
@@ -74,18 +75,21 @@ def create_task(
 
     Raises:
         Conflict: ``task-exists``.
-        UsageError: ``unknown-training-input``; ``unknown-tensor`` if nothing is there to personalise; or
-            ``bundle-nothing-shared`` for a model of which devices would learn nothing from each other.
+        UsageError: ``unknown-training-input``; ``unknown-tensor`` if nothing is there to personalise;
+            ``bundle-nothing-shared`` for a model of which devices would learn nothing from each other; or what
+            ``require_possible`` says of the plan's noise.
     """
     manifest = bundle.manifest
     require_known_inputs(manifest, plan.training.inputs)
     _require_something_to_personalise(manifest, plan.personalisation)
-    if not Layout.of(manifest.tensors).shared.size:
+    layout = Layout.of(manifest.tensors)
+    if not layout.shared.size:
         raise UsageError(
             "bundle-nothing-shared",
             "Every trained tensor of the model stays on the device: there is nothing to aggregate.",
             "convert it again with fewer --local",
         )
+    require_possible(plan, layout)
     if connection.execute(select(task.c.name).where(task.c.name == plan.task)).one_or_none():
         raise Conflict("task-exists", f"There is a task {plan.task!r} already.", "choose another name in the plan")
     files = {**bundle.files, MANIFEST_FILE: manifest.to_bytes()}

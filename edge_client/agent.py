@@ -35,6 +35,8 @@ from edge_client.transport import Signer, Transport, pinned_pool
 from shared.bundle import Bundle
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, TryLater, Unauthenticated
+from shared.plan import CohortEncoding
+from shared.privacy.charges import loss_of
 from shared.secagg.roster import CohortBinding
 from shared.secagg.session import DeviceSession
 from shared.wire.messages import Assignment, CheckIn, Meeting
@@ -196,6 +198,7 @@ class Agent:
                 f"A masked gradient at version {installed.version} has left this device; a second one could reveal it.",
                 "wait for the next version",
             )
+        self._require_budget(round_number, installed)
         entry = self._journal.begin(round_number, installed.version, self._around.clock.now_s())
         self._around.on_state(State.TRAINING, round_number)
         try:
@@ -208,6 +211,21 @@ class Agent:
                 self._given_up = round_number
             raise
         return self._journal.contribution(entry)
+
+    def _require_budget(self, round_number: int, installed: Installed) -> None:
+        """Refuse to train for a cohort that this device could not join: it would be missed there.
+
+        Raises:
+            ProtocolAbort: see ``PrivacyFloors.check_next``.
+        """
+        plan, layout = installed.plan, installed.layout
+        likely = plan.encoding(plan.cohort.largest, layout.shared.size, layout.statistics.size)
+        floors = self._enrolment.privacy_floors
+        try:
+            floors.check_next(plan, self._journal.spent(), loss_of(plan, likely))
+        except ProtocolAbort:
+            self._given_up = round_number
+            raise
 
     def _train(self, entry: int, round_number: int, installed: Installed) -> TrainedUpdate:
         examples, held_out = read_examples(self._enrolment.examples)
@@ -302,14 +320,20 @@ class Agent:
             rules=plan.rules,
             authority_key=self._enrolment.root.authority_key,
             random_bytes=self._around.random_bytes,
+            cipher=plan.cohort.cipher,
         )
 
         def record(state: State) -> None:
             self._record(entry, state, cohort=meeting.cohort)
 
+        def charge(encoding: CohortEncoding) -> None:
+            loss = loss_of(plan, encoding)
+            self._enrolment.privacy_floors.check_next(plan, self._journal.spent(), loss)
+            self._journal.charge(entry, loss, plan.privacy.delta)
+
         cohort = CohortClient(self._transport, meeting, record, clock)
         return contribution.take_part(
-            trained, session, cohort, plan, now_s=clock.now_s(), random_bytes=self._around.random_bytes
+            trained, session, cohort, plan, now_s=clock.now_s(), random_bytes=self._around.random_bytes, charge=charge
         )
 
     def _record(

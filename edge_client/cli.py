@@ -15,10 +15,11 @@ from typing import NoReturn
 from edge_client import report
 from edge_client.agent import open_agent
 from edge_client.enrolment import enrol
-from edge_client.identity import load_enrolment
+from edge_client.identity import LARGEST_PRIVACY_FLOOR, load_enrolment
 from edge_client.state_folder import StateFolder
 from shared.clock import SystemClock
 from shared.errors import FedloomError, TryLater, UsageError
+from shared.privacy.charges import PrivacyFloors
 from shared.secagg.session import DeviceFloors
 
 _PROGRAM = "fedloom-agent"
@@ -79,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     enrolling.add_argument(
         "--allow-cohorts-of", type=_floor, metavar="N", help="take part in sums of only N devices (default 10)"
     )
+    enrolling.add_argument(
+        "--min-noise", type=_demand, default=0.0, metavar="Z", help="refuse plans with less noise_multiplier than Z"
+    )
+    enrolling.add_argument(
+        "--max-participations", type=_count, default=0, metavar="N", help="send at most N masked vectors, ever"
+    )
+    enrolling.add_argument("--max-epsilon", type=_demand, default=0.0, metavar="E", help="reveal at most E, ever")
     add("once", _once, "contribute once, then exit")
     running = add("run", _run, "contribute to every round")
     running.add_argument("--exit-when-done", action="store_true", help="exit once the task is done")
@@ -95,6 +103,22 @@ def _floor(text: str) -> int:
     return int(text)
 
 
+def _demand(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= LARGEST_PRIVACY_FLOOR:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to {LARGEST_PRIVACY_FLOOR}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= LARGEST_PRIVACY_FLOOR):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {LARGEST_PRIVACY_FLOOR}")
+    return int(text)
+
+
 def _enroll(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _stop)
     floors = DeviceFloors()
@@ -105,6 +129,7 @@ def _enroll(arguments: argparse.Namespace) -> None:
         StateFolder(arguments.state),
         arguments.examples,
         floors=floors,
+        privacy_floors=PrivacyFloors(arguments.min_noise, arguments.max_participations, arguments.max_epsilon),
         name=arguments.name,
         clock=SystemClock(),
         random_bytes=os.urandom,

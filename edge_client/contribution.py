@@ -17,9 +17,8 @@ import numpy as np
 from edge_client.trainer.protocol import F32, Examples, Trainer, TrainingRecipe
 from shared.layout import Layout
 from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip, require_finite
-from shared.numeric.contribution_vector import Evaluation, to_words
-from shared.numeric.quantization import quantize
-from shared.plan import Plan
+from shared.numeric.contribution_vector import Evaluation
+from shared.plan import CohortEncoding, Plan
 from shared.secagg.masking import MaskedUpdate
 from shared.secagg.roster import Member
 from shared.secagg.session import DeviceSession, SharesMessage, UnmaskAnswer
@@ -121,17 +120,24 @@ def take_part(
     *,
     now_s: float,
     random_bytes: Callable[[int], bytes],
+    charge: Callable[[CohortEncoding], None],
 ) -> bool:
     """Bring ``trained`` into one cohort, and return whether it is in the published sum.
+
+    ``charge`` is told, before anything is masked, how the cohort encodes and hence what taking part reveals; it refuses
+    by raising.
 
     Raises:
         ProtocolAbort: if going on could reveal the update; nothing more may be sent in this cohort.
     """
     roster = cohort.join(session.join())
     inbox = cohort.share(session.share(roster, now_s))
-    quantized = quantize(trained.update, plan.grid(session.members), random_bytes)
-    statistics = quantize(trained.statistics, plan.statistics_grid(session.members), random_bytes)
-    masked = session.mask(inbox, to_words(quantized, trained.evaluation, statistics))
+    encoding = plan.encoding(session.members, trained.update.values.size, trained.statistics.values.size)
+    charge(encoding)
+    words = encoding.encode(
+        trained.update, trained.statistics, trained.evaluation, sid=session.sid, random_bytes=random_bytes
+    )
+    masked = session.mask(inbox, words)
     survivors = cohort.upload(masked)
     signatures = cohort.agree(session.agree(survivors))
     return cohort.answer(session.unmask(signatures))

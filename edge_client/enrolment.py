@@ -11,6 +11,7 @@ from edge_client.state_folder import StateFolder
 from edge_client.transport import Transport, pinned_pool, unverified_pool
 from shared.clock import Clock
 from shared.errors import Refused, UsageError
+from shared.privacy.charges import PrivacyFloors
 from shared.root import EnrolmentCode, Root
 from shared.secagg.session import DeviceFloors
 from shared.wire.canonical import Fields, decode
@@ -25,6 +26,7 @@ def enrol(
     examples: Path,
     *,
     floors: DeviceFloors,
+    privacy_floors: PrivacyFloors | None = None,
     name: str,
     clock: Clock,
     random_bytes: Callable[[int], bytes],
@@ -60,6 +62,7 @@ def enrol(
             examples=examples.resolve(),
             name=name,
             floors=floors,
+            privacy_floors=privacy_floors or PrivacyFloors(),
         )
         save_enrolment(folder, enrolment)
     return enrolment

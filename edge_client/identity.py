@@ -6,17 +6,19 @@ A missing or damaged file is never replaced by a new identity on its own: the se
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edge_client.durable import write_durably
 from edge_client.state_folder import StateFolder
 from shared.errors import BrokenState, FedloomError, Refused
+from shared.privacy.charges import PrivacyFloors
 from shared.root import Root
 from shared.secagg.session import DeviceFloors
 from shared.wire.canonical import Fields, decode, encode, octets_to_text
 from shared.wire.signed import Certificate, Signed, SigningKey
 
+LARGEST_PRIVACY_FLOOR = 10**6
 _FORMAT = "fedloom-enrolment-1"
 _KEY_BYTES = 32
 _ENROL_AGAIN = "run `fedloom-agent leave` and enrol with a new code"
@@ -34,6 +36,7 @@ class Enrolment:
         examples: the folder with this device's data.
         name: the owner's name for this device; it never leaves the device.
         floors: what the owner demands of any plan.
+        privacy_floors: the same of its noise, and how much may ever leave.
     """
 
     url: str
@@ -43,6 +46,7 @@ class Enrolment:
     examples: Path
     name: str
     floors: DeviceFloors
+    privacy_floors: PrivacyFloors = field(default_factory=PrivacyFloors)
 
     @property
     def root(self) -> Root:
@@ -100,6 +104,7 @@ def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
             "examples": str(enrolment.examples),
             "name": enrolment.name,
             "min_survivors": enrolment.floors.min_survivors,
+            "privacy_floors": asdict(enrolment.privacy_floors),
         }
     )
     write_durably(folder.enrolment_file, body)
@@ -147,9 +152,23 @@ def _parse(body: bytes) -> Enrolment:
         examples=Path(fields.text("examples")),
         name=fields.text("name"),
         floors=DeviceFloors(min_survivors=fields.integer("min_survivors", 2, 2**20)),
+        privacy_floors=_privacy_floors(fields),
     )
     fields.end()
     return enrolment
+
+
+def _privacy_floors(fields: Fields) -> PrivacyFloors:
+    if not fields.has("privacy_floors"):  # a device that enrolled before there were any
+        return PrivacyFloors()
+    inner = Fields(fields.mapping("privacy_floors", 3), "privacy_floors")
+    floors = PrivacyFloors(
+        min_noise_multiplier=inner.number("min_noise_multiplier", 0, LARGEST_PRIVACY_FLOOR),
+        max_participations=inner.integer("max_participations", 0, LARGEST_PRIVACY_FLOOR),
+        max_epsilon=inner.number("max_epsilon", 0, LARGEST_PRIVACY_FLOOR),
+    )
+    inner.end()
+    return floors
 
 
 def _read_key(folder: StateFolder) -> SigningKey:

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from edge_client.traffic import Traffic
 from shared.errors import BrokenState, FedloomError
+from shared.privacy.charges import Loss
 
 COUNTER_BLOCK: Final = 1000  # counters reserved by one write
 _BUSY_S: Final = 30.0
@@ -40,6 +41,11 @@ CREATE TABLE IF NOT EXISTS contribution (
     traffic TEXT NOT NULL DEFAULT '{}',
     started_at_s REAL NOT NULL,
     changed_at_s REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS privacy_charge (
+    contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
+    loss TEXT NOT NULL,
+    delta REAL NOT NULL
 ) STRICT;
 """
 
@@ -260,6 +266,23 @@ class Journal:
     def vector_left(self, version: int) -> bool:
         """Say whether a byte of a masked vector that started from ``version`` may have left."""
         return bool(self._run("SELECT 1 FROM contribution WHERE version = ? AND vector_sent = 1 LIMIT 1", version))
+
+    def charge(self, entry: int, loss: Loss, delta: float) -> None:
+        """Write down what a contribution will have revealed once its vector left; in the place of an earlier cohort."""
+        self._run("INSERT OR REPLACE INTO privacy_charge VALUES (?, ?, ?)", entry, json.dumps(loss), delta)
+
+    def spent(self) -> list[Loss]:
+        """Return the loss of every contribution of which a byte may have left; empty where it has no bound."""
+        rows = self._run(
+            "SELECT loss FROM contribution LEFT JOIN privacy_charge ON contribution.id = privacy_charge.contribution"
+            " WHERE vector_sent = 1 ORDER BY id"
+        )
+        return [tuple(json.loads(row[0] or "[]")) for row in rows]
+
+    @property
+    def delta(self) -> float | None:
+        """At which epsilon is stated: the smallest of any plan that charged, None before."""
+        return self._run("SELECT min(delta) FROM privacy_charge")[0][0]  # type: ignore[no-any-return]  # sqlite3's
 
     @property
     def other_traffic(self) -> Traffic:

@@ -193,6 +193,7 @@ class ModelStore:
             raise Refused("wrong-task", f"The release brings the plan of another task, {plan.task!r}.")
         bounds = plan.update
         self._enrolment.floors.check(plan.rules, max(bounds.max_l2_norm, bounds.statistics_max_l2_norm))
+        self._enrolment.privacy_floors.check_plan(plan)
         return plan
 
     def _twin(self, release: Release, manifest: BundleManifest, weights: F32) -> bytes:

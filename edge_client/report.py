@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from typing import Any
 
 from edge_client.identity import load_enrolment
 from edge_client.journal import Contribution, Journal, State
 from edge_client.model_store import current_version
 from edge_client.state_folder import StateFolder
+from shared.privacy.charges import epsilon_of
 
 Report = dict[str, Any]
 _ENDS = {
@@ -98,6 +100,7 @@ def ledger(folder: StateFolder) -> Report:
     journal = Journal(folder.journal_file)
     try:
         rows, int8, totals = journal.contributions(), journal.get("int8"), journal.other_traffic
+        privacy = _privacy(journal)
     finally:
         journal.close()
     for row in rows:
@@ -107,8 +110,24 @@ def ledger(folder: StateFolder) -> Report:
         "task": enrolment.task,
         "contributions": [contribution_report(row) for row in rows],
         "totals": totals.to_json(),
+        "privacy": privacy,
         "int8": json.loads(int8) if int8 else None,
     }
+
+
+def _privacy(journal: Journal) -> Report:
+    """Return how often a masked vector left, and what that reveals: epsilon is None where there is no bound."""
+    spent, delta = journal.spent(), journal.delta
+    bound = epsilon_of(spent, delta) if delta is not None else inf if spent else 0.0
+    return {"participations": len(spent), "epsilon": bound if bound < inf else None, "delta": delta}
+
+
+def _privacy_line(privacy: Report) -> str:
+    times = f"{privacy['participations']} masked vectors left"
+    if privacy["epsilon"] is None:
+        return f"{times}; without noise in each there is no limit to what their sums reveal."
+    at = f" at delta {privacy['delta']:g}" if privacy["delta"] else ""
+    return f"{times}; all of their sums together reveal at most epsilon {privacy['epsilon']:.3g}{at}."
 
 
 def ledger_text(report: Report) -> str:
@@ -123,6 +142,7 @@ def ledger_text(report: Report) -> str:
     totals = " ".join(f"{report['totals'][name]:>12}" for name in columns)
     lines.append(f"{'total':>6} {'bytes':<12} {totals}")
     lines.append("vector_up is masked: the server can read sums over a whole cohort only.")
+    lines.append(_privacy_line(report["privacy"]))
     return "\n".join(lines)
 
 

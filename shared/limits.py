@@ -34,5 +34,6 @@ RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must w
 MAX_MEMBERS: Final = 100_000  # for which parameters are computed and messages are read
 MAX_EXAMPLE_LOSS: Final = 100.0  # the evaluation loss of one example is clipped here before it is summed
 LOSS_UNITS_PER_NAT: Final = 2**16  # fixed point of the summed evaluation loss
+MAX_NOISED_LOSS: Final = 10.0  # nats; under noise a device's mean loss is clipped here, so that noise costs less
 MAX_TRAINING_INPUTS: Final = 16  # that a plan sets by name
 MAX_EVALUATED_EXAMPLES: Final = 2**20  # per device and round

@@ -16,12 +16,20 @@ from typing import Any, Final, Literal
 from shared.errors import UsageError
 from shared.ids import require_name
 from shared.limits import MAX_COHORT_MEMBERS, MAX_COMPLETE_GRAPH_MEMBERS, MAX_TRAINING_INPUTS
+from shared.numeric.contribution_vector import Group
+from shared.numeric.encoding import Encoding
+from shared.numeric.noise import NoiseRule, NoisyGroup, noise_for
+from shared.numeric.noisy_encoding import NoisyEncoding
 from shared.numeric.quantization import Grid
+from shared.numeric.rotation import rotated_size, spread
+from shared.secagg.masking import CIPHERS, CipherName
 from shared.secagg.parameters import Adversary, CohortRules, is_sparse, thresholds
 from shared.training_inputs import SET_ELSEWHERE
 from shared.wire.canonical import decode, encode, sha256
 
 FOREVER_S: Final = 10.0 * 365 * 86400
+ROTATED_BELOW_LEVELS: Final = 256
+CohortEncoding = Encoding | NoisyEncoding
 
 
 @dataclass(frozen=True)
@@ -57,23 +65,30 @@ class Update:
             arrives in the following rounds.
         max_weight: examples that count at most per device; 1 weighs devices alike.
         lane_bits: bits per coordinate of the sum: 16, 21 or 32.
+        rotation: spread updates over their coordinates before rounding; ``auto`` does it where the largest cohort
+            leaves fewer than 256 levels.
     """
 
     max_l2_norm: float = 1.0
     statistics_max_l2_norm: float = 10.0
     max_weight: int = 1
     lane_bits: int = 16
+    rotation: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Sizes and shares of a cohort, and what sparse graphs withstand; see ``CohortRules``."""
+    """Sizes and shares of a cohort, and what sparse graphs withstand; see ``CohortRules``.
+
+    ``cipher`` makes the masks: ``chacha20`` is faster where boards have no AES instructions (Raspberry Pi 4 and older).
+    """
 
     min_survivors: int = 10
     largest: int = MAX_COMPLETE_GRAPH_MEMBERS
     corrupt_share: float = 0.05
     dropout_share: float = 0.1
     adversary: Adversary = "semi-malicious"
+    cipher: CipherName = "aes-256-ctr"
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,26 @@ class Personalisation:
     tensors: str = "*"
 
 
+@dataclass(frozen=True)
+class Privacy:
+    """How much is known about one device from all that is published, see ``shared/privacy``.
+
+    Attributes:
+        mechanism: ``skellam``: every device adds noise to every number that it sends, so nobody needs to be trusted.
+            ``central-gaussian``: the aggregator sees the sum and adds noise before it publishes weights. ``none``.
+        noise_multiplier: standard deviation of the noise in the sum over one device's largest L2 norm.
+        delta: of (epsilon, delta).
+        max_participations: how often one device takes part in the whole task.
+        max_epsilon: no cohort begins that would spend more.
+    """
+
+    mechanism: Literal["none", "skellam", "central-gaussian"] = "none"
+    noise_multiplier: float = 0.0
+    delta: float = 1e-6
+    max_participations: int = 0
+    max_epsilon: float = 0.0
+
+
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "training.epochs": (1, 10_000),
     "training.learning_rate": (1e-12, 1e6),
@@ -165,6 +200,10 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "stop.rounds": (0, 10**9),
     "stop.target_accuracy": (0, 1),
     "release.valid_s": (60, FOREVER_S),
+    "privacy.noise_multiplier": (0, 1000),
+    "privacy.delta": (1e-15, 1e-4),
+    "privacy.max_participations": (0, 10**6),
+    "privacy.max_epsilon": (0, 1000),
     "personalisation.epochs": (0, 10_000),
     "personalisation.learning_rate": (1e-12, 1e6),
 }
@@ -188,6 +227,7 @@ class Plan:
     stop: Stop = field(default_factory=Stop)
     release: Release = field(default_factory=Release)
     personalisation: Personalisation = field(default_factory=Personalisation)
+    privacy: Privacy = field(default_factory=Privacy)
 
     @classmethod
     def from_toml(cls, text: str) -> Plan:
@@ -244,6 +284,26 @@ class Plan:
             )
         thresholds(self.cohort.largest, self.rules)
         self.grid(self.cohort.largest)
+        if self.privacy.mechanism != "none":
+            self._check_privacy()
+
+    def _check_privacy(self) -> None:
+        privacy = self.privacy
+        for name in ("noise_multiplier", "max_participations", "max_epsilon"):
+            if not getattr(privacy, name):
+                raise UsageError("bad-plan", f"privacy.mechanism is {privacy.mechanism}, privacy.{name} is needed.")
+        if self.update.max_weight != 1:
+            raise UsageError(
+                "bad-plan",
+                f"update.max_weight is {self.update.max_weight}: under differential privacy all devices weigh alike.",
+                "write max_weight = 1",
+            )
+        if privacy.mechanism == "central-gaussian" and self.stop.target_accuracy:
+            raise UsageError(
+                "bad-plan",
+                "stop.target_accuracy would publish something about an accuracy that has no noise.",
+                'stop after rounds instead, or write mechanism = "skellam"',
+            )
 
     @property
     def rules(self) -> CohortRules:
@@ -253,12 +313,49 @@ class Plan:
         return CohortRules(cohort.min_survivors, cohort.largest, *shares, cohort.adversary)
 
     def grid(self, members: int) -> Grid:
-        """Return the quantization grid of a cohort of ``members``."""
+        """Return the quantization grid of a cohort of ``members``, for vectors that are not rotated."""
         return Grid.for_cohort(members, lane_bits=self.update.lane_bits, max_l2_norm=self.update.max_l2_norm)
 
     def statistics_grid(self, members: int) -> Grid:
         """Return the grid of statistics: as many levels, and a step of its own."""
         return replace(self.grid(members), max_l2_norm=self.update.statistics_max_l2_norm)
+
+    @property
+    def rotated(self) -> bool:
+        """Whether vectors are rotated before they are rounded; their length depends on it, hence not on a roster."""
+        few = self.grid(self.cohort.largest).levels < ROTATED_BELOW_LEVELS or self.privacy.mechanism == "skellam"
+        return self.update.rotation == "on" or (self.update.rotation == "auto" and few)
+
+    def encoding(self, members: int, dimension: int, statistics: int) -> CohortEncoding:
+        """Return how a cohort of ``members`` writes updates of ``dimension`` coordinates, and its statistics.
+
+        Raises:
+            UsageError: ``grid-too-coarse`` if noise leaves too few levels.
+        """
+        if self.privacy.mechanism == "skellam":
+            return self._noisy_encoding(members, (dimension, statistics))
+        groups = [
+            Group(size, replace(grid, spread=self._spread(size)))
+            for size, grid in ((dimension, self.grid(members)), (statistics, self.statistics_grid(members)))
+        ]
+        return Encoding(groups[0], groups[1], self.update.max_weight, self.rotated)
+
+    def _noisy_encoding(self, members: int, sizes: tuple[int, int]) -> NoisyEncoding:
+        norms = (self.update.max_l2_norm, self.update.statistics_max_l2_norm)
+        groups = tuple(
+            NoisyGroup(rotated_size(size) if self.rotated else size, norm, self._spread(size))
+            for size, norm in zip(sizes, norms, strict=True)
+        )
+        missing = self.cohort.dropout_share + self.cohort.corrupt_share
+        rule = NoiseRule(self.privacy.noise_multiplier, missing, self.update.lane_bits)
+        return NoisyEncoding(sizes, self.rotated, noise_for(members, groups, rule))
+
+    def _spread(self, size: int) -> float:
+        return spread(size) if self.rotated else 1.0
+
+    def vector_words(self, dimension: int, statistics: int) -> int:
+        """Return the length of every masked vector, whatever the roster."""
+        return self.encoding(self.cohort.largest, dimension, statistics).words
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON that is hashed and sent."""
@@ -282,11 +379,15 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
     "stop": Stop,
     "release": Release,
     "personalisation": Personalisation,
+    "privacy": Privacy,
 }
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "training.method": ("fedavg", "fedsgd"),
+    "update.rotation": ("auto", "on", "off"),
     "cohort.adversary": ("semi-malicious", "semi-honest"),
+    "cohort.cipher": CIPHERS,
     "server.combine": ("mean", "sum"),
+    "privacy.mechanism": ("none", "skellam", "central-gaussian"),
 }
 
 

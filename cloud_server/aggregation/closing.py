@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from shared.layout import Layout
 from shared.numeric.clipping import require_finite
-from shared.numeric.contribution_vector import AggregateSum, Group, from_words
+from shared.numeric.contribution_vector import AggregateSum
 from shared.plan import Plan
 from shared.secagg.masking import Words
 from shared.secagg.parameters import thresholds
@@ -59,15 +59,10 @@ def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout, *
         record.answers,
         limits=limits,
         workers=workers,
+        cipher=plan.cohort.cipher,
     )
-    return from_words(
-        plain,
-        dimension=layout.shared.size,
-        grid=plan.grid(members),
-        survivors=len(record.fates.survivors),
-        max_weight=plan.update.max_weight,
-        statistics=Group(layout.statistics.size, plan.statistics_grid(members)),
-    )
+    encoding = plan.encoding(members, layout.shared.size, layout.statistics.size)
+    return encoding.decode(plain, survivors=len(record.fates.survivors), sid=record.roster.sid)
 
 
 def step_weights(

@@ -37,7 +37,6 @@ from cloud_server.rounds.sealed import boxes_for, shares_mark, store_boxes
 from cloud_server.tasks import layout_of, load_task
 from shared.errors import Missing, Unauthenticated, UsageError
 from shared.limits import READ_PIECE_BYTES
-from shared.numeric.contribution_vector import vector_words
 from shared.secagg.masking import WORD_BYTES
 from shared.secagg.parameters import thresholds
 from shared.secagg.roster import to_bitmap, verify_member
@@ -158,7 +157,8 @@ def _vector_bytes(record: StoredCohort) -> int:
     parts = context()
     with parts.database.read() as connection:
         task = load_task(connection, record.task)
-    return vector_words(layout_of(parts.blobs, task).summed, task.plan.update.lane_bits) * WORD_BYTES
+    layout = layout_of(parts.blobs, task)
+    return task.plan.vector_words(layout.shared.size, layout.statistics.size) * WORD_BYTES
 
 
 def _receive(expected_bytes: int) -> Path:

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, func, insert, select, update
 
+from cloud_server.aggregation.central_noise import with_central_noise
 from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weights
 from cloud_server.aggregation.running_sum import RunningSum
+from cloud_server.privacy import charge_frozen, spent_reason
 from cloud_server.publishing import Version, make_version
 from cloud_server.rounds.machine import OVER, CohortState, Effect, Phase, Seen, advance
 from cloud_server.rounds.records import (
@@ -49,7 +51,7 @@ from cloud_server.tasks import (
 from shared.clock import Clock
 from shared.errors import FedloomError, TryLater, UnmaskingFailed
 from shared.ids import random_id
-from shared.numeric.contribution_vector import AggregateSum, vector_words
+from shared.numeric.contribution_vector import AggregateSum
 from shared.secagg.graph_seed import SeedSource
 from shared.secagg.parameters import is_sparse
 from shared.secagg.recovery import Fates
@@ -186,7 +188,22 @@ class Driver:
             return self._abandon(task, "nobody came: the round's deadline passed")
         return self._advance_cohort(task, record)
 
+    def _refused_by_budget(self, task: Task) -> bool:
+        """Finish a task of which one more cohort would reveal too much."""
+        if task.plan.privacy.mechanism == "none":
+            return False
+        now_s = self._clock.now_s()
+        with self._database.write() as connection:
+            reason = spent_reason(connection, task.plan, layout_of(self._blobs, task))
+            if reason:
+                close_round(connection, task, None, now_s, reason=reason, stopped=reason)
+        if reason:
+            log.warning("task %s: done, %s", task.name, reason)
+        return bool(reason)
+
     def _open_round(self, task: Task) -> bool:
+        if self._refused_by_budget(task):
+            return True
         with self._database.write() as connection:
             number = new_round(connection, task, self._clock.now_s())
         log.info("task %s: round %d opened", task.name, number)
@@ -234,6 +251,8 @@ class Driver:
     def _form_cohort(self, task: Task, attempt: int) -> bool:
         if attempt > MAX_ATTEMPTS:
             return self._abandon(task, f"{MAX_ATTEMPTS} cohorts failed")
+        if self._refused_by_budget(task):
+            return True
         now_s = self._clock.now_s()
         with self._database.write() as connection:
             opened = open_round(connection, task.name)
@@ -277,7 +296,7 @@ class Driver:
             state, effect = advance(record.state, seen, task.plan.rules, task.plan.deadlines)
             if state == record.state or effect in {Effect.UNMASK, Effect.DRAW_SEED}:
                 return True  # what arrived meanwhile changed it; these two are begun outside this transaction
-            state = self._save(connection, record, state, effect)
+            state = self._save(connection, task, record, state, effect)
         log.info("cohort %s (round %d): %s %s", record.id, record.round_number, state.phase.value, state.failure)
         if state.phase in OVER:
             self._forget(record.id)
@@ -305,7 +324,9 @@ class Driver:
             self._forget(record.id)
         return True
 
-    def _save(self, connection: Connection, record: StoredCohort, state: CohortState, effect: Effect) -> CohortState:
+    def _save(
+        self, connection: Connection, task: Task, record: StoredCohort, state: CohortState, effect: Effect
+    ) -> CohortState:
         if effect is Effect.FIX_ROSTER:
             try:
                 roster = roster_from_joins(connection, record, self._authority_key, self._clock.now_s())
@@ -314,6 +335,9 @@ class Driver:
             else:
                 body = write_roster(roster)
                 connection.execute(update(cohort).where(cohort.c.id == record.id).values(roster=body))
+        if effect is Effect.FREEZE_SURVIVORS:
+            layout, frozen = layout_of(self._blobs, task), len(state.survivors)
+            charge_frozen(connection, record.id, task.plan, layout, state.members, frozen, state.since_s)
         save_state(connection, record.id, state)
         return state
 
@@ -357,7 +381,8 @@ class Driver:
             arrived = step_bodies(connection, record.id, "vector").keys()
         running = self._sums.get(record.id)
         if running is None:
-            running = RunningSum(vector_words(layout_of(self._blobs, task).summed, task.plan.update.lane_bits))
+            layout = layout_of(self._blobs, task)
+            running = RunningSum(task.plan.vector_words(layout.shared.size, layout.statistics.size))
             self._sums[record.id] = running
         for index, device in enumerate(devices_in_order(record.roster_body)):
             if device in arrived and (only is None or index in only):
@@ -373,6 +398,7 @@ class Driver:
             aggregate = reveal_sum(running.total, self._messages(record), task.plan, layout, workers=self._workers)
         except UnmaskingFailed as error:
             return self._unmasking_failed(record, seen, error)
+        aggregate = with_central_noise(aggregate, task.plan, record.state.members, self._random_bytes)
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)
         now_s = self._clock.now_s()

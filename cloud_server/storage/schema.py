@@ -113,6 +113,18 @@ box = Table(
     Column("body", LargeBinary, nullable=False),
 )
 
+# Append-only: one row per cohort whose survivors were frozen under differential privacy, whatever became of its sum.
+privacy_event = Table(
+    "privacy_event",
+    metadata,
+    Column("cohort", ForeignKey("cohort.id"), primary_key=True),
+    Column("task", ForeignKey("task.name"), nullable=False, index=True),
+    Column("members", Integer, nullable=False),
+    Column("survivors", Integer, nullable=False),
+    Column("loss", LargeBinary, nullable=False),  # canonical JSON: a Renyi divergence bound per order
+    Column("charged_s", Float, nullable=False),
+)
+
 lease = Table(
     "lease",
     metadata,

@@ -68,7 +68,12 @@ def clip(update: LocalUpdate, *, max_l2_norm: float, max_weight: int) -> Clipped
 
 
 def check_sum_norm(
-    total: npt.NDArray[np.float64], *, survivors: int, l2_norm_bound: float, what: str = "The sum"
+    total: npt.NDArray[np.float64],
+    *,
+    survivors: int,
+    l2_norm_bound: float,
+    noise_l2_norm: float = 0.0,
+    what: str = "The sum",
 ) -> None:
     """Refuse a sum that honest devices cannot have produced.
 
@@ -76,18 +81,19 @@ def check_sum_norm(
         total: f64[d], decoded sum over ``survivors`` devices.
         survivors: how many vectors are in it.
         l2_norm_bound: what one device can add: the clip norm plus the tail of rounding.
+        noise_l2_norm: what the norm of all devices' noise hardly ever exceeds.
         what: is summed, for the message.
 
     Raises:
         UnmaskingFailed: ``implausible-norm``. Within the ball an attack remains possible; masking proves nothing
             about an input.
     """
-    norm = float(np.linalg.norm(total))
+    norm, bound = float(np.linalg.norm(total)), survivors * l2_norm_bound + noise_l2_norm
     # The factor covers rounding of this very norm in float64.
-    if not norm <= survivors * l2_norm_bound * (1 + 1e-9):
+    if not norm <= bound * (1 + 1e-9):
         raise UnmaskingFailed(
             "implausible-norm",
-            f"{what} has L2 norm {norm:.4g}, {survivors} honest devices reach {survivors * l2_norm_bound:.4g}.",
+            f"{what} has L2 norm {norm:.4g}, {survivors} honest devices reach {bound:.4g}.",
             "a member sent a vector outside the bound; the round goes on with a new cohort",
         )
 

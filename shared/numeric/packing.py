@@ -45,6 +45,39 @@ def pack(steps: npt.NDArray[np.int64], *, levels: int, lane_bits: int) -> npt.ND
     return words
 
 
+def pack_noised(values: npt.NDArray[np.int64], *, lane_bits: int) -> npt.NDArray[np.uint64]:
+    """Pack numbers of any sign modulo 2^64, u64[ceil(d / L)].
+
+    One device's noise may take a lane below 0 or beyond its width; it then borrows from the lanes above, and gives it
+    back in the sum, whose lanes the caller keeps in range: adding words is adding ``sum of lane_i 2^(b i)``.
+    """
+    lanes = LANES_PER_WORD[lane_bits]
+    padded = np.zeros(words_for(values.size, lane_bits) * lanes, dtype=np.int64)
+    padded[: values.size] = values
+    table = padded.view(np.uint64).reshape(-1, lanes)
+    words = table[:, 0].copy()
+    for lane in range(1, lanes):
+        words += table[:, lane] << np.uint64(lane * lane_bits)
+    return words
+
+
+def unpack_noised_sum(
+    words: npt.NDArray[np.uint64], *, dimension: int, lowest: int, lane_bits: int
+) -> npt.NDArray[np.int64]:
+    """Undo ``pack_noised`` on a sum, i64[dimension].
+
+    Args:
+        words: u64[ceil(d / L)], the sum.
+        dimension: d.
+        lowest: what each lane of the sum is at least; beyond ``lowest + 2^b - 1`` lanes come out wrong.
+        lane_bits: 16, 21 or 32.
+    """
+    shifted = words.copy()
+    for lane in range(LANES_PER_WORD[lane_bits]):
+        shifted += np.uint64(-lowest) << np.uint64(lane * lane_bits)
+    return _split(shifted, lane_bits)[:dimension] + lowest
+
+
 def unpack_sum(
     words: npt.NDArray[np.uint64], *, dimension: int, levels: int, lane_bits: int, survivors: int
 ) -> npt.NDArray[np.int64]:
@@ -56,12 +89,16 @@ def unpack_sum(
     Raises:
         ValueError: if a lane lies above ``2 * survivors * levels``, which honest vectors cannot produce.
     """
+    sums = _split(words, lane_bits)[:dimension]
+    if sums.size and int(sums.max()) > 2 * survivors * levels:
+        raise ValueError("a lane of the sum is larger than its members can make it")
+    return sums - survivors * levels
+
+
+def _split(words: npt.NDArray[np.uint64], lane_bits: int) -> npt.NDArray[np.int64]:
     lanes = LANES_PER_WORD[lane_bits]
     mask = np.uint64(2**lane_bits - 1)
     table = np.empty((words.size, lanes), dtype=np.int64)
     for lane in range(lanes):
         table[:, lane] = ((words >> np.uint64(lane * lane_bits)) & mask).astype(np.int64)
-    sums = table.reshape(-1)[:dimension]
-    if sums.size and int(sums.max()) > 2 * survivors * levels:
-        raise ValueError("a lane of the sum is larger than its members can make it")
-    return sums - survivors * levels
+    return table.reshape(-1)

@@ -29,15 +29,17 @@ class Grid:
     Attributes:
         lane_bits: bits per coordinate of the sum, 16, 21 or 32.
         levels: q, the largest absolute value of a quantized coordinate.
-        max_l2_norm: C, the clip norm that q stands for.
+        max_l2_norm: C, the clip norm.
+        spread: the largest coordinate as a share of C, for which q stands; 1 unless vectors are rotated.
     """
 
     lane_bits: int
     levels: int
     max_l2_norm: float
+    spread: float = 1.0
 
     @classmethod
-    def for_cohort(cls, members: int, *, lane_bits: int, max_l2_norm: float) -> Grid:
+    def for_cohort(cls, members: int, *, lane_bits: int, max_l2_norm: float, spread: float = 1.0) -> Grid:
         """Return the finest grid on which a cohort of ``members`` cannot overflow a lane.
 
         Raises:
@@ -52,16 +54,24 @@ class Grid:
                 f"{members} members leave {levels} levels in lanes of {lane_bits} bits.",
                 "use wider lanes (lane_bits) or a smaller largest cohort",
             )
-        return cls(lane_bits, levels, max_l2_norm)
+        return cls(lane_bits, levels, max_l2_norm, spread)
 
     @property
     def step(self) -> float:
         """The distance of two neighbouring values, in units of the update."""
-        return self.max_l2_norm / self.levels
+        return self.max_l2_norm * self.spread / self.levels
 
     def l2_norm_bound(self, dimension: int) -> float:
         """Return the largest L2 norm that one honest quantized update has after rounding."""
-        return math.sqrt(_squared_norm_bound(self.levels, dimension)) * self.step
+        return math.sqrt(self.squared_norm_bound(dimension)) * self.step
+
+    def squared_norm_bound(self, dimension: int) -> float:
+        """Return Theorem 1's bound on the squared L2 norm after rounding, in steps (arXiv 2102.06387).
+
+        With beta = exp(-1/2) a draw keeps it with probability at least 1 - beta.
+        """
+        norm, root = self.levels / self.spread, math.sqrt(dimension)
+        return min((norm + root) ** 2, norm**2 + dimension / 4 + (norm + root / 2))
 
 
 @dataclass(frozen=True)
@@ -79,15 +89,6 @@ class QuantizedUpdate:
     grid: Grid
     weight: int
     clipped: bool
-
-
-def _squared_norm_bound(levels: int, dimension: int) -> float:
-    """Return Theorem 1's bound on the squared norm after rounding, in steps (arXiv 2102.06387).
-
-    With beta = exp(-1/2) a draw keeps it with probability at least 1 - beta.
-    """
-    root = math.sqrt(dimension)
-    return min((levels + root) ** 2, levels**2 + dimension / 4 + (levels + root / 2))
 
 
 def quantize(update: ClippedUpdate, grid: Grid, random_bytes: Callable[[int], bytes]) -> QuantizedUpdate:
@@ -110,11 +111,11 @@ def quantize(update: ClippedUpdate, grid: Grid, random_bytes: Callable[[int], by
     scaled = update.values / grid.step
     floor = np.floor(scaled)
     fraction = (scaled - floor) * 2.0**32
-    bound = _squared_norm_bound(grid.levels, scaled.size)
+    bound = grid.squared_norm_bound(scaled.size)
     for _ in range(MAX_ROUNDING_TRIES):
         threshold = np.frombuffer(random_bytes(4 * scaled.size), dtype="<u4")
         rounded = floor + (threshold < fraction)
-        # A coordinate of exactly C may exceed q by the rounding of the division above.
+        # A coordinate of exactly C may exceed q by the rounding of the division above, a rotated one by rare chance.
         np.clip(rounded, -grid.levels, grid.levels, out=rounded)
         if float(rounded @ rounded) <= bound:
             return QuantizedUpdate(rounded.astype(np.int64), grid, update.weight, update.clipped)

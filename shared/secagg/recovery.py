@@ -15,7 +15,7 @@ import numpy as np
 from shared.errors import FedloomError, UnmaskingFailed
 from shared.limits import MASK_BYTES_PER_WORKER
 from shared.secagg.keys import KeyPair
-from shared.secagg.masking import WORD_BYTES, Mask, Words, add_into, apply_masks, pair_mask, self_mask
+from shared.secagg.masking import WORD_BYTES, CipherName, Mask, Words, add_into, apply_masks, pair_mask, self_mask
 from shared.secagg.parameters import Thresholds
 from shared.secagg.roster import Roster
 from shared.secagg.session import UnmaskAnswer, commitment
@@ -118,6 +118,7 @@ def unmask_sum(
     answers: Mapping[int, UnmaskAnswer],
     *,
     limits: Thresholds,
+    cipher: CipherName = "aes-256-ctr",
     workers: int = 1,
 ) -> Words:
     """Return u64[m], the plain sum of the survivors' vectors.
@@ -129,6 +130,7 @@ def unmask_sum(
         commitments: of the survivors' self-mask seeds, by index.
         answers: unmask answers by index.
         limits: k, t and the fewest survivors; fewer give no output.
+        cipher: of the masks.
         workers: how many processes may work on it, each with one vector in memory.
 
     Raises:
@@ -143,10 +145,12 @@ def unmask_sum(
         )
     # All secrets first: without one of them there is no output, and no mask was worked on in vain.
     recovered = list(recover_secrets(roster, fates, commitments, answers, limits))
-    return add_all_masks(total, recovered, roster.sid, workers)
+    return add_all_masks(total, recovered, roster.sid, cipher, workers)
 
 
-def add_all_masks(total: Words, recovered: Sequence[Recovered], sid: bytes, workers: int) -> Words:
+def add_all_masks(
+    total: Words, recovered: Sequence[Recovered], sid: bytes, cipher: CipherName, workers: int
+) -> Words:
     """Return ``total`` with every mask of ``recovered`` added, using processes where that pays.
 
     Making keystreams holds Python's lock, so threads would take turns. Each process gets every w-th member, adds its
@@ -157,10 +161,10 @@ def add_all_masks(total: Words, recovered: Sequence[Recovered], sid: bytes, work
     """
     masks = sum(max(1, len(one.others)) for one in recovered)
     used = max(1, min(workers, len(recovered), masks * total.nbytes // MASK_BYTES_PER_WORKER))
-    helpers = [_Helper(recovered[i::used], sid, total.size) for i in range(1, used)]
+    helpers = [_Helper(recovered[i::used], sid, cipher, total.size) for i in range(1, used)]
     plain = total.copy()
     try:
-        _add_masks(plain, recovered[::used], sid)
+        _add_masks(plain, recovered[::used], sid, cipher)
         for helper in helpers:
             add_into(plain, helper.result())
     finally:
@@ -169,17 +173,17 @@ def add_all_masks(total: Words, recovered: Sequence[Recovered], sid: bytes, work
     return plain
 
 
-def _add_masks(words: Words, recovered: Sequence[Recovered], sid: bytes) -> None:
-    apply_masks(words, itertools.chain.from_iterable(one.masks(sid) for one in recovered))
+def _add_masks(words: Words, recovered: Sequence[Recovered], sid: bytes, cipher: CipherName) -> None:
+    apply_masks(words, itertools.chain.from_iterable(one.masks(sid) for one in recovered), cipher)
 
 
 class _Helper:
     """One process with its own accumulator."""
 
-    def __init__(self, recovered: Sequence[Recovered], sid: bytes, words: int) -> None:
+    def __init__(self, recovered: Sequence[Recovered], sid: bytes, cipher: CipherName, words: int) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would share the caller's database connections
         self._receiver, sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=_send_masks, args=(sender, recovered, sid, words), daemon=True)
+        self._process = context.Process(target=_send_masks, args=(sender, recovered, sid, cipher, words), daemon=True)
         self._process.start()
         sender.close()
         self._words = words
@@ -200,7 +204,9 @@ class _Helper:
         self._receiver.close()
 
 
-def _send_masks(sender: Connection, recovered: Sequence[Recovered], sid: bytes, words: int) -> None:
+def _send_masks(
+    sender: Connection, recovered: Sequence[Recovered], sid: bytes, cipher: CipherName, words: int
+) -> None:
     accumulator = np.zeros(words, dtype=np.uint64)
-    _add_masks(accumulator, recovered, sid)
+    _add_masks(accumulator, recovered, sid, cipher)
     sender.send_bytes(accumulator.data)

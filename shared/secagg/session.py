@@ -26,7 +26,7 @@ from typing import Final
 
 from shared.errors import ProtocolAbort, Unauthenticated, UsageError
 from shared.secagg.keys import KeyPair
-from shared.secagg.masking import MaskedUpdate, Words, apply_masks, pair_mask, self_mask
+from shared.secagg.masking import CipherName, MaskedUpdate, Words, apply_masks, pair_mask, self_mask
 from shared.secagg.parameters import CohortRules, Thresholds, thresholds
 from shared.secagg.roster import CohortBinding, Member, Roster, from_bitmap, make_member
 from shared.secagg.sealing import SharePair, open_sealed, seal
@@ -129,6 +129,7 @@ class DeviceSession:
         rules: the plan's cohort rules.
         authority_key: Ed25519 public key that certifies members.
         random_bytes: the operating system's randomness.
+        cipher: of the masks; the plan's.
     """
 
     def __init__(
@@ -140,8 +141,10 @@ class DeviceSession:
         rules: CohortRules,
         authority_key: bytes,
         random_bytes: Callable[[int], bytes],
+        cipher: CipherName = "aes-256-ctr",
     ) -> None:
         self.phase = Phase.NEW
+        self._cipher = cipher
         self._identity = identity
         self._certificate = certificate
         self._binding = binding
@@ -157,6 +160,11 @@ class DeviceSession:
     def members(self) -> int:
         """How many are in the roster; known after ``share``."""
         return len(self._roster.members)
+
+    @property
+    def sid(self) -> bytes:
+        """The session's id, 32 octets; known after ``share``."""
+        return self._sid
 
     def _step(self, before: Phase, after: Phase) -> None:
         if self.phase is not before:
@@ -267,7 +275,7 @@ class DeviceSession:
             )
             for other in inbox
         ]
-        apply_masks(words, masks)
+        apply_masks(words, masks, self._cipher)
         self.phase = Phase.MASKED
         return MaskedUpdate(words)
 

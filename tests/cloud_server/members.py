@@ -23,7 +23,7 @@ from edge_client.journal import State
 from edge_client.transport import Signer, Transport
 from shared.clock import Clock, SystemClock
 from shared.limits import MAX_ROSTER_BYTES
-from shared.numeric.clipping import LocalUpdate, clip
+from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip
 from shared.numeric.contribution_vector import Evaluation, to_words
 from shared.numeric.quantization import QuantizedUpdate, quantize
 from shared.plan import Plan
@@ -135,6 +135,7 @@ class Member:
             rules=self.plan.rules,
             authority_key=self.root.authority_key,
             random_bytes=os.urandom,
+            cipher=self.plan.cohort.cipher,
         )
         self._steps = CohortClient(self.transport, meeting, ignore_state, self.clock)
 
@@ -175,10 +176,18 @@ class Member:
         clipped = clip(
             LocalUpdate(self.values, self.examples), max_l2_norm=rule.max_l2_norm, max_weight=rule.max_weight
         )
-        self.quantized = quantize(clipped, self.plan.grid(self.session.members), os.urandom)
-        self.words = to_words(self.quantized, self.evaluation)
+        if self.plan.privacy.mechanism == "skellam":
+            self.words = self._noised(clipped)
+        else:
+            self.quantized = quantize(clipped, self.plan.grid(self.session.members), os.urandom)
+            self.words = to_words(self.quantized, self.evaluation)
         masked = self.session.mask(self.inbox, self.words.copy())
         return "vector", masked.to_bytes() if self.masks else self.words.astype("<u8").tobytes()
+
+    def _noised(self, clipped: ClippedUpdate) -> Words:
+        encoding = self.plan.encoding(self.session.members, clipped.values.size, 0)
+        statistics = ClippedUpdate(np.zeros(0), 1, 1.0, clipped=False)
+        return encoding.encode(clipped, statistics, self.evaluation, sid=self.session.sid, random_bytes=os.urandom)
 
     def _agree(self) -> tuple[str, bytes]:
         bitmap = read_octets(self._steps._ask("survivors"), "bitmap")

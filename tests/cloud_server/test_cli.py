@@ -84,6 +84,8 @@ def test_a_task_from_its_creation_to_its_codes(operator: Path, capsys: Captured)
     assert run(capsys, "task", "list", "--data", "data") == (0, {"tasks": ["point"]})
     code, shown = run(capsys, "task", "show", "point", "--data", "data")
     assert (code, shown["state"], shown["version"], shown["rounds"]) == (0, "active", 0, [])
+    code, budget = run(capsys, "privacy", "show", "point", "--data", "data")
+    assert (code, budget["mechanism"], budget["epsilon"], budget["cohorts_charged"]) == (0, "none", None, 0)
     code, document = run(capsys, "code", "create", "--task", "point", "--data", "data")
     assert (code, document["error"]["code"]) == (2, "no-url")
     words = ["code", "create", "--task", "point", "--count", "3", "--url", "https://a:1", "--data", "data"]

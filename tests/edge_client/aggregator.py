@@ -15,7 +15,7 @@ from cloud_server.publishing import Version, make_version
 from shared.bundle import MANIFEST_FILE, ArraySpec, BundleManifest, TensorSpec
 from shared.errors import FedloomError
 from shared.layout import Layout
-from shared.numeric.contribution_vector import AggregateSum, vector_words
+from shared.numeric.contribution_vector import AggregateSum
 from shared.plan import Cohort, Plan, Server, Training, Update
 from shared.root import EnrolmentCode, Root
 from shared.secagg.recovery import Fates
@@ -221,7 +221,7 @@ class Aggregator:
     def _close(self, cohort: OneCohort, index_of: Mapping[str, int], everybody: frozenset[int]) -> None:
         assert cohort.roster is not None
         layout = Layout.of(quadratic_manifest().tensors)
-        total = np.zeros(vector_words(layout.summed, self.plan.update.lane_bits), np.uint64)
+        total = np.zeros(self.plan.vector_words(layout.shared.size, layout.statistics.size), np.uint64)
         for body in cohort.steps["vector"].values():
             total += np.frombuffer(body, "<u8")
         record = CohortRecord(

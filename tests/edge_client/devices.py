@@ -11,6 +11,7 @@ from edge_client.enrolment import enrol
 from edge_client.identity import Enrolment
 from edge_client.state_folder import StateFolder
 from shared.clock import SystemClock
+from shared.privacy.charges import PrivacyFloors
 from shared.secagg.session import DeviceFloors
 from tests.edge_client.aggregator import DIMENSION, Aggregator
 
@@ -41,7 +42,14 @@ def write_points(folder: Path, number: int, count: int = 5) -> np.ndarray[tuple[
     return x[:count]
 
 
-def enrolled(path: Path, aggregator: Aggregator, url: str, number: int = 0, min_survivors: int = 2) -> Enrolment:
+def enrolled(
+    path: Path,
+    aggregator: Aggregator,
+    url: str,
+    number: int = 0,
+    min_survivors: int = 2,
+    privacy_floors: PrivacyFloors | None = None,
+) -> Enrolment:
     """Enrol a device with its state and examples below ``path``."""
     write_points(path / "examples", number)
     return enrol(
@@ -49,6 +57,7 @@ def enrolled(path: Path, aggregator: Aggregator, url: str, number: int = 0, min_
         StateFolder(path / "state"),
         path / "examples",
         floors=DeviceFloors(min_survivors=min_survivors),
+        privacy_floors=privacy_floors,
         name="kitchen",
         clock=SystemClock(),
         random_bytes=np.random.default_rng(number).bytes,

@@ -10,6 +10,9 @@ from typing import NoReturn
 import pytest
 
 from edge_client.cli import main
+from edge_client.identity import load_enrolment
+from edge_client.state_folder import StateFolder
+from shared.privacy.charges import PrivacyFloors
 from tests.edge_client.aggregator import Aggregator
 from tests.edge_client.devices import enrolled, write_points
 from tests.edge_client.loopback import refusal, serve
@@ -31,6 +34,9 @@ def error_of(captured: Captured) -> dict[str, str]:
         (["enroll", "nonsense", "--state", "S", "--examples", "E"], "bad-code", 2),
         (["enroll", "--state", "S"], "usage", 2),
         (["enroll", "c", "--state", "S", "--examples", "E", "--allow-cohorts-of", "1"], "usage", 2),
+        (["enroll", "c", "--state", "S", "--examples", "E", "--min-noise", "0"], "usage", 2),
+        (["enroll", "c", "--state", "S", "--examples", "E", "--max-epsilon", "nan"], "usage", 2),
+        (["enroll", "c", "--state", "S", "--examples", "E", "--max-participations", "1.5"], "usage", 2),
         (["dance"], "usage", 2),
         ([], "usage", 2),
         (["status", "--state", "S"], "identity-missing", 3),
@@ -70,10 +76,27 @@ def test_a_device_from_enrolment_to_leaving(tmp_path: Path, certificates: Path, 
     assert "no agent is running" in capsys.readouterr().out
     assert main(["ledger", *state, "--json"]) == 0
     ledger = json.loads(capsys.readouterr().out)
-    assert set(ledger) == {"device", "task", "contributions", "totals", "int8"}
+    assert set(ledger) == {"device", "task", "contributions", "totals", "privacy", "int8"}
     assert main(["leave", *state]) == 2
     assert main(["leave", *state, "--yes"]) == 0
     assert not (tmp_path / "state").exists()
+
+
+def test_what_the_owner_demands_when_enrolling_holds_in_every_later_process(
+    tmp_path: Path, certificates: Path, capsys: Captured
+) -> None:
+    aggregator = Aggregator(certificates, 2)
+    write_points(tmp_path / "examples", 0)
+    state = ["--state", str(tmp_path / "state")]
+    with serve(certificates, aggregator) as url:
+        words = ["enroll", aggregator.code(url), *state, "--examples", str(tmp_path / "examples")]
+        demands = ["--min-noise", "1.5", "--max-participations", "20", "--max-epsilon", "8"]
+        assert main([*words, "--allow-cohorts-of", "2", *demands]) == 0
+        floors = load_enrolment(StateFolder(tmp_path / "state")).privacy_floors
+        assert floors == PrivacyFloors(1.5, 20, 8.0)
+        capsys.readouterr()
+        assert main(["once", *state, "--json"]) == 3
+        assert error_of(capsys)["code"] == "floor-noise"
 
 
 def test_codes_of_the_server_reach_the_person(tmp_path: Path, certificates: Path, capsys: Captured) -> None:

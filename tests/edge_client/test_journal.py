@@ -65,6 +65,26 @@ def test_steps_are_not_skipped(journal: Journal) -> None:
         journal.record(entry, State.UPLOADING, 1.0)
 
 
+@pytest.mark.parametrize("last", WAY)
+def test_a_charge_is_spent_once_its_vector_may_have_left_and_stays(
+    journal: Journal, tmp_path: Path, last: State
+) -> None:
+    entry = journal.begin(1, 0, 1.0)
+    journal.charge(entry, (0.5, 0.7), 1e-6)
+    journal.charge(entry, (0.25, 0.5), 1e-7)  # another cohort, after the first one failed before the vector
+    go(journal, entry, last)
+    again = Journal(tmp_path / "journal.sqlite3")
+    again.recover(2.0)
+    left = WAY.index(last) >= WAY.index(State.UPLOADING)
+    assert (again.spent(), again.delta) == ([(0.25, 0.5)] if left else [], 1e-7)
+    again.close()
+
+
+def test_a_vector_that_left_without_a_charge_has_no_bound(journal: Journal) -> None:
+    go(journal, journal.begin(1, 0, 1.0), State.UPLOADING)
+    assert journal.spent() == [()]
+
+
 def test_counters_grow_over_restarts(journal: Journal, tmp_path: Path) -> None:
     first = [journal.next_counter() for _ in range(COUNTER_BLOCK + 5)]
     again = Journal(tmp_path / "journal.sqlite3")

@@ -57,6 +57,12 @@ def test_what_is_written_is_taken_over() -> None:
     assert (plan.rules.min_survivors, plan.rules.largest, plan.grid(8).levels) == (4, 8, (2**32 - 1) // 16)
 
 
+def test_the_cipher_of_the_masks_is_in_the_plans_hash() -> None:
+    plan = Plan.from_toml(toml("cohort.cipher", '"chacha20"'))
+    assert plan.cohort.cipher == "chacha20"
+    assert plan.sha256 != Plan("activity").sha256
+
+
 def test_the_plan_that_travels_is_the_plan_that_was_written() -> None:
     plan = Plan.from_toml(toml("update.max_l2_norm", "0.3"))
     assert Plan.from_bytes(plan.to_bytes()) == plan
@@ -69,7 +75,7 @@ def test_a_whole_number_for_a_real_one_makes_the_same_plan() -> None:
 
 def test_the_hash_of_the_default_plan_is_stable() -> None:
     """Devices compare this hash; when it changes on purpose, every open cohort of an older version ends."""
-    assert Plan("activity").sha256.hex() == "b07943d09406ba0f69bf96a0c0fb1f00a52af205cf26f39d52f2d1b90a5bfea3"
+    assert Plan("activity").sha256.hex() == "20efb9429bea2e2611a88b4e805e7e17d7215d713e3ece8a32d8275a37637191"
 
 
 def test_every_field_is_in_the_hash() -> None:
@@ -179,12 +185,48 @@ def test_a_duration_is_a_number_of_seconds_that_is_not_negative(where: str, valu
         ("stop.target_accuracy", "1.1"),
         ("stop.rounds", "-1"),
         ("release.valid_s", "59"),
+        ("cohort.cipher", '"rc4"'),
+        ("privacy.mechanism", '"laplace"'),
+        ("privacy.noise_multiplier", "-1"),
+        ("privacy.delta", "0"),
+        ("privacy.delta", "0.001"),
+        ("privacy.max_participations", "1.5"),
+        ("privacy.max_epsilon", "inf"),
     ],
 )
 def test_a_value_out_of_its_bounds_is_refused_and_its_key_named(where: str, value: str) -> None:
     with pytest.raises(UsageError, match=re.escape(where)) as caught:
         Plan.from_toml(toml(where, value))
     assert caught.value.code == "bad-plan"
+
+
+NOISE = "noise_multiplier = 1.0\nmax_participations = 10\nmax_epsilon = 8"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('[privacy]\nmechanism = "skellam"', "privacy.noise_multiplier is needed"),
+        ('[privacy]\nmechanism = "skellam"\nnoise_multiplier = 1', "privacy.max_participations is needed"),
+        ('[privacy]\nmechanism = "central-gaussian"\nnoise_multiplier = 1\nmax_participations = 5', "max_epsilon"),
+        (f'[privacy]\nmechanism = "skellam"\n{NOISE}\n[update]\nmax_weight = 2', "weigh alike"),
+        (
+            f'[privacy]\nmechanism = "central-gaussian"\n{NOISE}\n[stop]\ntarget_accuracy = 0.9',
+            "accuracy that has no noise",
+        ),
+    ],
+)
+def test_privacy_that_would_not_be_is_refused(text: str, word: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(word)) as caught:
+        Plan.from_toml(f'task = "a"\n{text}')
+    assert caught.value.code == "bad-plan"
+
+
+def test_a_plan_with_noise_travels_and_leaves_room_in_the_lanes() -> None:
+    plan = Plan.from_toml(f'task = "a"\n[privacy]\nmechanism = "skellam"\n{NOISE}\n[update]\nlane_bits = 21')
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+    assert plan.rotated
+    assert plan.encoding(64, 100_000, 0).words == plan.vector_words(100_000, 0)
 
 
 @pytest.mark.parametrize(

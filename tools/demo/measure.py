@@ -27,7 +27,6 @@ from models.task import Budget, Task, TaskData
 from shared.bundle import INFER_INT8_FILE, Bundle, initial_weights, read_bundle
 from shared.examples import concatenate
 from shared.layout import Layout
-from shared.numeric.contribution_vector import vector_words
 from shared.plan import Plan
 from shared.release import WEIGHTS_FILE
 from shared.secagg.masking import WORD_BYTES
@@ -220,7 +219,7 @@ def round_bytes(
         for entry in ledger["contributions"]
         if entry["round"] == round_number and entry["state"] == "counted"
     ]
-    vector_bytes = vector_words(layout.summed, plan.update.lane_bits) * WORD_BYTES
+    vector_bytes = plan.vector_words(layout.shared.size, layout.statistics.size) * WORD_BYTES
     up = mean(entry["vector_up"] + entry["other_up"] for entry in entries)
     down = mean(entry["weights_down"] + entry["other_down"] for entry in entries)
     return RoundBytes(up, down, up - vector_bytes, down - weights_payload_bytes)

@@ -1,0 +1,113 @@
+"""The task's privacy budget: an event per cohort whose survivors were frozen, and no cohort beyond the budget.
+
+A device may have been in every one of a task's cohorts, but in no more than the plan's ``max_participations``, which
+it counts itself. So the loss is that of the costliest so many events. Nothing is refunded: a cohort that fails after
+its survivors were frozen, and a discarded sum, stay charged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, insert, select
+
+from cloud_server.storage.schema import privacy_event
+from shared.errors import UsageError
+from shared.layout import Layout
+from shared.numeric.noisy_encoding import NoisyEncoding
+from shared.numeric.skellam import table_for
+from shared.plan import Plan
+from shared.privacy.charges import Loss, loss_of
+from shared.privacy.rdp import ORDERS
+from shared.wire.canonical import Json, decode, encode
+
+
+def require_possible(plan: Plan, layout: Layout) -> None:
+    """Refuse a plan that could never run with a model of this layout.
+
+    Raises:
+        UsageError: ``grid-too-coarse`` or ``noise-too-wide`` for some size of cohort, ``privacy-budget-small`` when
+            not even one participation fits.
+    """
+    for members in (plan.cohort.min_survivors, plan.cohort.largest):
+        encoding = plan.encoding(members, layout.shared.size, layout.statistics.size)
+        if isinstance(encoding, NoisyEncoding):
+            table_for(encoding.noise.device_variance)
+        loss = loss_of(plan, encoding)
+        if loss and (once := _epsilon(plan, [loss])) > plan.privacy.max_epsilon:
+            raise UsageError(
+                "privacy-budget-small",
+                f"One participation among {members} members costs epsilon {once:.3g}, the plan allows"
+                f" {plan.privacy.max_epsilon:g} altogether.",
+                "raise noise_multiplier or max_epsilon",
+            )
+
+
+def charge_frozen(
+    connection: Connection, cohort_id: str, plan: Plan, layout: Layout, members: int, survivors: int, now_s: float
+) -> None:
+    """Record what a cohort's sum reveals, in the transaction that freezes its survivors; nothing without noise."""
+    loss = _loss(plan, layout, members)
+    if not loss:
+        return
+    connection.execute(
+        insert(privacy_event).values(
+            cohort=cohort_id,
+            task=plan.task,
+            members=members,
+            survivors=survivors,
+            loss=encode({"loss": list(loss)}),
+            charged_s=now_s,
+        )
+    )
+
+
+def spent_reason(connection: Connection, plan: Plan, layout: Layout) -> str:
+    """Return why no further cohort may begin, empty if one may."""
+    loss = _loss(plan, layout, plan.cohort.largest)
+    if not loss:
+        return ""
+    after = _epsilon(plan, [*_losses(connection, plan.task), loss])
+    if after <= plan.privacy.max_epsilon:
+        return ""
+    return (
+        f"the privacy budget is spent: one more cohort would make epsilon {after:.3g} at delta"
+        f" {plan.privacy.delta:g}, the plan allows {plan.privacy.max_epsilon:g}"
+    )
+
+
+def privacy_report(connection: Connection, plan: Plan) -> dict[str, Json]:
+    """Return a task's mechanism, budget and what was spent of it."""
+    privacy = plan.privacy
+    losses = _losses(connection, plan.task)
+    return {
+        "mechanism": privacy.mechanism,
+        "noise_multiplier": privacy.noise_multiplier,
+        "delta": privacy.delta,
+        "max_participations": privacy.max_participations,
+        "max_epsilon": privacy.max_epsilon,
+        "cohorts_charged": len(losses),
+        "epsilon": None if privacy.mechanism == "none" else _epsilon(plan, losses),
+    }
+
+
+def _loss(plan: Plan, layout: Layout, members: int) -> Loss:
+    return loss_of(plan, plan.encoding(members, layout.shared.size, layout.statistics.size))
+
+
+def _losses(connection: Connection, task_name: str) -> list[Loss]:
+    rows = connection.execute(select(privacy_event.c.loss).where(privacy_event.c.task == task_name))
+    return [tuple(decode(body)["loss"]) for body in rows.scalars()]  # type: ignore[arg-type]  # written above
+
+
+def _epsilon(plan: Plan, losses: Sequence[Loss]) -> float:
+    """Return the epsilon of a device that took part as often, and at as high a cost, as it can have."""
+    if not losses:
+        return 0.0
+    from dp_accounting import rdp  # noqa: PLC0415  # takes a second, which no other command should wait for
+
+    most = plan.privacy.max_participations
+    total = [math.fsum(sorted(column, reverse=True)[:most]) for column in zip(*losses, strict=True)]
+    found, _ = rdp.compute_epsilon(list(ORDERS), total, plan.privacy.delta)
+    return float(found)

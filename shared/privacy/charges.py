@@ -1,0 +1,92 @@
+"""What one participation costs a device under a plan, and what its owner allows, whatever a plan says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.errors import ProtocolAbort
+from shared.numeric.noisy_encoding import NoisyEncoding
+from shared.plan import CohortEncoding, Plan
+from shared.privacy.rdp import composed, epsilon, gaussian_rdp, skellam_rdp
+
+Loss = tuple[float, ...]  # one Renyi divergence bound per order of ``ORDERS``; empty: without any bound
+
+
+def loss_of(plan: Plan, encoding: CohortEncoding) -> Loss:
+    """Return what one participation in a cohort of this encoding reveals at most; empty without noise."""
+    if isinstance(encoding, NoisyEncoding):
+        noise = encoding.noise
+        return skellam_rdp(noise.variance, noise.l1_sensitivity, noise.l2_sensitivity)
+    if plan.privacy.mechanism == "central-gaussian":
+        return gaussian_rdp(plan.privacy.noise_multiplier)
+    return ()
+
+
+def epsilon_of(losses: Sequence[Loss], delta: float) -> float:
+    """Return the epsilon of all ``losses`` together: infinite if one has no bound, 0 without any."""
+    if not losses:
+        return 0.0
+    return epsilon(composed(losses), delta) if all(losses) else math.inf
+
+
+@dataclass(frozen=True)
+class PrivacyFloors:
+    """What the owner of a device demands, 0 for no demand; noise that the aggregator promises to add counts as none.
+
+    Attributes:
+        min_noise_multiplier: the least noise in a sum, over this device's largest contribution.
+        max_participations: how many masked vectors ever leave this device.
+        max_epsilon: what they may reveal altogether.
+    """
+
+    min_noise_multiplier: float = 0.0
+    max_participations: int = 0
+    max_epsilon: float = 0.0
+
+    def check_plan(self, plan: Plan) -> None:
+        """Refuse a plan with less noise than the owner wants.
+
+        Raises:
+            ProtocolAbort: ``floor-noise``.
+        """
+        noise = plan.privacy.noise_multiplier if plan.privacy.mechanism == "skellam" else 0.0
+        needed = max(self.min_noise_multiplier, 1e-9 if self.max_epsilon else 0.0)
+        if noise < needed:
+            raise ProtocolAbort(
+                "floor-noise",
+                f"Devices of this plan add noise of {noise:g} times one contribution, this device wants"
+                f" {f'at least {self.min_noise_multiplier:g}' if self.min_noise_multiplier else 'some'}.",
+                "ask the operator for a plan with more noise from the devices",
+            )
+
+    def check_next(self, plan: Plan, spent: Sequence[Loss], loss: Loss) -> None:
+        """Refuse a participation that costs ``loss`` after those that were ``spent``.
+
+        Raises:
+            ProtocolAbort: ``floor-participations``, ``floor-epsilon``; or ``privacy-budget-spent`` by the plan itself.
+        """
+        privacy = plan.privacy
+        limited = privacy.mechanism != "none"
+        if self.max_participations and len(spent) >= self.max_participations:
+            raise _spent("floor-participations", f"This device took part {len(spent)} times, as often as it may.")
+        if limited and len(spent) >= privacy.max_participations:
+            raise _spent("privacy-budget-spent", f"The plan lets each device take part {len(spent)} times.")
+        total = epsilon_of([*spent, loss], privacy.delta)
+        if self.max_epsilon and total > self.max_epsilon:
+            raise _spent(
+                "floor-epsilon",
+                f"Once more would make epsilon {total:.3g} at delta {privacy.delta:g}, this device allows"
+                f" {self.max_epsilon:g}.",
+            )
+        if limited and total > privacy.max_epsilon:
+            raise _spent(
+                "privacy-budget-spent",
+                f"Once more would make epsilon {total:.3g} at delta {privacy.delta:g}, the plan allows"
+                f" {privacy.max_epsilon:g}.",
+            )
+
+
+def _spent(code: str, message: str) -> ProtocolAbort:
+    return ProtocolAbort(code, message, "nothing more leaves this device for this task; it still gets new versions")

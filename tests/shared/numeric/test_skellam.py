@@ -1,0 +1,110 @@
+"""The noise is Skellam's: its table exactly, its samples within what chance allows."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Final
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.numeric.skellam import SkellamTable, table_for, tail
+from tests.shared.cohort_simulation import Randomness
+from tests.shared.refusals import refused
+
+SAMPLES: Final = 200_000
+
+
+def probabilities(table: SkellamTable) -> dict[int, Fraction]:
+    """Return what the table gives each outcome: every word counted, none drawn."""
+    capacity = 2**64 // table.cut.size
+    found: dict[int, int] = {}
+    for cell, (cut, alias) in enumerate(zip(table.cut.tolist(), table.alias.tolist(), strict=True)):
+        own = min(cut, capacity)
+        found[cell - table.radius] = found.get(cell - table.radius, 0) + own
+        found[alias - table.radius] = found.get(alias - table.radius, 0) + capacity - own
+    return {outcome: Fraction(weight, 2**64) for outcome, weight in found.items() if weight}
+
+
+def difference_of_poissons(outcome: int, variance: float) -> float:
+    """Return P(X - Y = outcome) for two Poisson variables of mean variance / 2, term by term."""
+    mean = variance / 2
+
+    def log_term(y: int) -> float:
+        return (2 * y + outcome) * math.log(mean) - 2 * mean - math.lgamma(y + 1) - math.lgamma(y + outcome + 1)
+
+    return math.fsum(math.exp(log_term(y)) for y in range(max(0, -outcome), int(mean + 40 * math.sqrt(mean) + 60)))
+
+
+@pytest.mark.parametrize("variance", [0.01, 0.5, 3.0, 40.0, 700.0])
+def test_the_table_is_the_difference_of_two_poissons(variance: float) -> None:
+    found = probabilities(table_for(variance))
+    assert sum(found.values()) == 1
+    for outcome, probability in found.items():
+        expected = difference_of_poissons(outcome, variance)
+        assert abs(float(probability) - expected) <= 1e-11 * expected + 2.0**-63
+
+
+@pytest.mark.parametrize("variance", [0.01, 0.5, 3.0, 700.0, 1e6])
+def test_the_table_has_mean_zero_and_the_variance_asked_for(variance: float) -> None:
+    found = probabilities(table_for(variance))
+    assert sum(outcome * probability for outcome, probability in found.items()) == 0
+    assert float(sum(outcome**2 * probability for outcome, probability in found.items())) == pytest.approx(
+        variance, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("variance", [0.3, 9.0, 1e4, 1e6])
+def test_samples_have_the_variance_within_two_percent(variance: float) -> None:
+    samples = table_for(variance).draw(SAMPLES, Randomness(f"{variance}"))
+    assert samples.var() == pytest.approx(variance, rel=0.02)
+    assert abs(samples.mean()) < 5 * math.sqrt(variance / SAMPLES)
+    skew = float(((samples / math.sqrt(variance)) ** 3).mean())
+    assert abs(skew) < 5 * math.sqrt((15 + 25 / variance + 1 / variance**2) / SAMPLES)
+
+
+def test_the_sum_of_ten_devices_noise_is_one_noise_of_ten_times_the_variance() -> None:
+    source = Randomness("ten")
+    summed = sum(table_for(2.0).draw(SAMPLES, source) for _ in range(10))
+    expected = probabilities(table_for(20.0))
+    counts = dict(zip(*(part.tolist() for part in np.unique(summed, return_counts=True)), strict=True))
+    common = [outcome for outcome, probability in expected.items() if float(probability) * SAMPLES > 50]
+    statistic = sum(
+        (counts.get(outcome, 0) - SAMPLES * float(expected[outcome])) ** 2 / (SAMPLES * float(expected[outcome]))
+        for outcome in common
+    )
+    assert abs(statistic - len(common)) < 5 * math.sqrt(2 * len(common))
+
+
+@given(st.floats(0.01, 1e9), st.integers(20, 70))
+def test_the_tail_holds_against_chernoffs_bound(variance: float, tail_bits: int) -> None:
+    """Chernoff's bound with the exact generating function is below what the simpler bound promises."""
+    beyond = tail(variance, tail_bits)
+    root = math.hypot(beyond, variance)
+    exponent = beyond**2 / (root + variance) - beyond * math.asinh(beyond / variance)
+    assert exponent <= -tail_bits * math.log(2) * (1 - 1e-9)
+
+
+def test_two_sources_give_two_noises_and_one_source_one() -> None:
+    table = table_for(50.0)
+    one, same, other = (table.draw(100, Randomness(name)).tolist() for name in ("a", "a", "b"))
+    assert one == same != other
+
+
+def test_every_sample_uses_eight_octets_whatever_comes_out() -> None:
+    asked: list[int] = []
+
+    def source(octets: int) -> bytes:
+        asked.append(octets)
+        return bytes(octets)
+
+    table_for(5.0).draw(100_000, source)
+    assert sum(asked) == 800_000
+
+
+def test_noise_that_needs_too_large_a_table_is_refused() -> None:
+    with refused("noise-too-wide"):
+        table_for(1e12)

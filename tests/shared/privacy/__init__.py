@@ -1,0 +1,1 @@
+"""Tests of clipping, rounding, packing and their inverses."""
