@@ -15,10 +15,11 @@ BENCHES = {
     "accuracy": "tools.bench.accuracy",
     "int8": "tools.bench.int8",
     "round": "tools.bench.round",
+    "secagg": "tools.bench.secagg",
     "train-step": "tools.bench.train_step",
     "tuning": "tools.bench.tuning",
 }
-ALL = ("accuracy", "int8", "round", "train-step")  # tuning trains 12 to 24 models and is asked for by name
+ALL = ("accuracy", "int8", "round", "secagg", "train-step")  # tuning trains 12 to 24 models and is asked for by name
 OF_A_TASK = ("accuracy", "tuning")
 
 

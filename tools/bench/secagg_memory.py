@@ -1,0 +1,39 @@
+"""Peak memory of an aggregator that adds and unmasks one cohort: ``python -m tools.bench.secagg_memory MEMBERS``.
+
+A program of its own, because a peak belongs to the whole process. Prints octets.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from cloud_server.aggregation.running_sum import RunningSum
+from shared.secagg.masking import WORD_BYTES
+from shared.secagg.parameters import CohortRules, thresholds
+from tools.bench.secagg_scene import make_scene
+from tools.inspection.memory import peak_bytes
+
+_WORDS = 250_000  # a million coordinates in lanes of 16 bits
+
+
+def main() -> None:
+    """Add a vector per survivor, recover the secrets, and take the masks off."""
+    from tools.bench.secagg import unmask  # noqa: PLC0415 - it imports this program's parent
+
+    members = int(sys.argv[1])
+    scene = make_scene(members, members // 10, thresholds(members, CohortRules(10, members, 0.05, 0.1)))
+    running = RunningSum(_WORDS)
+    with tempfile.TemporaryDirectory(prefix="fedloom-bench-") as folder:
+        vector = Path(folder) / "vector"
+        vector.write_bytes(os.urandom(_WORDS * WORD_BYTES))
+        for index in scene.fates.survivors:
+            running.add(index, vector)
+    unmask(scene, running.total, 1)
+    print(peak_bytes())
+
+
+if __name__ == "__main__":
+    main()
