@@ -79,11 +79,6 @@ class Layout:
         minimums = tuple((_place(spec), spec.minimum) for spec in tensors if spec.minimum is not None)
         return cls(_part(tensors, "shared"), _part(tensors, "statistic"), _part(tensors, "local"), minimums)
 
-    @property
-    def summed(self) -> int:
-        """The number of coordinates in a masked vector: shared ones first, then statistics."""
-        return self.shared.size + self.statistics.size
-
     def raised(self, weights: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """Return f[d] with statistics below their minimum raised to it: rounding may leave a variance below 0."""
         raised = weights.copy()

@@ -3,8 +3,9 @@
 Sums of independent Skellam variables are Skellam variables whose variances add, so many devices' small noises are
 exactly one large one (Agarwal, Kairouz and Liu, arXiv 2110.04995, section 2).
 
-Samples come from a table by Walker's alias method on 64-bit words of a cryptographic source: one word, two reads and
-one comparison per sample, whatever comes out. NumPy's ``poisson`` is neither cryptographic nor of constant work.
+Samples come from a table by Walker's alias method on 64-bit words of a ChaCha20 stream: the same reads and comparisons
+for each, whatever comes out. NumPy's ``poisson`` is neither cryptographic nor of constant work. Probabilities have 128
+bits: were they rounded to 64, thousands of devices' errors in millions of lanes would add up to the size of delta.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.errors import UsageError
+from shared.secagg.masking import keystream
 
-MAX_TABLE_ENTRIES: Final = 2**20
-TABLE_BITS: Final = 64  # resolution of a probability
-_TABLE_TAIL_BITS: Final = 66  # outcomes less likely than 2^-66 altogether are left out
+MAX_TABLE_CELLS: Final = 2**20
+CELL_BITS: Final = 128  # resolution of the choice within a cell
+_TABLE_TAIL_BITS: Final = 130  # outcomes less likely than 2^-130 altogether are left out
 _LN_2: Final = 0.6931471805599453
-_PIECE: Final = 2**16  # samples that are drawn at a time, so that words and reads stay in the cache
+_PIECE: Final = 2**14  # samples that are drawn at a time, so that words and reads stay in the cache
+_SAMPLE_BYTES: Final = 20  # two words for the choice within a cell, half a word for the cell
+_KEY_BYTES: Final = 32
+_WORD: Final = 2**64 - 1
 Steps = npt.NDArray[np.int64]
 
 
@@ -44,55 +49,58 @@ class SkellamTable:
 
     Attributes:
         radius: outcomes are ``-radius .. radius``.
-        cut: u64[2^k], below which a cell's remaining bits give the cell's own outcome.
+        high: u64[2^k], upper half of the 128-bit number below which a cell's own outcome is taken.
+        low: u64[2^k], its lower half.
         alias: i64[2^k], the other outcome of each cell, as an index.
     """
 
     radius: int
-    cut: npt.NDArray[np.uint64]
+    high: npt.NDArray[np.uint64]
+    low: npt.NDArray[np.uint64]
     alias: Steps
 
-    @property
-    def index_bits(self) -> int:
-        """How many low bits of a word choose the cell."""
-        return self.cut.size.bit_length() - 1
-
     def draw(self, count: int, random_bytes: Callable[[int], bytes]) -> Steps:
-        """Return i64[count] independent samples; eight octets of ``random_bytes`` each."""
+        """Return i64[count] independent samples from a stream whose key is ``random_bytes(32)``."""
         drawn = np.empty(count, dtype=np.int64)
-        mask, shift = np.uint64(self.cut.size - 1), np.uint64(self.index_bits)
+        stream = keystream(random_bytes(_KEY_BYTES), "chacha20")
+        zeros = memoryview(bytes(_PIECE * _SAMPLE_BYTES))
         for start in range(0, count, _PIECE):
             piece = drawn[start : start + _PIECE]
-            words = np.frombuffer(random_bytes(8 * piece.size), dtype="<u8")
-            cells = (words & mask).astype(np.int64)
-            own = (words >> shift) < self.cut[cells]
-            np.subtract(np.where(own, cells, self.alias[cells]), self.radius, out=piece)
+            self._draw_into(piece, stream.update(zeros[: piece.size * _SAMPLE_BYTES]))
         return drawn
+
+    def _draw_into(self, piece: Steps, octets: bytes) -> None:
+        words = np.frombuffer(octets, "<u8", 2 * piece.size)
+        high, low = words[: piece.size], words[piece.size :]
+        cells = np.frombuffer(octets, "<u4", offset=words.nbytes).astype(np.int64) & (self.alias.size - 1)
+        cut = self.high[cells]
+        own = (high < cut) | ((high == cut) & (low < self.low[cells]))
+        np.subtract(np.where(own, cells, self.alias[cells]), self.radius, out=piece)
 
 
 @lru_cache(maxsize=8)
 def table_for(variance: float) -> SkellamTable:
     """Return the table of the Skellam distribution with mean 0 and ``variance``.
 
-    Each outcome's probability is right to 2^-64, the sum over all is exactly 1.
+    Each outcome's probability is right to one part in 10^11 or to 2^-128, the sum over all is exactly 1.
 
     Raises:
         UsageError: ``noise-too-wide`` when more than 2^20 cells would be needed.
     """
     radius = tail(variance, _TABLE_TAIL_BITS)
     cells = 1 << (2 * radius).bit_length()
-    if cells > MAX_TABLE_ENTRIES:
+    if cells > MAX_TABLE_CELLS:
         raise UsageError(
             "noise-too-wide",
             f"Noise of standard deviation {math.sqrt(variance):.4g} steps per device needs too large a table.",
             "lower noise_multiplier, or let larger cohorts share the noise",
         )
-    weights = _weights(variance, radius)
+    weights = _weights(variance, radius, cells << CELL_BITS)
     return _alias_table(weights + [0] * (cells - len(weights)), radius)
 
 
-def _weights(variance: float, radius: int) -> list[int]:
-    """Return the probabilities of ``-radius .. radius`` in units of 2^-64; what rounding leaves goes to 0.
+def _weights(variance: float, radius: int, whole: int) -> list[int]:
+    """Return the probabilities of ``-radius .. radius`` in parts of ``whole``; what rounding leaves goes to 0.
 
     P(k) is proportional to the Bessel function I_k(variance); ``I_k / I_(k-1) = 1 / (2 k / variance + I_(k+1) / I_k)``
     is evaluated downwards, where it is stable (Gautschi, SIAM Review 9, 1967).
@@ -104,13 +112,13 @@ def _weights(variance: float, radius: int) -> list[int]:
     for k in range(1, radius + 1):
         half.append(half[-1] * ratios[k])
     total = half[0] + 2.0 * math.fsum(half[1:])
-    positive = [int(weight / total * 2.0**TABLE_BITS) for weight in half[1:]]
-    return [*reversed(positive), 2**TABLE_BITS - 2 * sum(positive), *positive]
+    positive = [int(weight / total * whole) for weight in half[1:]]
+    return [*reversed(positive), whole - 2 * sum(positive), *positive]
 
 
 def _alias_table(weights: list[int], radius: int) -> SkellamTable:
     """Fill cells of equal capacity with at most two outcomes each (Vose, IEEE TSE 17, 1991), in exact integers."""
-    capacity = 2**TABLE_BITS // len(weights)
+    capacity = 1 << CELL_BITS
     left, alias = list(weights), list(range(len(weights)))
     small = [cell for cell, weight in enumerate(left) if weight < capacity]
     large = [cell for cell, weight in enumerate(left) if weight >= capacity]
@@ -120,4 +128,7 @@ def _alias_table(weights: list[int], radius: int) -> SkellamTable:
         left[donor] -= capacity - left[cell]
         if left[donor] < capacity:
             small.append(large.pop())
-    return SkellamTable(radius, np.array(left, dtype=np.uint64), np.array(alias, dtype=np.int64))
+    # A full cell is its own alias, so its cut does not matter and may be one too small.
+    cuts = [min(cut, capacity - 1) for cut in left]
+    high, low = ([cut >> 64 for cut in cuts], [cut & _WORD for cut in cuts])
+    return SkellamTable(radius, np.array(high, np.uint64), np.array(low, np.uint64), np.array(alias, dtype=np.int64))

@@ -77,7 +77,7 @@ def keystream(key: bytes, cipher: CipherName) -> CipherContext:
     return Cipher(AES(key), CTR(_COUNTER_START)).encryptor()
 
 
-def apply_masks(words: Words, masks: Iterable[Mask], cipher: CipherName = "aes-256-ctr") -> None:
+def apply_masks(words: Words, masks: Iterable[Mask], cipher: CipherName) -> None:
     """Add every mask to ``words`` in place, modulo 2^64.
 
     The keystream comes in pieces that stay in the cache; its octets are read as little-endian words.

@@ -177,6 +177,14 @@ def test_central_noise_has_the_deviation_that_its_multiplier_says() -> None:
     assert with_central_noise(exact, replace(plan, privacy=NOISE), 4, Randomness("none")) is exact
 
 
+def test_the_extremes_of_the_source_give_finite_numbers_far_out() -> None:
+    zeros = gaussian(2, bytes)
+    ones = gaussian(2, lambda octets: b"\xff" * octets)
+    assert np.all(np.isfinite(zeros))
+    assert np.all(np.isfinite(ones))
+    assert zeros[0] > 13
+
+
 def test_gaussian_numbers_are_gaussian() -> None:
     numbers = np.sort(gaussian(100_000, Randomness("normal")))
     for deviations, share in ((-2.0, 0.02275), (-1.0, 0.15866), (0.0, 0.5), (1.0, 0.84134), (3.0, 0.99865)):

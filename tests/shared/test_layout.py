@@ -42,7 +42,7 @@ def test_every_coordinate_is_in_the_part_of_its_role_and_comes_back(drawn: list[
         assert part.size == len(part.take(vector))
         joined = part.replace(joined, part.take(vector))
     assert joined.tolist() == vector.tolist()
-    assert layout.summed + layout.local.size == size
+    assert layout.shared.size + layout.statistics.size + layout.local.size == size
 
 
 @given(TENSORS, st.integers(0, 2**32))

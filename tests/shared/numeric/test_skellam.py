@@ -19,14 +19,15 @@ SAMPLES: Final = 200_000
 
 
 def probabilities(table: SkellamTable) -> dict[int, Fraction]:
-    """Return what the table gives each outcome: every word counted, none drawn."""
-    capacity = 2**64 // table.cut.size
+    """Return what the table gives each outcome: every draw counted, none made."""
+    whole = table.alias.size << 128
     found: dict[int, int] = {}
-    for cell, (cut, alias) in enumerate(zip(table.cut.tolist(), table.alias.tolist(), strict=True)):
-        own = min(cut, capacity)
-        found[cell - table.radius] = found.get(cell - table.radius, 0) + own
-        found[alias - table.radius] = found.get(alias - table.radius, 0) + capacity - own
-    return {outcome: Fraction(weight, 2**64) for outcome, weight in found.items() if weight}
+    rows = zip(table.high.tolist(), table.low.tolist(), table.alias.tolist(), strict=True)
+    for cell, (high, low, alias) in enumerate(rows):
+        own = (high << 64) + low
+        for outcome, weight in ((cell, own), (alias, (1 << 128) - own)):
+            found[outcome - table.radius] = found.get(outcome - table.radius, 0) + weight
+    return {outcome: Fraction(weight, whole) for outcome, weight in found.items() if weight}
 
 
 def difference_of_poissons(outcome: int, variance: float) -> float:
@@ -45,7 +46,7 @@ def test_the_table_is_the_difference_of_two_poissons(variance: float) -> None:
     assert sum(found.values()) == 1
     for outcome, probability in found.items():
         expected = difference_of_poissons(outcome, variance)
-        assert abs(float(probability) - expected) <= 1e-11 * expected + 2.0**-63
+        assert abs(float(probability) - expected) <= 1e-11 * expected + 2.0**-120
 
 
 @pytest.mark.parametrize("variance", [0.01, 0.5, 3.0, 700.0, 1e6])
@@ -94,15 +95,23 @@ def test_two_sources_give_two_noises_and_one_source_one() -> None:
     assert one == same != other
 
 
-def test_every_sample_uses_eight_octets_whatever_comes_out() -> None:
+def test_the_source_is_asked_for_one_key_whatever_is_drawn() -> None:
     asked: list[int] = []
 
     def source(octets: int) -> bytes:
         asked.append(octets)
         return bytes(octets)
 
-    table_for(5.0).draw(100_000, source)
-    assert sum(asked) == 800_000
+    drawn = table_for(5.0).draw(100_000, source)
+    assert asked == [32]
+    assert len(np.unique(drawn[:50])) > 3  # the key is not the sample
+
+
+def test_pieces_of_a_long_draw_are_not_alike() -> None:
+    table = table_for(1e6)
+    drawn = table.draw(100_000, Randomness("long"))
+    for shift in (1, 2**14, 2**15):
+        assert np.count_nonzero(drawn[shift:] == drawn[:-shift]) < 100_000 / 1000
 
 
 def test_noise_that_needs_too_large_a_table_is_refused() -> None:
