@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -79,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     enrolling.add_argument(
         "--allow-cohorts-of", type=_floor, metavar="N", help="take part in sums of only N devices (default 10)"
     )
+    enrolling.add_argument(
+        "--allow-semi-honest",
+        action="store_true",
+        help="take part where only a server that lies to nobody is withstood",
+    )
     add("once", _once, "contribute once, then exit")
     running = add("run", _run, "contribute to every round")
     running.add_argument("--exit-when-done", action="store_true", help="exit once the task is done")
@@ -97,9 +103,9 @@ def _floor(text: str) -> int:
 
 def _enroll(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _stop)
-    floors = DeviceFloors()
+    floors = DeviceFloors(semi_honest=arguments.allow_semi_honest)
     if arguments.allow_cohorts_of is not None:
-        floors = DeviceFloors(min_survivors=arguments.allow_cohorts_of)
+        floors = replace(floors, min_survivors=arguments.allow_cohorts_of)
     enrolment = enrol(
         arguments.code,
         StateFolder(arguments.state),

@@ -100,6 +100,7 @@ def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
             "examples": str(enrolment.examples),
             "name": enrolment.name,
             "min_survivors": enrolment.floors.min_survivors,
+            **({"adversary": "semi-honest"} if enrolment.floors.semi_honest else {}),
         }
     )
     write_durably(folder.enrolment_file, body)
@@ -146,10 +147,15 @@ def _parse(body: bytes) -> Enrolment:
         certificate=Certificate.verified(signed, Root.verified(document, fingerprint).authority_key),
         examples=Path(fields.text("examples")),
         name=fields.text("name"),
-        floors=DeviceFloors(min_survivors=fields.integer("min_survivors", 2, 2**20)),
+        floors=_floors(fields),
     )
     fields.end()
     return enrolment
+
+
+def _floors(fields: Fields) -> DeviceFloors:
+    semi_honest = fields.has("adversary") and bool(fields.choice("adversary", ("semi-honest",)))
+    return DeviceFloors(min_survivors=fields.integer("min_survivors", 2, 2**20), semi_honest=semi_honest)
 
 
 def _read_key(folder: StateFolder) -> SigningKey:
