@@ -132,7 +132,7 @@ class Demo:
         aggregator = ("--url", f"https://127.0.0.1:{self._server.port}", "--root", str(self._server.data / "root.json"))
         created = self._authority.run("code", "create", "--task", self._plan.task, "--count", str(count), *aggregator)
         say(
-            f"Enrolling {count} devices, one per {words.owner}, at an authority of its own, over TLS pinned by the code ..."
+            f"Enrolling {count} devices, one per {words.owner}, at a separate authority over TLS pinned by the code ..."
         )
         for device, code in zip(self._devices, created["codes"], strict=True):
             train, held_out = self._data.devices[device.owner]
