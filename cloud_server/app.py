@@ -10,7 +10,8 @@ from flask import Flask
 from cloud_server.api import cohorts, enrolment, problems, work
 from cloud_server.api.context import EXTENSION, Context
 from cloud_server.authority.registry import Authority
-from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
+from cloud_server.settings import FOLDER_MODE, DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, Revisions
 from cloud_server.storage.schema import metadata
@@ -18,7 +19,7 @@ from cloud_server.tls import ROOT_FILE
 from shared.clock import Clock, SystemClock
 from shared.errors import UsageError
 from shared.limits import MAX_VECTOR_BYTES, POLL_INTERVAL_S
-from shared.root import Root
+from shared.wire.signed import SigningKey
 
 RELEASE_KEY_FILE = "release.key"
 
@@ -30,7 +31,6 @@ def make_context(data: Path, clock: Clock) -> Context:
         UsageError: ``no-root`` before ``serve`` has made or been given TLS files.
     """
     folder = DataFolder.open(data)
-    authority = Authority(folder, clock, os.urandom)
     tls_root = folder.keys / ROOT_FILE
     if not tls_root.exists():
         raise UsageError(
@@ -39,6 +39,7 @@ def make_context(data: Path, clock: Clock) -> Context:
             "start `fedloom-server serve` with this --data once; it makes one",
         )
     release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
+    authority = _authority(folder, release_key, clock)
     database = Database(folder.database, metadata)
     return Context(
         folder=folder,
@@ -47,9 +48,18 @@ def make_context(data: Path, clock: Clock) -> Context:
         blobs=BlobStore(folder.blobs),
         uploads=UploadStore(folder.uploads),
         authority=authority,
-        root=Root(authority.public_key, release_key.public, tls_root.read_text("ascii")),
+        root=authority.root(release_key.public, tls_root.read_text("ascii")),
         clock=clock,
     )
+
+
+def _authority(folder: DataFolder, release_key: SigningKey, clock: Clock) -> Authority | RemoteAuthority:
+    """Return the authority that ``serve --authority`` was told of, else the one in this folder."""
+    described = folder.keys / DESCRIPTION_FILE
+    if described.exists():
+        return RemoteAuthority(Description.from_bytes(described.read_bytes()), release_key)
+    folder.authority.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    return Authority(folder.authority, clock, os.urandom)
 
 
 def create_app(parts: Context) -> Flask:

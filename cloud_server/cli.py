@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import logging
 import os
@@ -13,10 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 from cloud_server.api.context import Context
 from cloud_server.app import RELEASE_KEY_FILE, make_context
+from cloud_server.authority.registry import Authority
+from cloud_server.authority.remote import DESCRIPTION_FILE, Description
+from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
+from cloud_server.listening import add_listening, public_url, read_text, tls_files
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import privacy_report
 from cloud_server.rounds.rounds import list_rounds
@@ -34,17 +36,17 @@ from cloud_server.tasks import (
     release_of,
     task_names,
 )
-from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, ensure_certificates
 from shared.bundle import read_bundle
 from shared.clock import SystemClock
 from shared.errors import FedloomError, UsageError
 from shared.plan import Plan
 from shared.release import RELEASE_FILE, SIGNATURE_FILE
-from shared.root import EnrolmentCode
+from shared.root import EnrolmentCode, Root
 from shared.wire.canonical import Json, decode
 
 Command = Callable[[argparse.Namespace], Json]
 _DURATION = re.compile(r"(\d+)(s|m|h|d)")
+ROOT_DOCUMENT = "root.json"  # for the operator of an authority elsewhere
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -86,11 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fedloom-server", description="The Fedloom aggregator.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = _add(commands, "serve", "run the aggregator", _serve, json_option=False)
-    serve.add_argument("--listen", default="0.0.0.0:8443", metavar="HOST:PORT")  # a server is there to be reached
-    serve.add_argument("--public-url", help="address in enrolment codes, where it differs from --listen")
-    serve.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM, its root last")
-    serve.add_argument("--tls-key", type=Path, metavar="FILE")
+    add_listening(serve, 8443)
     serve.add_argument("--workers", type=int, default=1, help="web processes")
+    serve.add_argument("--authority", type=Path, metavar="FILE", help="authority.json of an authority elsewhere")
+    add_authority(
+        _add(commands, "authority", "run the enrolment authority by itself", serve_authority, json_option=False)
+    )
     driver = _add(commands, "driver", "run only the driver (serve starts one by itself)", _driver, json_option=False)
     driver.add_argument("--supervisor", type=int, default=os.getppid(), help="end with this process")
     _add_task(commands)
@@ -99,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--task", required=True)
     create.add_argument("--count", type=int, default=1)
     create.add_argument("--expires", default="24h", help="like 30m, 24h or 7d")
-    create.add_argument("--url", help="address for devices, if serve has never run here")
+    create.add_argument("--url", help="the aggregator's address for devices, if serve has never run here")
+    create.add_argument(
+        "--root", type=Path, metavar="FILE", help="in an authority's folder: its aggregator's root.json"
+    )
     add_parameters(_add(commands, "parameters", "show k and t for a cohort", show_parameters, data_option=False))
     return parser
 
@@ -163,27 +169,23 @@ def _for_people(value: Json, indent: str = "") -> str:
 def _serve(arguments: argparse.Namespace) -> Json:
     set_up_logging()
     folder = DataFolder.open(arguments.data)
-    host, _, port = arguments.listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise UsageError("bad-listen", f"--listen is {arguments.listen!r}.", "write it as HOST:PORT")
-    anywhere = host in {"0.0.0.0", "[::]", "::"}  # noqa: S104  # compared, not bound
-    url = arguments.public_url or f"https://{'127.0.0.1' if anywhere else host}:{port}"
-    public_host = urlsplit(url).hostname
-    if not url.startswith("https://") or not public_host:
-        raise UsageError("bad-url", f"--public-url is {url!r}.", "write it like https://my-server:8443")
-    if anywhere and not arguments.public_url:
-        logging.getLogger("fedloom").warning("codes will carry %s: other machines need --public-url", url)
-    certificate, key = _tls_files(arguments, folder, public_host)
+    url, public_host = public_url(arguments)
+    certificate, key = tls_files(arguments, folder.keys, public_host)
+    if arguments.authority:
+        described = Description.from_bytes(read_text(arguments.authority, "utf-8", "bad-authority", "it").encode())
+        write_private(folder.keys / DESCRIPTION_FILE, described.to_bytes())
     parts = make_context(folder.path, SystemClock())
     with parts.database.write() as connection:
         connection.execute(setting.delete().where(setting.c.name == "url"))
         connection.execute(setting.insert().values(name="url", value=url))
     parts.database.close()
+    write_private(folder.path / ROOT_DOCUMENT, parts.root.to_bytes())
     logging.getLogger("fedloom").info("serving %s, root fingerprint %s", url, parts.root.fingerprint.hex())
-    logging.getLogger("fedloom").warning(
-        "this process is also the enrolment authority: whoever runs it could invent devices, so members are"
-        " protected from outsiders, and from an honest operator's mistakes, but not from a lying operator"
-    )
+    if isinstance(parts.authority, Authority):
+        logging.getLogger("fedloom").warning(
+            "this process is also the enrolment authority: whoever runs it could invent devices, so members are"
+            " protected from outsiders, and from an honest operator's mistakes, but not from a lying operator"
+        )
     driver = [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)]
     return Supervisor(
         {
@@ -191,30 +193,6 @@ def _serve(arguments: argparse.Namespace) -> Json:
             "driver": [*driver, "--supervisor", str(os.getpid())],
         }
     ).run()
-
-
-def _tls_files(arguments: argparse.Namespace, folder: DataFolder, host: str) -> tuple[Path, Path]:
-    if (arguments.tls_cert is None) != (arguments.tls_key is None):
-        raise UsageError("bad-tls", "--tls-cert and --tls-key go together.", "give both, or none for a self-made one")
-    if arguments.tls_cert is None:
-        ensure_certificates(folder.keys, host, dt.datetime.now(dt.UTC))
-        return folder.keys / CERTIFICATE_FILE, folder.keys / KEY_FILE
-    for path in (arguments.tls_cert, arguments.tls_key):
-        if not path.is_file():
-            raise UsageError("bad-tls", f"{path} is not a file.")
-    text = _read_text(arguments.tls_cert, "ascii", "bad-tls", "the certificate chain in PEM")
-    last = text.rstrip().rpartition("-----BEGIN CERTIFICATE-----")
-    if not last[1]:
-        raise UsageError("bad-tls", f"{arguments.tls_cert} holds no certificate in PEM.")
-    write_private(folder.keys / ROOT_FILE, (last[1] + last[2] + "\n").encode("ascii"))
-    return arguments.tls_cert, arguments.tls_key
-
-
-def _read_text(path: Path, encoding: str, code: str, what: str) -> str:
-    try:
-        return path.read_text(encoding)
-    except (OSError, UnicodeError) as error:
-        raise UsageError(code, f"{path} cannot be read ({type(error).__name__}).", f"give {what}") from error
 
 
 def _driver(arguments: argparse.Namespace) -> Json:
@@ -225,7 +203,7 @@ def _driver(arguments: argparse.Namespace) -> Json:
 def _task_create(arguments: argparse.Namespace) -> Json:
     if not arguments.plan.is_file():
         raise UsageError("no-plan", f"{arguments.plan} is not a file.", "give the plan's TOML file")
-    plan = Plan.from_toml(_read_text(arguments.plan, "utf-8", "bad-plan", "the plan as UTF-8 text"))
+    plan = Plan.from_toml(read_text(arguments.plan, "utf-8", "bad-plan", "the plan as UTF-8 text"))
     bundle = read_bundle(arguments.bundle)
     folder = DataFolder.open(arguments.data)
     key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
@@ -304,6 +282,16 @@ def _code_create(arguments: argparse.Namespace) -> Json:
     match = _DURATION.fullmatch(arguments.expires)
     if match is None:
         raise UsageError("bad-duration", f"--expires is {arguments.expires!r}.", "write it like 30m, 24h or 7d")
+    valid_s = int(match[1]) * _UNIT_S[match[2]]
+    if is_authority(arguments.data):
+        secrets, url, root = mint_at_authority(arguments, valid_s)
+    else:
+        secrets, url, root = _mint(arguments, valid_s)
+    codes = [EnrolmentCode(url, root.fingerprint, secret).to_text() for secret in secrets]
+    return {"codes": list(codes)} if arguments.json else "\n".join(codes)
+
+
+def _mint(arguments: argparse.Namespace, valid_s: float) -> tuple[list[bytes], str, Root]:
     parts = _open(arguments)
     with parts.database.read() as connection:
         load_task(connection, arguments.task)
@@ -315,7 +303,5 @@ def _code_create(arguments: argparse.Namespace) -> Json:
             "Codes carry the server's address, and this server has never run.",
             "start `fedloom-server serve` once, or give --url https://HOST:PORT",
         )
-    valid_s = int(match[1]) * _UNIT_S[match[2]]
     secrets = parts.authority.mint(arguments.task, count=arguments.count, valid_s=valid_s)
-    codes = [EnrolmentCode(url, parts.root.fingerprint, secret).to_text() for secret in secrets]
-    return {"codes": list(codes)} if arguments.json else "\n".join(codes)
+    return secrets, url, parts.root

@@ -60,13 +60,15 @@ def run_driver(data: Path, supervisor: int) -> None:
         time.sleep(ACTIVE_TICK_S)
 
 
-def web_command(data: Path, listen: str, certificate: Path, key: Path, workers: int) -> list[str]:
-    """Return the command line of the web processes: gunicorn with gevent, TLS built in."""
+def web_command(
+    data: Path, listen: str, certificate: Path, key: Path, workers: int, application: str = "cloud_server.app"
+) -> list[str]:
+    """Return the command line of the web processes of the module ``application``: gunicorn with gevent and TLS."""
     return [
         sys.executable,
         "-m",
         "gunicorn",
-        f"cloud_server.app:application({str(data)!r})",
+        f"{application}:application({str(data)!r})",
         f"--bind={listen}",
         "--worker-class=gevent",
         f"--workers={workers}",

@@ -28,7 +28,7 @@ class DataFolder:
         """Create the folder and its parts where they are missing."""
         folder = cls(path.resolve())
         try:
-            for part in (folder.path, folder.blobs, folder.uploads, folder.keys, folder.authority):
+            for part in (folder.path, folder.blobs, folder.uploads, folder.keys):
                 part.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(

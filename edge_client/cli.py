@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -81,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-cohorts-of", type=_floor, metavar="N", help="take part in sums of only N devices (default 10)"
     )
     enrolling.add_argument(
+        "--allow-semi-honest",
+        action="store_true",
+        help="take part where only a server that lies to nobody is withstood",
+    )
+    enrolling.add_argument(
         "--min-noise", type=_demand, default=0.0, metavar="Z", help="refuse plans with less noise_multiplier than Z"
     )
     enrolling.add_argument(
@@ -121,9 +127,9 @@ def _count(text: str) -> int:
 
 def _enroll(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _stop)
-    floors = DeviceFloors()
+    floors = DeviceFloors(semi_honest=arguments.allow_semi_honest)
     if arguments.allow_cohorts_of is not None:
-        floors = DeviceFloors(min_survivors=arguments.allow_cohorts_of)
+        floors = replace(floors, min_survivors=arguments.allow_cohorts_of)
     enrolment = enrol(
         arguments.code,
         StateFolder(arguments.state),

@@ -14,10 +14,9 @@ from shared.errors import Refused, UsageError
 from shared.privacy.charges import PrivacyFloors
 from shared.root import EnrolmentCode, Root
 from shared.secagg.session import DeviceFloors
-from shared.wire.canonical import Fields, decode
-from shared.wire.messages import EnrolRequest
-from shared.wire.requests import ENROL, ROOT, enrolment_message
-from shared.wire.signed import Certificate, Signed, SigningKey
+from shared.wire.messages import EnrolRequest, read_signed, write_signed
+from shared.wire.requests import ADMIT, ENROL, ROOT, enrolment_message
+from shared.wire.signed import Certificate, SigningKey
 
 
 def enrol(
@@ -78,14 +77,22 @@ def _root_document(code: EnrolmentCode, clock: Clock, jitter: Callable[[], float
 
 def _redeem(code: EnrolmentCode, root: Root, key: SigningKey, clock: Clock, jitter: Callable[[], float]) -> Certificate:
     proof = key.sign(enrolment_message(code.fingerprint, code.secret, key.public))
-    transport = Transport(code.url, pinned_pool(root.tls_root_pem), signer=None, clock=clock, jitter=jitter)
-    try:
-        reply = transport.send("POST", ENROL, EnrolRequest(code.secret, key.public, proof).to_bytes())
-    finally:
-        transport.close()
-    fields = Fields(decode(reply.body), "enrolment answer")
-    signed = Signed.from_json(fields.mapping("certificate", 2), "certificate")
-    certificate = Certificate.verified(signed, root.authority_key)
+    request = EnrolRequest(code.secret, key.public, proof).to_bytes()
+    # The aggregator must not see the code's secret: with it, it could enrol a device of its own.
+    pem = root.authority_tls_root_pem if root.authority_url else root.tls_root_pem
+    answer = _post(root.authority_url or code.url, pem, ENROL, request, clock, jitter)
+    certificate = Certificate.verified(read_signed(answer, "certificate"), root.authority_key)
     if certificate.identity_key != key.public:
         raise Refused("wrong-certificate", "The server's certificate is for another device.", "ask for a new code")
+    if root.authority_url:
+        body = write_signed("certificate", certificate.signed)
+        _post(code.url, root.tls_root_pem, ADMIT, body, clock, jitter)
     return certificate
+
+
+def _post(url: str, pem: str, target: str, body: bytes, clock: Clock, jitter: Callable[[], float]) -> bytes:
+    transport = Transport(url, pinned_pool(pem), signer=None, clock=clock, jitter=jitter)
+    try:
+        return transport.send("POST", target, body).body
+    finally:
+        transport.close()

@@ -105,6 +105,7 @@ def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
             "name": enrolment.name,
             "min_survivors": enrolment.floors.min_survivors,
             "privacy_floors": asdict(enrolment.privacy_floors),
+            **({"adversary": "semi-honest"} if enrolment.floors.semi_honest else {}),
         }
     )
     write_durably(folder.enrolment_file, body)
@@ -151,7 +152,7 @@ def _parse(body: bytes) -> Enrolment:
         certificate=Certificate.verified(signed, Root.verified(document, fingerprint).authority_key),
         examples=Path(fields.text("examples")),
         name=fields.text("name"),
-        floors=DeviceFloors(min_survivors=fields.integer("min_survivors", 2, 2**20)),
+        floors=_floors(fields),
         privacy_floors=_privacy_floors(fields),
     )
     fields.end()
@@ -169,6 +170,11 @@ def _privacy_floors(fields: Fields) -> PrivacyFloors:
     )
     inner.end()
     return floors
+
+
+def _floors(fields: Fields) -> DeviceFloors:
+    semi_honest = fields.has("adversary") and bool(fields.choice("adversary", ("semi-honest",)))
+    return DeviceFloors(min_survivors=fields.integer("min_survivors", 2, 2**20), semi_honest=semi_honest)
 
 
 def _read_key(folder: StateFolder) -> SigningKey:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.errors import Refused, UsageError
-from shared.wire.canonical import Fields, decode, encode, octets_from_text, octets_to_text, sha256
+from shared.wire.canonical import Fields, Json, decode, encode, octets_from_text, octets_to_text, sha256
 from shared.wire.signed import PUBLIC_KEY_BYTES
 
 CODE_PREFIX: Final = "fedloom1."
@@ -24,11 +24,15 @@ class Root:
         authority_key: Ed25519 key that certifies devices.
         release_key: Ed25519 key that signs releases.
         tls_root_pem: the certificate that TLS must lead to, empty for the system's trusted roots.
+        authority_url: where codes are redeemed, empty where the server itself is the authority.
+        authority_tls_root_pem: the certificate that TLS must lead to there.
     """
 
     authority_key: bytes
     release_key: bytes
     tls_root_pem: str
+    authority_url: str = ""
+    authority_tls_root_pem: str = ""
 
     def to_bytes(self) -> bytes:
         """Return the exact bytes that the fingerprint covers."""
@@ -38,8 +42,15 @@ class Root:
                 "authority_key": octets_to_text(self.authority_key),
                 "release_key": octets_to_text(self.release_key),
                 "tls_root_pem_octets": octets_to_text(self.tls_root_pem.encode("ascii")),
+                **self._authority_json(),
             }
         )
+
+    def _authority_json(self) -> dict[str, Json]:
+        if not self.authority_url:
+            return {}
+        pem = octets_to_text(self.authority_tls_root_pem.encode("ascii"))
+        return {"authority_url": self.authority_url, "authority_tls_root_pem_octets": pem}
 
     @property
     def fingerprint(self) -> bytes:
@@ -64,16 +75,33 @@ class Root:
         root = cls(
             fields.octets("authority_key", PUBLIC_KEY_BYTES),
             fields.octets("release_key", PUBLIC_KEY_BYTES),
-            _pem(fields.octets("tls_root_pem_octets", max_length=_MAX_PEM_CHARACTERS)),
+            _pem(fields, "tls_root_pem_octets"),
+            *(_authority(fields) if fields.has("authority_url") else ()),
         )
         fields.end()
         return root
 
 
-def _pem(octets: bytes) -> str:
+def _pem(fields: Fields, name: str) -> str:
+    octets = fields.octets(name, max_length=_MAX_PEM_CHARACTERS)
     if not octets.isascii():
-        raise UsageError("bad-field", "root document: tls_root_pem_octets should be a certificate in PEM form.")
+        raise UsageError("bad-field", f"root document: {name} should be a certificate in PEM form.")
     return octets.decode("ascii")
+
+
+def _authority(fields: Fields) -> tuple[str, str]:
+    return require_url(fields.text("authority_url", 2048)), _pem(fields, "authority_tls_root_pem_octets")
+
+
+def require_url(url: str) -> str:
+    """Return ``url`` if it is the address of a server with TLS.
+
+    Raises:
+        UsageError: ``bad-url``.
+    """
+    if not _URL.fullmatch(url):
+        raise UsageError("bad-url", "An address is not one of a server with TLS.", "write it like https://host:8443")
+    return url
 
 
 @dataclass(frozen=True)

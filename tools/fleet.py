@@ -59,17 +59,19 @@ def call(command: Sequence[str | Path], what: str) -> str:
 
 @dataclass
 class Server:
-    """The aggregator's process.
+    """The aggregator's process, or the authority's.
 
     Attributes:
         data: its folder.
         log: what it prints.
         port: on 127.0.0.1.
+        command: that starts it.
     """
 
     data: Path
     log: Path
     port: int = field(default_factory=free_port)
+    command: tuple[str, ...] = ("serve",)
     process: subprocess.Popen[bytes] | None = None
 
     def run(self, *words: str) -> Any:  # noqa: ANN401  # whatever JSON the command prints
@@ -83,7 +85,7 @@ class Server:
         Raises:
             FleetFailed: ``server-silent``.
         """
-        command = [sys.executable, "-m", "cloud_server", "serve", "--data", self.data]
+        command = [sys.executable, "-m", "cloud_server", *self.command, "--data", self.data]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(word) for word in (*command, "--listen", f"127.0.0.1:{self.port}")],

@@ -33,7 +33,7 @@ from cloud_server.rounds.records import (
     step_bodies,
     store_step,
 )
-from cloud_server.rounds.sealed import boxes_for, shares_mark, store_boxes
+from cloud_server.rounds.sealed import boxes_for, store_shares
 from cloud_server.tasks import layout_of, load_task
 from shared.errors import Missing, Unauthenticated, UsageError
 from shared.limits import READ_PIECE_BYTES
@@ -41,7 +41,7 @@ from shared.secagg.masking import WORD_BYTES
 from shared.secagg.parameters import thresholds
 from shared.secagg.roster import to_bitmap, verify_member
 from shared.secagg.session import agreement_message
-from shared.wire.canonical import decode
+from shared.wire.canonical import decode, sha256
 from shared.wire.messages import Outcome, read_answer, read_octets, read_shares, write_indexed, write_octets
 from shared.wire.requests import COHORTS, JSON
 from shared.wire.signed import SIGNATURE_BYTES, verify
@@ -115,15 +115,14 @@ def _largest(record: StoredCohort) -> int:
 def shares(cohort_id: str) -> Response:
     """Take a commitment and one sealed pair of shares for every neighbour."""
     record, data = _load(cohort_id), body()
-    message = read_shares(data)
-    mark = shares_mark(data, message)
-    if not _is_new(record, "shares", mark):
+    digest = sha256(data)  # what was sent is kept by its parts
+    if not _is_new(record, "shares", digest):
         return _accepted()
-    index = _index(record)
+    index, message = _index(record), read_shares(data)
     if message.boxes.keys() != set(_neighbours(record, index)):
         raise UsageError("wrong-receivers", "Shares must be sealed for every neighbour, and for nobody else.")
     return _record(
-        record, "shares", mark, lambda connection, current: store_boxes(connection, current.id, index, message)
+        record, "shares", digest, lambda connection, current: store_shares(connection, current.id, index, message)
     )
 
 

@@ -8,6 +8,7 @@ from typing import cast
 from flask import current_app
 
 from cloud_server.authority.registry import Authority
+from cloud_server.authority.remote import RemoteAuthority
 from cloud_server.settings import DataFolder
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, Revisions
@@ -27,7 +28,7 @@ class Context:
         revisions: tells held requests when to look again.
         blobs: files of releases.
         uploads: masked vectors.
-        authority: enrolment, in this process.
+        authority: enrolment and graphs' seeds, in this process or far away.
         root: the document that codes pin.
         clock: the time.
     """
@@ -37,7 +38,7 @@ class Context:
     revisions: Revisions
     blobs: BlobStore
     uploads: UploadStore
-    authority: Authority
+    authority: Authority | RemoteAuthority
     root: Root
     clock: Clock
 

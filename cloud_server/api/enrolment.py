@@ -8,9 +8,9 @@ from sqlalchemy import insert, select
 from cloud_server.api.auth import body, public
 from cloud_server.api.context import Context, context
 from cloud_server.storage.schema import device
-from shared.wire.canonical import encode
-from shared.wire.messages import EnrolRequest
-from shared.wire.requests import ENROL, JSON, ROOT
+from shared.errors import Refused
+from shared.wire.messages import EnrolRequest, read_signed, write_signed
+from shared.wire.requests import ADMIT, ENROL, JSON, ROOT
 from shared.wire.signed import Certificate
 
 blueprint = Blueprint("enrolment", __name__)
@@ -30,7 +30,19 @@ def enrol() -> Response:
     parts = context()
     certificate = parts.authority.redeem(EnrolRequest.from_bytes(body()), parts.root.fingerprint)
     _admit(parts, certificate)
-    return Response(encode({"certificate": certificate.signed.to_json()}), content_type=JSON)
+    return Response(write_signed("certificate", certificate.signed), content_type=JSON)
+
+
+@blueprint.post(ADMIT)
+@public
+def admit() -> Response:
+    """Let a device in that redeemed its code at an authority elsewhere."""
+    parts = context()
+    certificate = Certificate.verified(read_signed(body(), "certificate"), parts.authority.public_key)
+    if certificate.expires_at_s < parts.clock.now_s():
+        raise Refused("expired-certificate", "The certificate has expired.", "enrol with a new code")
+    _admit(parts, certificate)
+    return Response(b"{}", content_type=JSON)
 
 
 def _admit(parts: Context, certificate: Certificate) -> None:

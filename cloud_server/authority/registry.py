@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection, insert, select, update
 
-from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.settings import load_or_create_key
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import authority_metadata, certificate_log, code, seed_log
 from shared.clock import Clock
 from shared.errors import Conflict, Refused, UsageError
 from shared.ids import random_id, require_name
-from shared.root import SECRET_BYTES
+from shared.root import SECRET_BYTES, Root
 from shared.secagg.graph_seed import SEED_BYTES, GraphSeed
 from shared.wire.canonical import sha256
 from shared.wire.messages import EnrolRequest
 from shared.wire.requests import enrolment_message
 from shared.wire.signed import Certificate, Signed, verify
 
+KEY_FILE: Final = "authority.key"
+DATABASE_FILE: Final = "authority.db"
 CERTIFICATE_VALID_S = 5 * 365 * 86400
 MAX_CODES = 100_000
 
@@ -27,14 +31,14 @@ class Authority:
     """The enrolment authority of one deployment.
 
     Args:
-        folder: its key and database are in the part ``authority``.
+        folder: holds its key and database.
         clock: the time.
         random_bytes: the operating system's randomness.
     """
 
-    def __init__(self, folder: DataFolder, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
-        self._key = load_or_create_key(folder.authority / "authority.key")
-        self._database = Database(folder.authority / "authority.db", authority_metadata)
+    def __init__(self, folder: Path, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
+        self._key = load_or_create_key(folder / KEY_FILE)
+        self._database = Database(folder / DATABASE_FILE, authority_metadata)
         self._clock = clock
         self._random_bytes = random_bytes
 
@@ -42,6 +46,10 @@ class Authority:
     def public_key(self) -> bytes:
         """Ed25519 key that verifies certificates, 32 octets."""
         return self._key.public
+
+    def root(self, release_key: bytes, tls_root_pem: str) -> Root:
+        """Return the root document of an aggregator that redeems codes itself."""
+        return Root(self.public_key, release_key, tls_root_pem)
 
     def mint(self, task: str, *, count: int, valid_s: float) -> list[bytes]:
         """Return ``count`` secrets, each good for one device of ``task`` until it expires; only hashes are kept.

@@ -34,7 +34,7 @@ from cloud_server.rounds.records import (
     write_roster,
 )
 from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
-from cloud_server.rounds.sealed import commitments, forget_boxes
+from cloud_server.rounds.sealed import commitments, forget_shares
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, bump
 from cloud_server.storage.schema import cohort, lease, step
@@ -438,7 +438,7 @@ class Driver:
         return CohortRecord(
             roster,
             Fates(record.state.sharers, record.state.survivors),
-            {index_of[device]: commitment for device, commitment in committed.items()},
+            committed,
             {index_of[device]: read_answer(body) for device, body in answers.items()},
         )
 
@@ -464,7 +464,7 @@ class Driver:
         self._unmask_failed.pop(cohort_id, None)
         self._uploads.remove(cohort_id)
         with self._database.write() as connection:
-            forget_boxes(connection, cohort_id)
+            forget_shares(connection, cohort_id)
 
 
 def _gradients_are_spent(task: Task, record: StoredCohort) -> bool:

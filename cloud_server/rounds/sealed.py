@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
 
 from sqlalchemy import Connection, delete, insert, select
 
-from cloud_server.rounds.records import step_bodies
-from cloud_server.storage.schema import box
+from cloud_server.storage.schema import box, commitment
 from shared.secagg.session import SharesMessage
-from shared.wire.canonical import sha256
-
-_HASH_BYTES: Final = 32
 
 
-def shares_mark(data: bytes, message: SharesMessage) -> bytes:
-    """Return what is recorded of a shares message: the hash of its bytes, for repeats, and the commitment."""
-    return sha256(data) + message.commitment
+def commitments(connection: Connection, cohort_id: str) -> dict[int, bytes]:
+    """Return the commitments to self-mask seeds, by roster index."""
+    query = select(commitment.c.member, commitment.c.body).where(commitment.c.cohort == cohort_id)
+    return {row.member: row.body for row in connection.execute(query)}
 
 
-def commitments(connection: Connection, cohort_id: str) -> dict[str, bytes]:
-    """Return the commitments to self-mask seeds, by device."""
-    return {device: mark[_HASH_BYTES:] for device, mark in step_bodies(connection, cohort_id, "shares").items()}
-
-
-def store_boxes(connection: Connection, cohort_id: str, sender: int, message: SharesMessage) -> None:
-    """Keep what a member sealed for its neighbours."""
+def store_shares(connection: Connection, cohort_id: str, sender: int, message: SharesMessage) -> None:
+    """Keep what a member committed to and sealed for its neighbours."""
+    connection.execute(insert(commitment).values(cohort=cohort_id, member=sender, body=message.commitment))
     rows = [
         {"cohort": cohort_id, "sender": sender, "receiver": receiver, "body": body}
         for receiver, body in message.boxes.items()
@@ -40,6 +32,7 @@ def boxes_for(connection: Connection, cohort_id: str, receiver: int, senders: Co
     return {row.sender: row.body for row in connection.execute(query) if row.sender in senders}
 
 
-def forget_boxes(connection: Connection, cohort_id: str) -> None:
-    """Remove the boxes of a cohort that is over."""
-    connection.execute(delete(box).where(box.c.cohort == cohort_id))
+def forget_shares(connection: Connection, cohort_id: str) -> None:
+    """Remove what the members of a cohort that is over had committed to and sealed."""
+    for table in (box, commitment):
+        connection.execute(delete(table).where(table.c.cohort == cohort_id))

@@ -99,11 +99,19 @@ step = Table(
     Column("cohort", ForeignKey("cohort.id"), primary_key=True),
     Column("device", ForeignKey("device.device"), primary_key=True),
     Column("step", String, primary_key=True),  # join | shares | vector | agreement | answer
-    Column("body", LargeBinary, nullable=False),  # for vector: the sha256 of the file; for shares: see records.py
+    Column("body", LargeBinary, nullable=False),  # for shares and vector: the sha256
     Column("received_s", Float, nullable=False),
 )
 
-# Sealed shares on their way, by roster index; they go when the cohort is over.
+# What members said of their self-mask seeds and sealed for each other, by roster index; gone when the cohort is over.
+commitment = Table(
+    "commitment",
+    metadata,
+    Column("cohort", ForeignKey("cohort.id"), primary_key=True),
+    Column("member", Integer, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
 box = Table(
     "box",
     metadata,

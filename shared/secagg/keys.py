@@ -21,9 +21,7 @@ from shared.wire.canonical import transcript
 KEY_BYTES = 32
 _FIELD_PRIME = 2**255 - 19
 _ANY_SECRET = b"\x01" * KEY_BYTES  # every scalar is a multiple of 8 and takes a low-order point to zero
-Role = Literal[
-    "fedloom/1/seal", "fedloom/1/pair-mask", "fedloom/1/self-mask", "fedloom/1/graph", "fedloom/1/rotation"
-]
+Role = Literal["fedloom/1/seal", "fedloom/1/pair-mask", "fedloom/1/self-mask", "fedloom/1/graph", "fedloom/1/rotation"]
 
 
 @dataclass(frozen=True)

@@ -148,9 +148,7 @@ def unmask_sum(
     return add_all_masks(total, recovered, roster.sid, cipher, workers)
 
 
-def add_all_masks(
-    total: Words, recovered: Sequence[Recovered], sid: bytes, cipher: CipherName, workers: int
-) -> Words:
+def add_all_masks(total: Words, recovered: Sequence[Recovered], sid: bytes, cipher: CipherName, workers: int) -> Words:
     """Return ``total`` with every mask of ``recovered`` added, using processes where that pays.
 
     Making keystreams holds Python's lock, so threads would take turns. Each process gets every w-th member, adds its
@@ -204,9 +202,7 @@ class _Helper:
         self._receiver.close()
 
 
-def _send_masks(
-    sender: Connection, recovered: Sequence[Recovered], sid: bytes, cipher: CipherName, words: int
-) -> None:
+def _send_masks(sender: Connection, recovered: Sequence[Recovered], sid: bytes, cipher: CipherName, words: int) -> None:
     accumulator = np.zeros(words, dtype=np.uint64)
     _add_masks(accumulator, recovered, sid, cipher)
     sender.send_bytes(accumulator.data)

@@ -57,16 +57,18 @@ class DeviceFloors:
     Attributes:
         min_survivors: the fewest devices in a sum that this one takes part in.
         max_l2_norm: the largest clip norm accepted.
+        semi_honest: whether thresholds are accepted that withstand an aggregator only if it keeps to the protocol.
     """
 
     min_survivors: int = 10
     max_l2_norm: float = 1000.0
+    semi_honest: bool = False
 
     def check(self, rules: CohortRules, max_l2_norm: float) -> None:
         """Refuse a plan below the floors.
 
         Raises:
-            ProtocolAbort: ``floor-cohort-size`` or ``floor-clip-norm``.
+            ProtocolAbort: ``floor-cohort-size``, ``floor-clip-norm`` or ``floor-adversary``.
         """
         if rules.min_survivors < self.min_survivors:
             raise ProtocolAbort(
@@ -80,6 +82,12 @@ class DeviceFloors:
                 "floor-clip-norm",
                 f"The plan clips to {max_l2_norm:g}, this device allows at most {self.max_l2_norm:g}.",
                 "ask the operator for a smaller max_l2_norm",
+            )
+        if rules.adversary == "semi-honest" and not self.semi_honest:
+            raise ProtocolAbort(
+                "floor-adversary",
+                "The plan's thresholds protect from a server that only reads along, not from one that lies.",
+                "if that is acceptable, enrol with --allow-semi-honest, or ask the operator for semi-malicious ones",
             )
 
 

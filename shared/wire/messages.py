@@ -13,7 +13,7 @@ from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import SharesMessage, UnmaskAnswer
 from shared.secagg.shares import SECRET_BYTES
 from shared.wire.canonical import Fields, Json, decode, encode, octets_from_text, octets_to_text
-from shared.wire.signed import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
+from shared.wire.signed import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signed
 
 _COMMITMENT_BYTES: Final = 32
 _MAX_WAIT_MS: Final = 24 * 3600 * 1000
@@ -70,6 +70,49 @@ class EnrolRequest:
         )
         fields.end()
         return request
+
+
+@dataclass(frozen=True)
+class SeedRequest:
+    """An aggregator asks the authority for the seed of a fixed roster's graph.
+
+    Attributes:
+        cohort: the cohort's id.
+        roster_root: Merkle root of the roster, 32 octets.
+        signature: by the release key, over ``seed_request_message``.
+    """
+
+    cohort: str
+    roster_root: bytes
+    signature: bytes
+
+    def to_bytes(self) -> bytes:
+        """Write."""
+        root, signature = octets_to_text(self.roster_root), octets_to_text(self.signature)
+        return encode({"cohort": self.cohort, "roster_root": root, "signature": signature})
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> SeedRequest:
+        """Read."""
+        fields = Fields(decode(body), "seed request")
+        request = cls(
+            fields.text("cohort", 64), fields.octets("roster_root", 32), fields.octets("signature", SIGNATURE_BYTES)
+        )
+        fields.end()
+        return request
+
+
+def write_signed(name: str, signed: Signed) -> bytes:
+    """Return a body with one signed document: ``certificate`` (enrolment, admission) or ``seed``."""
+    return encode({name: signed.to_json()})
+
+
+def read_signed(body: bytes, name: str) -> Signed:
+    """Undo ``write_signed``; the signature is not verified yet."""
+    fields = Fields(decode(body), name)
+    signed = Signed.from_json(fields.mapping(name, 2), name)
+    fields.end()
+    return signed
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ SIGNATURE_HEADER: Final = "Fedloom-Signature"
 
 ROOT: Final = "/v1/root"  # GET, public: the root document
 ENROL: Final = "/v1/enrol"  # POST, a one-time code: a certificate
+ADMIT: Final = "/v1/admit"  # POST, public: a certificate of the authority; the device may send requests then
+SEEDS: Final = "/v1/graph-seeds"  # POST, at the authority, signed by the release key: a sparse graph's seed
 CHECK_IN: Final = "/v1/check-in"  # POST: what to do next
 RENDEZVOUS: Final = "/v1/rendezvous"  # POST: the cohort that forms for a version
 RELEASES: Final = "/v1/releases"  # GET /{version}: release.json and its signature
@@ -46,3 +48,8 @@ def request_message(fingerprint: bytes, device: str, counter: int, method: str, 
 def enrolment_message(fingerprint: bytes, secret: bytes, identity_key: bytes) -> bytes:
     """Return the bytes that prove, at enrolment, that the device holds the secret half of ``identity_key``."""
     return transcript("fedloom/1/enrol", fingerprint, secret, identity_key)
+
+
+def seed_request_message(cohort: str, roster_root: bytes) -> bytes:
+    """Return the bytes with which an aggregator's release key asks the authority for a cohort's seed."""
+    return transcript("fedloom/1/seed-request", cohort, roster_root)

@@ -18,6 +18,7 @@ import urllib3
 from flask import Flask
 
 from cloud_server.app import RELEASE_KEY_FILE, create_app, make_context
+from cloud_server.authority.registry import Authority
 from cloud_server.rounds.driver import LEASE_S, Driver
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.tasks import create_task
@@ -86,6 +87,12 @@ class Local:
         self.release_key = load_or_create_key(keys / RELEASE_KEY_FILE)
         self.driver = self.new_driver()
 
+    @property
+    def authority(self) -> Authority:
+        """The authority in this process."""
+        assert isinstance(self.parts.authority, Authority)
+        return self.parts.authority
+
     def new_driver(self) -> Driver:
         """Return a driver as a new process would make it, from what is stored."""
         return Driver(
@@ -93,10 +100,10 @@ class Local:
             blobs=self.parts.blobs,
             uploads=self.parts.uploads,
             release_key=self.release_key,
-            authority_key=self.parts.authority.public_key,
+            authority_key=self.authority.public_key,
             clock=self.clock,
             random_bytes=os.urandom,
-            seed_source=self.parts.authority.draw_seed,
+            seed_source=self.authority.draw_seed,
         )
 
     def kill_driver(self) -> None:
@@ -120,7 +127,7 @@ class Local:
         pool, root = LocalPool(self.app), self.parts.root
         codes = [
             EnrolmentCode(URL, root.fingerprint, secret)
-            for secret in self.parts.authority.mint(plan.task, count=count, valid_s=HOUR_S)
+            for secret in self.authority.mint(plan.task, count=count, valid_s=HOUR_S)
         ]
         return [enrol(pool, root, code, number, plan, self.clock) for number, code in enumerate(codes)]
 
@@ -158,4 +165,4 @@ class Local:
     def close(self) -> None:
         """Close the databases."""
         self.parts.database.close()
-        self.parts.authority._database.close()
+        self.authority._database.close()

@@ -95,7 +95,7 @@ class Authorities:
     """Seed sources that fail in some way."""
 
     def __init__(self, local: Local) -> None:
-        self.honest: Callable[[str, bytes], Signed] = local.parts.authority.draw_seed
+        self.honest: Callable[[str, bytes], Signed] = local.authority.draw_seed
 
     def absent(self, _cohort: str, _root: bytes) -> Signed:
         raise TryLater("no-connection", "The authority cannot be reached.")
@@ -153,7 +153,7 @@ def test_killed_after_the_draw_the_same_seed_is_used(
     local.kill_driver()
     local.settle()
     assert phase(local) == "sharing"
-    with local.parts.authority._database.read() as connection:
+    with local.authority._database.read() as connection:
         assert len(connection.exec_driver_sql("SELECT 1 FROM seed_log").all()) == 1
 
 
@@ -162,7 +162,7 @@ class TestAuthority:
 
     @pytest.fixture
     def authority(self, local: Local) -> Authority:
-        return local.parts.authority
+        return local.authority
 
     def test_a_seed_is_drawn_once_per_cohort(self, authority: Authority) -> None:
         first = authority.draw_seed("cohort-a", sha256(b"roster"))

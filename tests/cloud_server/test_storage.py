@@ -18,7 +18,7 @@ from tests.cloud_server.local import URL, Local, small_plan
 from tests.cloud_server.members import redeem_body
 from tests.shared.refusals import refused
 
-PUBLIC_ROUTES = {"/v1/root", "/v1/enrol"}
+PUBLIC_ROUTES = {"/v1/root", "/v1/enrol", "/v1/admit"}
 
 
 def request_for(local: Local, secret: bytes, key: SigningKey) -> EnrolRequest:
@@ -27,7 +27,7 @@ def request_for(local: Local, secret: bytes, key: SigningKey) -> EnrolRequest:
 
 
 def test_a_code_is_good_for_one_key_and_gives_it_the_same_certificate_again(local: Local) -> None:
-    authority, fingerprint = local.parts.authority, local.parts.root.fingerprint
+    authority, fingerprint = local.authority, local.parts.root.fingerprint
     key, other = (SigningKey.generate(os.urandom) for _ in range(2))
     secret = authority.mint("point", count=1, valid_s=60)[0]
     first = authority.redeem(request_for(local, secret, key), fingerprint)
@@ -39,7 +39,7 @@ def test_a_code_is_good_for_one_key_and_gives_it_the_same_certificate_again(loca
 
 
 def test_unknown_and_expired_codes_and_unproved_keys_are_refused(local: Local) -> None:
-    authority, fingerprint = local.parts.authority, local.parts.root.fingerprint
+    authority, fingerprint = local.authority, local.parts.root.fingerprint
     key = SigningKey.generate(os.urandom)
     secret = authority.mint("point", count=1, valid_s=60)[0]
     request = request_for(local, secret, key)
@@ -57,11 +57,11 @@ def test_unknown_and_expired_codes_and_unproved_keys_are_refused(local: Local) -
 @pytest.mark.parametrize(("count", "task", "code"), [(0, "point", "bad-count"), (1, "Not a name", "bad-name")])
 def test_codes_are_minted_for_tasks_and_in_numbers_that_can_be(local: Local, count: int, task: str, code: str) -> None:
     with refused(code, UsageError):
-        local.parts.authority.mint(task, count=count, valid_s=60)
+        local.authority.mint(task, count=count, valid_s=60)
 
 
 def test_only_hashes_of_codes_are_kept(local: Local) -> None:
-    secrets = local.parts.authority.mint("point", count=3, valid_s=60)
+    secrets = local.authority.mint("point", count=3, valid_s=60)
     for path in local.parts.folder.authority.iterdir():
         data = path.read_bytes()
         assert not any(secret in data for secret in secrets)

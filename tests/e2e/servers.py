@@ -65,7 +65,7 @@ class Deployment:
     def __post_init__(self) -> None:
         self._folder = DataFolder(self.server.data.resolve())
         self._database = Database(self._folder.database, metadata)
-        self._authority = Authority(self._folder, SystemClock(), os.urandom)
+        self._authority = Authority(self._folder.authority, SystemClock(), os.urandom)
         self._pools: list[urllib3.PoolManager] = []
 
     @property

@@ -13,6 +13,7 @@ from edge_client.cli import main
 from edge_client.identity import load_enrolment
 from edge_client.state_folder import StateFolder
 from shared.privacy.charges import PrivacyFloors
+from shared.secagg.session import DeviceFloors
 from tests.edge_client.aggregator import Aggregator
 from tests.edge_client.devices import enrolled, write_points
 from tests.edge_client.loopback import refusal, serve
@@ -64,8 +65,10 @@ def test_a_device_from_enrolment_to_leaving(tmp_path: Path, certificates: Path, 
     state = ["--state", str(tmp_path / "state")]
     with serve(certificates, aggregator) as url:
         words = ["enroll", aggregator.code(url), *state, "--examples", str(tmp_path / "examples")]
-        assert main([*words, "--allow-cohorts-of", "2"]) == 0
+        assert main([*words, "--allow-cohorts-of", "2", "--allow-semi-honest"]) == 0
         assert "Sums of 2 devices" in capsys.readouterr().err
+        floors = load_enrolment(StateFolder(tmp_path / "state")).floors
+        assert floors == DeviceFloors(min_survivors=2, semi_honest=True)
         assert main([*words, "--json"]) == 3
         assert error_of(capsys)["code"] == "already-enrolled"
         assert main(["once", *state, "--json"]) == 0

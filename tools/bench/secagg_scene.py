@@ -41,9 +41,7 @@ def make_scene(members: int, dropped: int, limits: Thresholds) -> Scene:
     entries = []
     for number, (channel, mask) in enumerate(pairs):
         identity, certificate = _identity(authority, number)
-        entries.append(
-            make_member(identity, certificate, _binding(), channel_key=channel.public, mask_key=mask.public)
-        )
+        entries.append(make_member(identity, certificate, _binding(), channel_key=channel.public, mask_key=mask.public))
     roster = Roster.of(_binding(), entries)
     graph, sid = roster.graph(limits.neighbours), roster.sid
     survivors = frozenset(range(members - dropped))

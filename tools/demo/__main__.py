@@ -89,7 +89,9 @@ class Demo:
         chosen = dict(list(data.devices.items())[:devices])
         self._data = TaskData(chosen, data.test)
         self._plan = for_demo(Plan.from_toml(task.plan.read_text("utf-8")), devices, rounds)
-        self._server = Server(self._work / "server", self._work / "server.log")
+        self._authority = Server(self._work / "authority", self._work / "authority.log", command=("authority",))
+        serve = ("serve", "--authority", str(self._authority.data / "authority.json"))
+        self._server = Server(self._work / "server", self._work / "server.log", command=serve)
         runtimes = cycle(device_runtimes().items())
         self._devices = [
             Device(owner, self._work / f"{task.words.owner}-{owner:02d}", python, runtime)
@@ -101,6 +103,7 @@ class Demo:
         started_s = time.monotonic()
         bundle = self._convert()
         try:
+            self._authority.start()
             self._server.start()
             self._enrol()
             self._train()
@@ -109,6 +112,7 @@ class Demo:
                 if device.running:
                     device.kill()
             self._server.stop()
+            self._authority.stop()
         self._report(bundle, started_s)
 
     def _convert(self) -> Bundle:
@@ -125,8 +129,11 @@ class Demo:
 
     def _enrol(self) -> None:
         count, smallest, words = len(self._devices), self._plan.cohort.min_survivors, self._task.words
-        created = self._server.run("code", "create", "--task", self._plan.task, "--count", str(count))
-        say(f"Enrolling {count} devices, one per {words.owner}, with one-time codes over TLS pinned by the code ...")
+        aggregator = ("--url", f"https://127.0.0.1:{self._server.port}", "--root", str(self._server.data / "root.json"))
+        created = self._authority.run("code", "create", "--task", self._plan.task, "--count", str(count), *aggregator)
+        say(
+            f"Enrolling {count} devices, one per {words.owner}, at a separate authority over TLS pinned by the code ..."
+        )
         for device, code in zip(self._devices, created["codes"], strict=True):
             train, held_out = self._data.devices[device.owner]
             write_examples(device.folder / "examples", train, held_out)

@@ -450,6 +450,9 @@ def test_a_plan_below_the_owners_floors_is_refused() -> None:
         floors.check(CohortRules(9, 64, 0.05, 0.1), max_l2_norm=1.0)
     with refused("floor-clip-norm", ProtocolAbort):
         floors.check(CohortRules(10, 64, 0.05, 0.1), max_l2_norm=2.5)
+    with refused("floor-adversary", ProtocolAbort):
+        floors.check(CohortRules(10, 500, 0.05, 0.1, "semi-honest"), max_l2_norm=1.0)
+    dataclasses.replace(floors, semi_honest=True).check(CohortRules(10, 500, 0.05, 0.1, "semi-honest"), max_l2_norm=1.0)
     floors.check(CohortRules(10, 64, 0.05, 0.1), max_l2_norm=2.0)
 
 

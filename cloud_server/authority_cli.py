@@ -1,0 +1,78 @@
+"""``fedloom-server authority``: an authority in a process and a folder of its own, and the codes made there.
+
+Its operator starts it and hands ``authority.json`` to the aggregator's, who starts ``serve --authority`` and hands
+back ``root.json``; ``code create --root`` keeps that, and codes can be made and redeemed from then on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from cloud_server.authority.app import AGGREGATOR_FILE, read_root
+from cloud_server.authority.registry import Authority
+from cloud_server.authority.remote import DESCRIPTION_FILE, Description
+from cloud_server.listening import add_listening, public_url, read_text, tls_files
+from cloud_server.serve import Supervisor, set_up_logging, web_command
+from cloud_server.settings import FOLDER_MODE, write_private
+from cloud_server.tls import ROOT_FILE
+from shared.clock import SystemClock
+from shared.errors import UsageError
+from shared.root import Root, require_url
+from shared.wire.canonical import sha256
+
+
+def add_authority(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    add_listening(parser, 8444)
+
+
+def is_authority(folder: Path) -> bool:
+    """Say whether a folder is a separate authority's."""
+    return (folder / DESCRIPTION_FILE).is_file()
+
+
+def serve_authority(arguments: argparse.Namespace) -> int:
+    """Run the authority until it is told to stop.
+
+    Raises:
+        UsageError: ``bad-data-folder`` for an aggregator's folder or one that cannot be used.
+    """
+    set_up_logging()
+    folder: Path = arguments.data.resolve()
+    if (folder / "server.db").exists():
+        raise UsageError("bad-data-folder", f"{folder} is an aggregator's.", "give the authority a folder of its own")
+    try:
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError("bad-data-folder", f"{folder} cannot be used ({type(error).__name__}).") from error
+    url, host = public_url(arguments)
+    certificate, key = tls_files(arguments, folder, host)
+    public_key = Authority(folder, SystemClock(), os.urandom).public_key
+    described = Description(public_key, url, (folder / ROOT_FILE).read_text("ascii"))
+    write_private(folder / DESCRIPTION_FILE, described.to_bytes())
+    logging.getLogger("fedloom").info("authority at %s; its description is %s", url, folder / DESCRIPTION_FILE)
+    command = web_command(folder, arguments.listen, certificate, key, 1, "cloud_server.authority.app")
+    return Supervisor({"web": command}).run()
+
+
+def mint_at_authority(arguments: argparse.Namespace, valid_s: float) -> tuple[list[bytes], str, Root]:
+    """Return secrets of codes, the aggregator's address and its root document.
+
+    Raises:
+        UsageError: ``no-url`` or ``other-authority``.
+        TryLater: ``no-aggregator`` where ``--root`` was never given.
+    """
+    folder: Path = arguments.data.resolve()
+    authority = Authority(folder, SystemClock(), os.urandom)
+    if arguments.root is not None:
+        data = read_text(arguments.root, "utf-8", "bad-root", "the aggregator's root.json").encode()
+        if Root.verified(data, sha256(data)).authority_key != authority.public_key:
+            raise UsageError("other-authority", "The aggregator trusts another authority.", "check --root and --data")
+        write_private(folder / AGGREGATOR_FILE, data)
+    if arguments.url is None:
+        raise UsageError("no-url", "Codes carry the aggregator's address.", "give --url https://HOST:PORT")
+    root = read_root(folder)
+    return authority.mint(arguments.task, count=arguments.count, valid_s=valid_s), require_url(arguments.url), root

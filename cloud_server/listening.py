@@ -1,0 +1,71 @@
+"""What every listening process needs: an address that others can reach, and TLS files."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import logging
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cloud_server.settings import write_private
+from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, ensure_certificates
+from shared.errors import UsageError
+
+
+def add_listening(parser: argparse.ArgumentParser, port: int) -> None:
+    """Declare the options that ``public_url`` and ``tls_files`` read."""
+    # A server is there to be reached.
+    parser.add_argument("--listen", default=f"0.0.0.0:{port}", metavar="HOST:PORT")
+    parser.add_argument("--public-url", help="address in enrolment codes, where it differs from --listen")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM, its root last")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE")
+
+
+def public_url(arguments: argparse.Namespace) -> tuple[str, str]:
+    """Return the address for others, and its host.
+
+    Raises:
+        UsageError: ``bad-listen`` or ``bad-url``.
+    """
+    host, _, port = arguments.listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError("bad-listen", f"--listen is {arguments.listen!r}.", "write it as HOST:PORT")
+    anywhere = host in {"0.0.0.0", "[::]", "::"}  # noqa: S104  # compared, not bound
+    url: str = arguments.public_url or f"https://{'127.0.0.1' if anywhere else host}:{port}"
+    public_host = urlsplit(url).hostname
+    if not url.startswith("https://") or not public_host:
+        raise UsageError("bad-url", f"--public-url is {url!r}.", "write it like https://my-server:8443")
+    if anywhere and not arguments.public_url:
+        logging.getLogger("fedloom").warning("codes will carry %s: other machines need --public-url", url)
+    return url, public_host
+
+
+def tls_files(arguments: argparse.Namespace, keys: Path, host: str) -> tuple[Path, Path]:
+    """Return certificate chain and key, self-made in ``keys`` where none are given; their root is kept there.
+
+    Raises:
+        UsageError: ``bad-tls`` or ``wrong-tls-host``.
+    """
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise UsageError("bad-tls", "--tls-cert and --tls-key go together.", "give both, or none for a self-made one")
+    if arguments.tls_cert is None:
+        ensure_certificates(keys, host, dt.datetime.now(dt.UTC))
+        return keys / CERTIFICATE_FILE, keys / KEY_FILE
+    for path in (arguments.tls_cert, arguments.tls_key):
+        if not path.is_file():
+            raise UsageError("bad-tls", f"{path} is not a file.")
+    text = read_text(arguments.tls_cert, "ascii", "bad-tls", "the certificate chain in PEM")
+    last = text.rstrip().rpartition("-----BEGIN CERTIFICATE-----")
+    if not last[1]:
+        raise UsageError("bad-tls", f"{arguments.tls_cert} holds no certificate in PEM.")
+    write_private(keys / ROOT_FILE, (last[1] + last[2] + "\n").encode("ascii"))
+    return arguments.tls_cert, arguments.tls_key
+
+
+def read_text(path: Path, encoding: str, code: str, what: str) -> str:
+    """Return a file's text; raises ``code`` (UsageError) where it cannot be read."""
+    try:
+        return path.read_text(encoding)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(code, f"{path} cannot be read ({type(error).__name__}).", f"give {what}") from error

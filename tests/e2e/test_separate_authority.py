@@ -1,0 +1,180 @@
+"""An authority and an aggregator as two real deployments that share no file: who can make what."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cloud_server.app import RELEASE_KEY_FILE
+from cloud_server.authority.remote import Description, RemoteAuthority
+from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.database import Database
+from cloud_server.storage.schema import metadata
+from cloud_server.tasks import create_task
+from edge_client.enrolment import enrol
+from edge_client.identity import Enrolment, load_identity
+from edge_client.state_folder import StateFolder
+from edge_client.transport import pinned_pool
+from shared.clock import SystemClock
+from shared.errors import FedloomError, Refused, TryLater, Unauthenticated
+from shared.root import EnrolmentCode, Root
+from shared.secagg.graph_seed import GraphSeed
+from shared.secagg.session import DeviceFloors
+from shared.wire.canonical import sha256
+from shared.wire.messages import Assignment, CheckIn, write_signed
+from shared.wire.requests import ADMIT, CHECK_IN, ENROL
+from shared.wire.signed import Certificate, SigningKey
+from tests.cloud_server.local import small_plan
+from tests.cloud_server.members import new_transport, redeem_body
+from tests.e2e.servers import quadratic_bundle
+from tests.edge_client.devices import write_points
+from tests.shared.refusals import refused
+from tools.fleet import FleetFailed, Server, free_port
+
+ROOT = sha256(b"roster")
+
+
+@dataclass
+class Pair:
+    """Both deployments."""
+
+    authority: Server
+    aggregator: Server
+
+    @property
+    def url(self) -> str:
+        """The aggregator's address."""
+        return f"https://127.0.0.1:{self.aggregator.port}"
+
+    @property
+    def root(self) -> Root:
+        """What devices trust."""
+        data = (self.aggregator.data / "root.json").read_bytes()
+        return Root.verified(data, sha256(data))
+
+    @property
+    def release_key(self) -> SigningKey:
+        """The aggregator's own key."""
+        return load_or_create_key(DataFolder(self.aggregator.data).keys / RELEASE_KEY_FILE)
+
+    def seeds(self, key: SigningKey) -> RemoteAuthority:
+        """Return the authority as somebody with ``key`` asks it."""
+        described = Description.from_bytes((self.authority.data / "authority.json").read_bytes())
+        return RemoteAuthority(described, key)
+
+    def codes(self, count: int) -> list[str]:
+        """Make codes where they are made."""
+        words = ("--task", "point", "--count", str(count), "--url", self.url)
+        root = str(self.aggregator.data / "root.json")
+        made: list[str] = self.authority.run("code", "create", *words, "--root", root)["codes"]
+        return made
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("pair")
+    authority = Server(folder / "authority", folder / "authority.log", command=("authority",))
+    authority.start()
+    description = str(authority.data / "authority.json")
+    aggregator = Server(folder / "server", folder / "server.log", command=("serve", "--authority", description))
+    try:
+        aggregator.start()
+        data = DataFolder(aggregator.data)
+        database = Database(data.database, metadata)
+        with database.write() as connection:
+            key = load_or_create_key(data.keys / RELEASE_KEY_FILE)
+            plan = small_plan("point", members=2)
+            create_task(connection, BlobStore(data.blobs), quadratic_bundle(6), plan, key, time.time())
+        database.close()
+        yield Pair(authority, aggregator)
+    finally:
+        aggregator.stop()
+        authority.stop()
+
+
+def enrolled(code: str, folder: Path) -> Enrolment:
+    write_points(folder / "examples", 0)
+    return enrol(
+        code,
+        StateFolder(folder / "state"),
+        folder / "examples",
+        floors=DeviceFloors(min_survivors=2),
+        name="",
+        clock=SystemClock(),
+        random_bytes=os.urandom,
+        jitter=lambda: 0.5,
+    )
+
+
+def test_a_device_enrols_at_the_authority_and_works_with_the_aggregator(pair: Pair, tmp_path: Path) -> None:
+    enrolment = enrolled(pair.codes(1)[0], tmp_path)
+    identity = load_identity(StateFolder(tmp_path / "state"))
+    pool = pinned_pool(pair.root.tls_root_pem)
+    transport = new_transport(pair.url, pool, pair.root, enrolment.certificate, identity.key, SystemClock())
+    answer = Assignment.from_bytes(transport.send("POST", CHECK_IN, CheckIn(-1).to_bytes()).body)
+    assert answer.version == 0
+    pool.clear()
+
+
+def test_the_aggregator_holds_no_key_and_no_code_of_the_authority(pair: Pair) -> None:
+    key = pair.authority.data / "authority.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    secret = key.read_bytes()
+    files = [path for path in pair.aggregator.data.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if secret in path.read_bytes()]
+    assert not DataFolder(pair.aggregator.data).authority.exists()
+    with pytest.raises(FleetFailed, match="other-authority"):
+        pair.aggregator.run("code", "create", "--task", "point", "--url", pair.url)
+
+
+def test_the_aggregator_takes_no_codes(pair: Pair) -> None:
+    code, key = EnrolmentCode.from_text(pair.codes(1)[0]), SigningKey.generate(os.urandom)
+    pool = pinned_pool(pair.root.tls_root_pem)
+    transport = new_transport(pair.url, pool, pair.root, None, key, SystemClock())
+    with refused("other-authority", FedloomError):
+        transport.send("POST", ENROL, redeem_body(code, key))
+    pool.clear()
+
+
+def test_a_certificate_of_another_authority_is_not_admitted(pair: Pair) -> None:
+    own = SigningKey.generate(os.urandom)
+    invented = Certificate.issue(own, task="point", device="sybil", identity_key=own.public, expires_at_s=2**32)
+    pool = pinned_pool(pair.root.tls_root_pem)
+    transport = new_transport(pair.url, pool, pair.root, None, own, SystemClock())
+    with refused("bad-signature", Unauthenticated):
+        transport.send("POST", ADMIT, write_signed("certificate", invented.signed))
+    pool.clear()
+
+
+def test_the_authority_draws_seeds_for_its_aggregator_once_per_cohort(pair: Pair) -> None:
+    pair.codes(1)  # tells the authority its aggregator
+    seeds = pair.seeds(pair.release_key)
+    drawn = seeds.draw_seed("cohort-a", ROOT)
+    GraphSeed.verified(drawn, pair.root.authority_key, cohort="cohort-a", roster_root=ROOT)
+    assert seeds.draw_seed("cohort-a", ROOT) == drawn
+    with refused("seed-drawn", Refused):
+        seeds.draw_seed("cohort-a", sha256(b"another roster"))
+    with refused("bad-signature", Refused):
+        pair.seeds(SigningKey.generate(os.urandom)).draw_seed("cohort-b", ROOT)
+
+
+def test_an_authority_that_is_away_is_asked_again_later(pair: Pair) -> None:
+    described = Description(pair.root.authority_key, f"https://127.0.0.1:{free_port()}", pair.root.tls_root_pem)
+    with refused("no-authority", TryLater):
+        RemoteAuthority(described, pair.release_key).draw_seed("cohort-c", ROOT)
+
+
+def test_an_impostor_at_the_authoritys_address_is_not_believed(pair: Pair) -> None:
+    """TLS must lead to the authority's root; the aggregator's own server has another one."""
+    pinned = (pair.authority.data / "tls_root.pem").read_text("ascii")
+    described = Description(pair.root.authority_key, pair.url, pinned)
+    with refused("no-authority", TryLater):
+        RemoteAuthority(described, pair.release_key).draw_seed("cohort-d", ROOT)
