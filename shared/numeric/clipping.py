@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from shared.errors import FedloomError, UnmaskingFailed, UsageError
+
+_PIECE: Final = 2**14  # coordinates
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,26 @@ class LocalUpdate:
 
 @dataclass(frozen=True)
 class ClippedUpdate:
-    """An update of L2 norm at most ``max_l2_norm``, already scaled by its weight.
+    """An update of L2 norm at most ``max_l2_norm``, scaled by its weight: ``clip(update) * weight / max_weight``.
 
     Attributes:
-        values: f64[d], ``clip(update) * weight / max_weight``.
+        raw: f32[d] or f64[d], the update as it was before.
+        scale: by which it is multiplied.
         weight: whole number from 1 to the plan's ``max_weight``.
         max_l2_norm: the bound C that ``values`` keeps.
         clipped: whether the norm had to be reduced.
     """
 
-    values: npt.NDArray[np.float64]
+    raw: npt.NDArray[np.float32] | npt.NDArray[np.float64]
+    scale: float
     weight: int
     max_l2_norm: float
     clipped: bool
+
+    @property
+    def values(self) -> npt.NDArray[np.float64]:
+        """The numbers themselves, f64[d], a new array."""
+        return self.raw.astype(np.float64) * self.scale
 
 
 def clip(update: LocalUpdate, *, max_l2_norm: float, max_weight: int) -> ClippedUpdate:
@@ -53,8 +63,7 @@ def clip(update: LocalUpdate, *, max_l2_norm: float, max_weight: int) -> Clipped
     """
     if update.examples < 1:
         raise UsageError("update-empty", "An update trained on no examples cannot be contributed.")
-    values = update.values.astype(np.float64)
-    norm = float(np.linalg.norm(values))
+    norm = _l2_norm(update.values)
     if not math.isfinite(norm):
         raise UsageError(
             "update-not-finite",
@@ -63,8 +72,18 @@ def clip(update: LocalUpdate, *, max_l2_norm: float, max_weight: int) -> Clipped
         )
     weight = min(update.examples, max_weight)
     clipped = norm > max_l2_norm
-    values *= (max_l2_norm / norm if clipped else 1.0) * (weight / max_weight)
-    return ClippedUpdate(values, weight, max_l2_norm, clipped)
+    scale = (max_l2_norm / norm if clipped else 1.0) * (weight / max_weight)
+    return ClippedUpdate(update.values, scale, weight, max_l2_norm, clipped)
+
+
+def _l2_norm(values: npt.NDArray[np.float32]) -> float:
+    """Return the norm, added up in float64 in pieces that stay in the cache."""
+    squared, wide = 0.0, np.empty(min(_PIECE, values.size))
+    for start in range(0, values.size, _PIECE):
+        piece = values[start : start + _PIECE]
+        wide[: piece.size] = piece
+        squared += float(wide[: piece.size] @ wide[: piece.size])
+    return math.sqrt(squared)
 
 
 def check_sum_norm(

@@ -85,7 +85,7 @@ class Encoding:
         self, update: ClippedUpdate, grid: Grid, number: int, sid: bytes, random_bytes: Callable[[int], bytes]
     ) -> QuantizedUpdate:
         if self.rotated:
-            update = replace(update, values=rotate(update.values, sid, number))
+            update = replace(update, raw=rotate(update.values, sid, number), scale=1.0)
         return quantize(update, grid, random_bytes)
 
     def decode(self, total: Words, *, survivors: int, sid: bytes) -> AggregateSum:

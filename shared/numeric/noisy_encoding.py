@@ -67,12 +67,12 @@ class NoisyEncoding:
         random_bytes: Callable[[int], bytes],
     ) -> Words:
         """Return u64[words] with this device's share of the noise, ready to be masked; see ``Encoding.encode``."""
-        steps = []
+        steps: list[Steps | npt.NDArray[np.int32]] = []
         for number, (part, grid) in enumerate(zip((update, statistics), self.noise.grids, strict=True)):
-            spread = replace(part, values=rotate(part.values, sid, number)) if self.rotated else part
+            spread = replace(part, raw=rotate(part.values, sid, number), scale=1.0) if self.rotated else part
             steps.append(quantize(spread, grid, random_bytes).steps)
         steps.append(self._measure(evaluation, random_bytes, clipped=update.clipped or statistics.clipped))
-        lanes = np.concatenate(steps)
+        lanes: Steps = np.concatenate(steps, dtype=np.int64)
         lanes += table_for(self.noise.device_variance).draw(lanes.size, random_bytes)
         return pack_noised(lanes + self.noise.offset, lane_bits=self.lane_bits)
 

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 LANES_PER_WORD: Final = {16: 4, 21: 3, 32: 2}
+_ALIGNED: Final = {16: "<u2", 32: "<u4"}  # lanes that are numbers of their own in a word's octets
+_PIECE: Final = 2**16  # coordinates
 
 
 def words_for(dimension: int, lane_bits: int) -> int:
@@ -19,11 +21,11 @@ def words_for(dimension: int, lane_bits: int) -> int:
     return -(-dimension // LANES_PER_WORD[lane_bits])
 
 
-def pack(steps: npt.NDArray[np.int64], *, levels: int, lane_bits: int) -> npt.NDArray[np.uint64]:
+def pack(steps: npt.NDArray[np.int32], *, levels: int, lane_bits: int) -> npt.NDArray[np.uint64]:
     """Offset by ``levels`` and pack.
 
     Args:
-        steps: i64[d], each in ``-levels .. levels``.
+        steps: i32[d], each in ``-levels .. levels``.
         levels: q of the grid.
         lane_bits: 16, 21 or 32.
 
@@ -33,15 +35,25 @@ def pack(steps: npt.NDArray[np.int64], *, levels: int, lane_bits: int) -> npt.ND
     Raises:
         ValueError: if a value lies outside the range; it would leak into its neighbours.
     """
-    if steps.size and (int(steps.min()) < -levels or int(steps.max()) > levels):
-        raise ValueError(f"a coordinate lies outside -{levels} .. {levels}")
-    lanes = LANES_PER_WORD[lane_bits]
-    padded = np.zeros(words_for(steps.size, lane_bits) * lanes, dtype=np.uint64)
-    padded[: steps.size] = (steps + levels).astype(np.uint64)
-    table = padded.reshape(-1, lanes)
+    words = np.zeros(words_for(steps.size, lane_bits), dtype="<u8")
+    aligned = lane_bits in _ALIGNED
+    lanes = words.view(_ALIGNED[lane_bits]) if aligned else np.zeros(words.size * LANES_PER_WORD[lane_bits], np.uint64)
+    for start in range(0, steps.size, _PIECE):
+        piece = steps[start : start + _PIECE]
+        if int(piece.min()) < -levels or int(piece.max()) > levels:
+            raise ValueError(f"a coordinate lies outside -{levels} .. {levels}")
+        np.add(piece, levels, out=lanes[start : start + piece.size], casting="unsafe")
+    return (
+        words.astype(np.uint64, copy=False)
+        if aligned
+        else _joined(lanes.reshape(-1, LANES_PER_WORD[lane_bits]), lane_bits)
+    )
+
+
+def _joined(table: npt.NDArray[np.uint64], lane_bits: int) -> npt.NDArray[np.uint64]:
     words = table[:, 0].copy()
-    for lane in range(1, lanes):
-        words |= table[:, lane] << np.uint64(lane * lane_bits)
+    for lane in range(1, table.shape[1]):
+        words += table[:, lane] << np.uint64(lane * lane_bits)
     return words
 
 
@@ -54,11 +66,7 @@ def pack_noised(values: npt.NDArray[np.int64], *, lane_bits: int) -> npt.NDArray
     lanes = LANES_PER_WORD[lane_bits]
     padded = np.zeros(words_for(values.size, lane_bits) * lanes, dtype=np.int64)
     padded[: values.size] = values
-    table = padded.view(np.uint64).reshape(-1, lanes)
-    words = table[:, 0].copy()
-    for lane in range(1, lanes):
-        words += table[:, lane] << np.uint64(lane * lane_bits)
-    return words
+    return _joined(padded.view(np.uint64).reshape(-1, lanes), lane_bits)
 
 
 def unpack_noised_sum(

@@ -20,7 +20,7 @@ CipherName = Literal["aes-256-ctr", "chacha20"]
 CIPHERS: tuple[CipherName, ...] = get_args(CipherName)
 WORD_BYTES = 8
 _COUNTER_START = bytes(16)  # one key makes one stream, so it may start at zero
-_BLOCK_BYTES = 16
+BLOCK_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def apply_masks(words: Words, masks: Iterable[Mask], cipher: CipherName) -> None
     """
     piece_words = MASK_PIECE_BYTES // WORD_BYTES
     zeros = memoryview(bytes(MASK_PIECE_BYTES))
-    buffer = bytearray(MASK_PIECE_BYTES + _BLOCK_BYTES)
+    buffer = bytearray(MASK_PIECE_BYTES + BLOCK_BYTES)
     stream = np.frombuffer(buffer, dtype="<u8")
     for mask in masks:
         generator = keystream(mask.key, cipher)

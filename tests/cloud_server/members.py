@@ -186,7 +186,7 @@ class Member:
 
     def _noised(self, clipped: ClippedUpdate) -> Words:
         encoding = self.plan.encoding(self.session.members, clipped.values.size, 0)
-        statistics = ClippedUpdate(np.zeros(0), 1, 1.0, clipped=False)
+        statistics = ClippedUpdate(np.zeros(0), 1.0, 1, 1.0, clipped=False)
         return encoding.encode(clipped, statistics, self.evaluation, sid=self.session.sid, random_bytes=os.urandom)
 
     def _agree(self) -> tuple[str, bytes]:

@@ -110,7 +110,7 @@ def drawn_seed(roster: Roster, seed: bytes = sha256(b"graph")) -> GraphSeed:
 
 def one_hot_words(number: int, dimension: int, grid: Grid) -> Words:
     """Return u64[m] of device ``number``: one coordinate at full scale, weight ``number + 1``, one right answer."""
-    steps = np.zeros(dimension, dtype=np.int64)
+    steps = np.zeros(dimension, dtype=np.int32)
     steps[number] = grid.levels
     return to_words(QuantizedUpdate(steps, grid, number + 1, clipped=True), Evaluation(0.5, 1, 1))
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from functools import partial
+from typing import Final, Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.limits import MASK_PIECE_BYTES
-from shared.numeric.clipping import LocalUpdate, clip
+from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip
 from shared.numeric.contribution_vector import Evaluation
-from shared.plan import Plan, Update
+from shared.plan import CohortEncoding, Plan, Update
 from shared.secagg.masking import WORD_BYTES, Mask, Words, apply_masks, keystream
 from shared.secagg.parameters import CohortRules, Thresholds, thresholds
 from shared.secagg.recovery import unmask_sum
@@ -47,20 +48,12 @@ def _device() -> list[Result]:
     keys = [os.urandom(32) for _ in range(NEIGHBOURS + 1)]
     masks = [Mask(key, negative=bool(number % 2)) for number, key in enumerate(keys)]
     results = []
-    for rotation in ("off", "on"):
-        plan = Plan("bench", update=Update(rotation="on" if rotation == "on" else "off"))
-        encoding = plan.encoding(NEIGHBOURS + 1, DIMENSION, 0)
-
-        def contribute(encoding: object = encoding, plan: Plan = plan) -> Words:
-            clipped = clip(update, max_l2_norm=plan.update.max_l2_norm, max_weight=plan.update.max_weight)
-            words = plan.encoding(NEIGHBOURS + 1, DIMENSION, 0).encode(
-                clipped, nothing, Evaluation(1.0, 1, 1), sid=bytes(32), random_bytes=os.urandom
-            )
-            apply_masks(words, masks)
-            return words
-
+    rotations: tuple[Literal["off", "on"], ...] = ("off", "on")
+    for rotation in rotations:
+        encoding = Plan("bench", update=Update(rotation=rotation)).encoding(NEIGHBOURS + 1, DIMENSION, 0)
+        contribute = partial(_contribute, update, nothing, encoding, masks)
         words = contribute()
-        value, reference = _fastest_ms([contribute, lambda words=words: _streams(words, keys)])
+        value, reference = _fastest_ms([contribute, partial(_streams, words, keys)])
         what = f"device: {DIMENSION} coordinates, {NEIGHBOURS} neighbours, rotation {rotation}"
         results.append(Result(f"{what}: clip, quantize, pack and mask", value, "ms", _REFERENCE, reference))
         sent = Result(f"{what}: sent per parameter", words.nbytes / DIMENSION, "B", "16 bits", 2.0)
@@ -80,6 +73,15 @@ def _device() -> list[Result]:
     return results
 
 
+def _contribute(
+    update: LocalUpdate, statistics: ClippedUpdate, encoding: CohortEncoding, masks: Sequence[Mask]
+) -> Words:
+    clipped = clip(update, max_l2_norm=0.5, max_weight=100)
+    words = encoding.encode(clipped, statistics, Evaluation(1.0, 1, 1), sid=bytes(32), random_bytes=os.urandom)
+    apply_masks(words, masks, "aes-256-ctr")
+    return words
+
+
 def _unmasking(members: int, dropped: int, limits: Thresholds) -> Result:
     scene, cores = make_scene(members, dropped, limits), os.cpu_count() or 1
     total = np.frombuffer(os.urandom(2 * DIMENSION), dtype=np.uint64).copy()
@@ -95,7 +97,14 @@ def _unmasking(members: int, dropped: int, limits: Thresholds) -> Result:
 def unmask(scene: Scene, total: Words, workers: int) -> Words:
     """Recover every secret from its shares and take all masks off ``total``."""
     return unmask_sum(
-        total, scene.roster, scene.fates, scene.commitments, scene.answers, limits=scene.limits, workers=workers
+        total,
+        scene.roster,
+        scene.fates,
+        scene.commitments,
+        scene.answers,
+        limits=scene.limits,
+        cipher="aes-256-ctr",
+        workers=workers,
     )
 
 

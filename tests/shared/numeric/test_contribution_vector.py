@@ -33,7 +33,7 @@ NOTHING = Evaluation(0.0, 0, 0)
 
 
 def words_of(step: int = 0, weight: int = 1, evaluation: Evaluation = NOTHING) -> npt.NDArray[np.uint64]:
-    steps = np.zeros(DIMENSION, dtype=np.int64)
+    steps = np.zeros(DIMENSION, dtype=np.int32)
     steps[0] = step
     return to_words(QuantizedUpdate(steps, GRID, weight, clipped=False), evaluation)
 

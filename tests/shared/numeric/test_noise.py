@@ -91,7 +91,7 @@ def test_the_sum_is_the_sum_and_noise(seed: int, rotated: bool, sizes: tuple[int
 def test_every_lane_has_the_noise_that_was_promised(*, rotated: bool) -> None:
     """No lane of a vector is left out, measurements included: a lane without noise would tell what is in it."""
     encoding = encoding_for(20, 5, 2, rotated=rotated)
-    nothing = [ClippedUpdate(np.zeros(size), 1, 1.0, clipped=False) for size in encoding.dimensions]
+    nothing = [ClippedUpdate(np.zeros(size), 1.0, 1, 1.0, clipped=False) for size in encoding.dimensions]
     draws = 4000
     lanes = np.array(
         [
