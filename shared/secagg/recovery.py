@@ -157,15 +157,15 @@ def add_all_masks(total: Words, recovered: Sequence[Recovered], sid: bytes, work
     """
     masks = sum(max(1, len(one.others)) for one in recovered)
     used = max(1, min(workers, len(recovered), masks * total.nbytes // MASK_BYTES_PER_WORKER))
-    helpers = [_Helper(recovered[i::used], sid, total.size) for i in range(1, used)]
+    processes = [_Worker(recovered[i::used], sid, total.size) for i in range(1, used)]
     plain = total.copy()
     try:
         _add_masks(plain, recovered[::used], sid)
-        for helper in helpers:
-            add_into(plain, helper.result())
+        for process in processes:
+            add_into(plain, process.result())
     finally:
-        for helper in helpers:
-            helper.end()
+        for process in processes:
+            process.end()
     return plain
 
 
@@ -173,7 +173,7 @@ def _add_masks(words: Words, recovered: Sequence[Recovered], sid: bytes) -> None
     apply_masks(words, itertools.chain.from_iterable(one.masks(sid) for one in recovered))
 
 
-class _Helper:
+class _Worker:
     """One process with its own accumulator."""
 
     def __init__(self, recovered: Sequence[Recovered], sid: bytes, words: int) -> None:
