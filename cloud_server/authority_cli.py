@@ -40,7 +40,6 @@ def serve_authority(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError: ``bad-data-folder`` for an aggregator's folder or one that cannot be used.
     """
-    set_up_logging()
     folder: Path = arguments.data.resolve()
     if (folder / "server.db").exists():
         raise UsageError("bad-data-folder", f"{folder} is an aggregator's.", "give the authority a folder of its own")
@@ -48,6 +47,7 @@ def serve_authority(arguments: argparse.Namespace) -> int:
         folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError("bad-data-folder", f"{folder} cannot be used ({type(error).__name__}).") from error
+    set_up_logging()
     url, host = public_url(arguments)
     certificate, key = tls_files(arguments, folder, host)
     public_key = Authority(folder, SystemClock(), os.urandom).public_key

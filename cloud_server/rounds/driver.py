@@ -34,7 +34,7 @@ from cloud_server.rounds.records import (
     write_roster,
 )
 from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
-from cloud_server.rounds.sealed import commitments, forget_shares
+from cloud_server.rounds.sealed import cohorts_with_shares, commitments, forget_shares
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, bump
 from cloud_server.storage.schema import cohort, lease, step
@@ -167,7 +167,8 @@ class Driver:
 
     def _cohorts_over(self, connection: Connection) -> list[str]:
         phases = [phase.value for phase in OVER]
-        query = select(cohort.c.id).where(cohort.c.id.in_(self._uploads.cohorts()), cohort.c.phase.in_(phases))
+        left = {*self._uploads.cohorts(), *cohorts_with_shares(connection)}
+        query = select(cohort.c.id).where(cohort.c.id.in_(left), cohort.c.phase.in_(phases))
         return list(connection.execute(query).scalars())
 
     def _advance_task(self, name: str) -> bool:
@@ -303,15 +304,18 @@ class Driver:
         return True
 
     def _draw_seed(self, record: StoredCohort, state: CohortState) -> bool:
-        """Ask the authority, with no transaction open; while it does not answer, the cohort waits (``TryLater``)."""
+        """Ask the authority, with no transaction open; while it does not answer, the cohort waits for its deadline."""
         body = record.roster_body
         try:
             with self._database.read() as connection:
                 roster = roster_from_joins(connection, record, self._authority_key, self._clock.now_s())
             drawn = self._seed_source(record.id, roster.root)
             body = write_roster(with_seed(roster, drawn, self._authority_key))
-        except TryLater:
-            raise
+        except TryLater as error:
+            if self._stuck.get(record.id) != error.code:
+                log.warning("cohort %s waits: %s", record.id, error)
+            self._stuck[record.id] = error.code
+            return False
         except FedloomError as error:
             state = replace(state, phase=Phase.FAILED, failure=f"{error.code}: {error.message}")
         with self._database.write() as connection:
@@ -370,9 +374,9 @@ class Driver:
         if record.state.phase is not Phase.UNMASKING or not is_sparse(record.state.members):
             return None
         graph, survivors = record.graph(self._authority_key), record.state.survivors
-        holders = (frozenset(graph.holders_of(owner)) for owner in record.state.sharers)
+        holders = {owner: frozenset(graph.holders_of(owner)) for owner in record.state.sharers}
         # What a drop-out without surviving neighbours left in the sum is nothing.
-        return min(len(near & answered) for near in holders if near & survivors)
+        return min(len(near & answered) for owner, near in holders.items() if owner in survivors or near & survivors)
 
     def _add_arrived(self, task: Task, record: StoredCohort, only: frozenset[int] | None = None) -> RunningSum:
         """Add every stored vector that is not in the running sum yet, or those of ``only``."""
@@ -462,6 +466,7 @@ class Driver:
     def _forget(self, cohort_id: str) -> None:
         self._sums.pop(cohort_id, None)
         self._unmask_failed.pop(cohort_id, None)
+        self._stuck.pop(cohort_id, None)
         self._uploads.remove(cohort_id)
         with self._database.write() as connection:
             forget_shares(connection, cohort_id)

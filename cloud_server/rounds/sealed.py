@@ -36,3 +36,8 @@ def forget_shares(connection: Connection, cohort_id: str) -> None:
     """Remove what the members of a cohort that is over had committed to and sealed."""
     for table in (box, commitment):
         connection.execute(delete(table).where(table.c.cohort == cohort_id))
+
+
+def cohorts_with_shares(connection: Connection) -> list[str]:
+    """Return the cohorts of which anything is kept here."""
+    return list(connection.execute(select(commitment.c.cohort).distinct()).scalars())

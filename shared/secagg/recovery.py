@@ -118,7 +118,7 @@ def unmask_sum(
     answers: Mapping[int, UnmaskAnswer],
     *,
     limits: Thresholds,
-    cipher: CipherName = "aes-256-ctr",
+    cipher: CipherName,
     workers: int = 1,
 ) -> Words:
     """Return u64[m], the plain sum of the survivors' vectors.
@@ -159,15 +159,15 @@ def add_all_masks(total: Words, recovered: Sequence[Recovered], sid: bytes, ciph
     """
     masks = sum(max(1, len(one.others)) for one in recovered)
     used = max(1, min(workers, len(recovered), masks * total.nbytes // MASK_BYTES_PER_WORKER))
-    helpers = [_Helper(recovered[i::used], sid, cipher, total.size) for i in range(1, used)]
+    processes = [_Worker(recovered[i::used], sid, cipher, total.size) for i in range(1, used)]
     plain = total.copy()
     try:
         _add_masks(plain, recovered[::used], sid, cipher)
-        for helper in helpers:
-            add_into(plain, helper.result())
+        for process in processes:
+            add_into(plain, process.result())
     finally:
-        for helper in helpers:
-            helper.end()
+        for process in processes:
+            process.end()
     return plain
 
 
@@ -175,7 +175,7 @@ def _add_masks(words: Words, recovered: Sequence[Recovered], sid: bytes, cipher:
     apply_masks(words, itertools.chain.from_iterable(one.masks(sid) for one in recovered), cipher)
 
 
-class _Helper:
+class _Worker:
     """One process with its own accumulator."""
 
     def __init__(self, recovered: Sequence[Recovered], sid: bytes, cipher: CipherName, words: int) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from cloud_server.authority.remote import Description
 from cloud_server.cli import main
+from cloud_server.settings import load_or_create_key
+from shared.root import EnrolmentCode, Root
 from tests.cloud_server.local import Local
 from tools.bench.quadratic import write_quadratic_bundle
 
@@ -140,3 +143,33 @@ def test_parameters_that_cannot_be_safe_are_refused_with_the_reason(capsys: Capt
     assert (code, document["error"]["code"]) == (2, "unsafe-cohort")
     code, document = run(capsys, "parameters", "--members", "100", "--dropout", "0.6")
     assert (code, document["error"]["code"]) == (2, "bad-share")
+
+
+def test_an_authority_keeps_out_of_an_aggregators_folder(operator: Path, capsys: Captured) -> None:
+    assert (operator / "data" / "server.db").exists()
+    assert main(["authority", "--data", "data"]) == 2
+    assert "bad-data-folder" in capsys.readouterr().err
+    (operator / "file").touch()
+    assert main(["authority", "--data", "file/below"]) == 2
+    assert "bad-data-folder" in capsys.readouterr().err
+
+
+def test_an_authority_makes_codes_for_an_aggregator_that_trusts_it(operator: Path, capsys: Captured) -> None:
+    folder = operator / "far"
+    folder.mkdir()
+    key = load_or_create_key(folder / "authority.key").public
+    (folder / "authority.json").write_bytes(Description(key, "https://far:8444", "").to_bytes())
+    words = ["code", "create", "--task", "point", "--data", "far"]
+    assert run(capsys, *words)[1]["error"]["code"] == "no-url"
+    words += ["--url", "https://near:8443"]
+    code, document = run(capsys, *words)
+    assert (code, document["error"]["code"]) == (4, "no-aggregator")
+    (operator / "other.json").write_bytes(Root(b"o" * 32, b"r" * 32, "").to_bytes())
+    assert run(capsys, *words, "--root", "other.json")[1]["error"]["code"] == "other-authority"
+    root = Root(key, b"r" * 32, "", "https://far:8444")
+    (operator / "root.json").write_bytes(root.to_bytes())
+    code, document = run(capsys, *words, "--root", "root.json", "--count", "2")
+    assert (code, len(set(document["codes"]))) == (0, 2)
+    made = EnrolmentCode.from_text(document["codes"][0])
+    assert (made.url, made.fingerprint) == ("https://near:8443", root.fingerprint)
+    assert len(run(capsys, *words)[1]["codes"]) == 1  # the aggregator is known from then on

@@ -197,3 +197,19 @@ def test_unmasking_waits_for_the_secret_with_the_fewest_shares() -> None:
     late = dataclasses.replace(seen, now_s=1e6)
     failed, effect = advance(state, late, rules, Deadlines())
     assert (effect, failed.failure.partition(":")[0]) == (Effect.FAIL, "too-few-answers")
+
+
+def test_a_driver_that_was_killed_before_it_cleaned_up_leaves_no_shares(
+    local: Local, members: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.settle()
+    local.do(members[:3], "share")
+    with monkeypatch.context() as patch:
+        patch.setattr("cloud_server.rounds.driver.forget_shares", lambda *_: None)
+        local.clock.time_s += HOUR_S
+        local.settle()
+    assert local.rows("SELECT phase FROM cohort WHERE attempt = 1") == [("failed",)]
+    assert local.rows("SELECT 1 FROM commitment") != []
+    local.kill_driver()
+    local.settle()
+    assert local.rows("SELECT 1 FROM commitment") == local.rows("SELECT 1 FROM box") == []

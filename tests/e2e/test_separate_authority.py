@@ -6,10 +6,12 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from cloud_server.app import RELEASE_KEY_FILE
 from cloud_server.authority.remote import Description, RemoteAuthority
@@ -24,21 +26,23 @@ from edge_client.state_folder import StateFolder
 from edge_client.transport import pinned_pool
 from shared.clock import SystemClock
 from shared.errors import FedloomError, Refused, TryLater, Unauthenticated
+from shared.plan import Plan
 from shared.root import EnrolmentCode, Root
 from shared.secagg.graph_seed import GraphSeed
 from shared.secagg.session import DeviceFloors
 from shared.wire.canonical import sha256
-from shared.wire.messages import Assignment, CheckIn, write_signed
+from shared.wire.messages import Assignment, CheckIn, read_signed, write_signed
 from shared.wire.requests import ADMIT, CHECK_IN, ENROL
 from shared.wire.signed import Certificate, SigningKey
 from tests.cloud_server.local import small_plan
-from tests.cloud_server.members import new_transport, redeem_body
-from tests.e2e.servers import quadratic_bundle
+from tests.cloud_server.members import STEPS, Member, new_transport, one_hot, redeem_body
+from tests.e2e.servers import quadratic_bundle, run_steps
 from tests.edge_client.devices import write_points
 from tests.shared.refusals import refused
 from tools.fleet import FleetFailed, Server, free_port
 
 ROOT = sha256(b"roster")
+WIDE = 66  # more than a complete graph has
 
 
 @dataclass
@@ -69,9 +73,18 @@ class Pair:
         described = Description.from_bytes((self.authority.data / "authority.json").read_bytes())
         return RemoteAuthority(described, key)
 
-    def codes(self, count: int) -> list[str]:
+    def create_task(self, plan: Plan, dimension: int) -> None:
+        """Make a task with the textbook model."""
+        data = DataFolder(self.aggregator.data)
+        database = Database(data.database, metadata)
+        with database.write() as connection:
+            bundle = quadratic_bundle(dimension)
+            create_task(connection, BlobStore(data.blobs), bundle, plan, self.release_key, time.time())
+        database.close()
+
+    def codes(self, count: int, task: str = "point") -> list[str]:
         """Make codes where they are made."""
-        words = ("--task", "point", "--count", str(count), "--url", self.url)
+        words = ("--task", task, "--count", str(count), "--url", self.url)
         root = str(self.aggregator.data / "root.json")
         made: list[str] = self.authority.run("code", "create", *words, "--root", root)["codes"]
         return made
@@ -86,14 +99,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     aggregator = Server(folder / "server", folder / "server.log", command=("serve", "--authority", description))
     try:
         aggregator.start()
-        data = DataFolder(aggregator.data)
-        database = Database(data.database, metadata)
-        with database.write() as connection:
-            key = load_or_create_key(data.keys / RELEASE_KEY_FILE)
-            plan = small_plan("point", members=2)
-            create_task(connection, BlobStore(data.blobs), quadratic_bundle(6), plan, key, time.time())
-        database.close()
-        yield Pair(authority, aggregator)
+        both = Pair(authority, aggregator)
+        both.create_task(small_plan("point", members=2), 6)
+        yield both
     finally:
         aggregator.stop()
         authority.stop()
@@ -121,6 +129,35 @@ def test_a_device_enrols_at_the_authority_and_works_with_the_aggregator(pair: Pa
     answer = Assignment.from_bytes(transport.send("POST", CHECK_IN, CheckIn(-1).to_bytes()).body)
     assert answer.version == 0
     pool.clear()
+
+
+def test_a_sparse_cohort_is_seeded_by_the_authority_and_summed(pair: Pair) -> None:
+    small = small_plan("wide", WIDE, dropout_share=0.1)
+    plan = replace(small, cohort=replace(small.cohort, corrupt_share=0.05))
+    pair.create_task(plan, WIDE)
+    root, clock, members = pair.root, SystemClock(), []
+    far, near = pinned_pool(root.authority_tls_root_pem), pinned_pool(root.tls_root_pem)
+    for number, text in enumerate(pair.codes(WIDE, "wide")):
+        key, code = SigningKey.generate(os.urandom), EnrolmentCode.from_text(text)
+        answer = new_transport(root.authority_url, far, root, None, key, clock).send(
+            "POST", ENROL, redeem_body(code, key)
+        )
+        certificate = Certificate.verified(read_signed(answer.body, "certificate"), root.authority_key)
+        body = write_signed("certificate", certificate.signed)
+        new_transport(pair.url, near, root, None, key, clock).send("POST", ADMIT, body)
+        transport = new_transport(pair.url, near, root, certificate, key, clock)
+        members.append(Member(number, key, certificate, root, plan, transport, clock, one_hot(number, WIDE)))
+    model = members[0].release(0).model_sha256
+    for member in members:
+        member.meet(model)
+    run_steps(members, STEPS)
+    assert all(member.counted() for member in members)
+    np.testing.assert_allclose(load(members[0].weights(1))["theta"], np.ones(WIDE), atol=0.02)
+    roster = members[0].session._roster
+    assert roster.seed is not None
+    assert pair.seeds(pair.release_key).draw_seed(members[0].cohort, roster.root) == roster.seed.signed
+    far.clear()
+    near.clear()
 
 
 def test_the_aggregator_holds_no_key_and_no_code_of_the_authority(pair: Pair) -> None:

@@ -259,11 +259,12 @@ class Demo:
         self._conclude(rows, final, started_s)
         if own:
             owner, examples = self._task.words.owner, self._task.words.examples
+            whose = "the device" if owner == "device" else f"the {owner}'s device"
             say(
-                f"\nOn each {owner}'s own held-out {examples}, right are: the federated model; a copy that the"
-                f" {owner}'s device trained further by itself after the last round; and a model trained on that"
-                f" {owner}'s {examples} alone from the start. A model of one's own does well at home; how it does"
-                f" elsewhere is said above.\n{table(own)}"
+                f"\nOn each {owner}'s own held-out {examples}, right are: the federated model; a copy that {whose}"
+                f" trained further by itself after the last round; and a model trained on that {owner}'s {examples}"
+                f" alone from the start. A model of one's own does well at home; how it does elsewhere is said"
+                f" above.\n{table(own)}"
             )
         if found.texts:
             say(
