@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from shared.numeric.contribution_vector import AggregateSum
 from shared.plan import Plan
 from shared.secagg.masking import Words
 from shared.secagg.parameters import thresholds
-from shared.secagg.recovery import Fates, unmask_sum
+from shared.secagg.recovery import Fates, ignore, unmask_sum
 from shared.secagg.roster import Roster
 from shared.secagg.session import UnmaskAnswer
 
@@ -36,7 +36,15 @@ class CohortRecord:
     answers: Mapping[int, UnmaskAnswer]
 
 
-def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout, *, workers: int = 1) -> AggregateSum:
+def reveal_sum(
+    total: Words,
+    record: CohortRecord,
+    plan: Plan,
+    layout: Layout,
+    *,
+    workers: int = 1,
+    blame: Callable[[str], None] = ignore,
+) -> AggregateSum:
     """Unmask and decode the sum over the survivors.
 
     Args:
@@ -45,6 +53,7 @@ def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout, *
         plan: its plan.
         layout: of the model.
         workers: how many processes may recover masks.
+        blame: is told who sent wrong shares, see ``unmask_sum``.
 
     Raises:
         UnmaskingFailed: with fewer than t usable shares, or for an implausible sum; there is no output then.
@@ -59,6 +68,7 @@ def reveal_sum(total: Words, record: CohortRecord, plan: Plan, layout: Layout, *
         record.answers,
         limits=limits,
         workers=workers,
+        blame=blame,
         cipher=plan.cohort.cipher,
     )
     encoding = plan.encoding(members, layout.shared.size, layout.statistics.size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -399,7 +400,9 @@ class Driver:
             raise FedloomError("sum-mismatch", "The running sum does not hold exactly the survivors.")
         layout = layout_of(self._blobs, task)
         try:
-            aggregate = reveal_sum(running.total, self._messages(record), task.plan, layout, workers=self._workers)
+            blame = partial(log.warning, "cohort %s: %s sent wrong shares, which were worked around", record.id)
+            messages = self._messages(record)
+            aggregate = reveal_sum(running.total, messages, task.plan, layout, workers=self._workers, blame=blame)
         except UnmaskingFailed as error:
             return self._unmasking_failed(record, seen, error)
         aggregate = with_central_noise(aggregate, task.plan, record.state.members, self._random_bytes)

@@ -82,7 +82,7 @@ def _l2_norm(values: npt.NDArray[np.float32]) -> float:
     for start in range(0, values.size, _PIECE):
         piece = values[start : start + _PIECE]
         wide[: piece.size] = piece
-        squared += float(wide[: piece.size] @ wide[: piece.size])
+        squared += float(np.dot(wide[: piece.size], wide[: piece.size]))
     return math.sqrt(squared)
 
 

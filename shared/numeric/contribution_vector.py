@@ -100,8 +100,14 @@ def to_words(
         count,
         int(any(group.clipped for group in groups)),
     ]
-    lanes = pack(np.concatenate([group.steps for group in groups]), levels=grid.levels, lane_bits=grid.lane_bits)
-    return np.concatenate([lanes, np.array(counts, dtype=np.uint64)])
+    words = pack(
+        [group.steps for group in groups],
+        levels=grid.levels,
+        lane_bits=grid.lane_bits,
+        further_words=COUNT_WORDS,
+    )
+    words[-COUNT_WORDS:] = counts
+    return words
 
 
 def from_words(

@@ -18,13 +18,13 @@ from shared.limits import MAX_NOISED_LOSS
 from shared.numeric.clipping import ClippedUpdate, check_sum_norm
 from shared.numeric.contribution_vector import AggregateSum, Evaluation
 from shared.numeric.noise import MEASURES, Noise, noise_l2_norm
-from shared.numeric.packing import pack_noised, unpack_noised_sum, words_for
+from shared.numeric.packing import Steps, pack_noised, unpack_noised_sum, words_for
 from shared.numeric.quantization import dequantize, quantize
 from shared.numeric.rotation import rotate, rotate_back, rotated_size
 from shared.numeric.skellam import table_for
 
 Words = npt.NDArray[np.uint64]
-Steps = npt.NDArray[np.int64]
+Sums = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,16 @@ class NoisyEncoding:
         random_bytes: Callable[[int], bytes],
     ) -> Words:
         """Return u64[words] with this device's share of the noise, ready to be masked; see ``Encoding.encode``."""
-        steps: list[Steps | npt.NDArray[np.int32]] = []
+        steps: list[Steps] = []
         for number, (part, grid) in enumerate(zip((update, statistics), self.noise.grids, strict=True)):
             spread = replace(part, raw=rotate(part.values, sid, number), scale=1.0) if self.rotated else part
             steps.append(quantize(spread, grid, random_bytes).steps)
         steps.append(self._measure(evaluation, random_bytes, clipped=update.clipped or statistics.clipped))
-        lanes: Steps = np.concatenate(steps, dtype=np.int64)
+        lanes: Sums = np.concatenate(steps, dtype=np.int64)
         lanes += table_for(self.noise.device_variance).draw(lanes.size, random_bytes)
         return pack_noised(lanes + self.noise.offset, lane_bits=self.lane_bits)
 
-    def _measure(self, evaluation: Evaluation, random_bytes: Callable[[int], bytes], *, clipped: bool) -> Steps:
+    def _measure(self, evaluation: Evaluation, random_bytes: Callable[[int], bytes], *, clipped: bool) -> Sums:
         """Return i64[4], each from 0 to the levels of a measurement."""
         values = np.array([clipped, evaluation.count > 0, evaluation.accuracy or 0.0, _loss_share(evaluation)])
         threshold = np.frombuffer(random_bytes(4 * MEASURES), dtype="<u4") / 2.0**32
@@ -103,7 +103,7 @@ class NoisyEncoding:
         evaluation = Evaluation(float(loss) * MAX_NOISED_LOSS, min(round(accuracy), count), count)
         return AggregateSum(values[0], survivors, round(clipped), evaluation, survivors, values[1])
 
-    def _values(self, steps: Steps, number: int, survivors: int, sid: bytes) -> npt.NDArray[np.float64]:
+    def _values(self, steps: Sums, number: int, survivors: int, sid: bytes) -> npt.NDArray[np.float64]:
         grid, noise = self.noise.grids[number], self.noise
         if steps.size and int(np.abs(steps).max()) > survivors * grid.levels + noise.tail:
             raise _implausible_lanes()

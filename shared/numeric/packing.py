@@ -6,6 +6,7 @@ the grid keeps every lane of the *sum* below 2^b, so no lane carries into the ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 LANES_PER_WORD: Final = {16: 4, 21: 3, 32: 2}
 _ALIGNED: Final = {16: "<u2", 32: "<u4"}  # lanes that are numbers of their own in a word's octets
 _PIECE: Final = 2**16  # coordinates
+Steps = npt.NDArray[np.int16] | npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
 def words_for(dimension: int, lane_bits: int) -> int:
@@ -21,33 +23,36 @@ def words_for(dimension: int, lane_bits: int) -> int:
     return -(-dimension // LANES_PER_WORD[lane_bits])
 
 
-def pack(steps: npt.NDArray[np.int32], *, levels: int, lane_bits: int) -> npt.NDArray[np.uint64]:
-    """Offset by ``levels`` and pack.
+def pack(parts: Sequence[Steps], *, levels: int, lane_bits: int, further_words: int = 0) -> npt.NDArray[np.uint64]:
+    """Offset by ``levels`` and pack one part after the other.
 
     Args:
-        steps: i32[d], each in ``-levels .. levels``.
+        parts: whole numbers, each in ``-levels .. levels``; d altogether.
         levels: q of the grid.
         lane_bits: 16, 21 or 32.
+        further_words: how many words, 0, to leave behind the lanes.
 
     Returns:
-        u64[ceil(d / L)], lane 0 in the lowest bits; lanes beyond d are 0.
+        u64[ceil(d / L) + further_words], lane 0 in the lowest bits; lanes beyond d are 0.
 
     Raises:
         ValueError: if a value lies outside the range; it would leak into its neighbours.
     """
-    words = np.zeros(words_for(steps.size, lane_bits), dtype="<u8")
+    used = words_for(sum(part.size for part in parts), lane_bits)
+    words = np.zeros(used + further_words, dtype="<u8")
     aligned = lane_bits in _ALIGNED
-    lanes = words.view(_ALIGNED[lane_bits]) if aligned else np.zeros(words.size * LANES_PER_WORD[lane_bits], np.uint64)
-    for start in range(0, steps.size, _PIECE):
-        piece = steps[start : start + _PIECE]
-        if int(piece.min()) < -levels or int(piece.max()) > levels:
-            raise ValueError(f"a coordinate lies outside -{levels} .. {levels}")
-        np.add(piece, levels, out=lanes[start : start + piece.size], casting="unsafe")
-    return (
-        words.astype(np.uint64, copy=False)
-        if aligned
-        else _joined(lanes.reshape(-1, LANES_PER_WORD[lane_bits]), lane_bits)
-    )
+    lanes = words.view(_ALIGNED[lane_bits]) if aligned else np.zeros(used * LANES_PER_WORD[lane_bits], np.uint64)
+    filled = 0
+    for part in parts:
+        for start in range(0, part.size, _PIECE):
+            piece = part[start : start + _PIECE]
+            if int(piece.min()) < -levels or int(piece.max()) > levels:
+                raise ValueError(f"a coordinate lies outside -{levels} .. {levels}")
+            np.add(piece, levels, out=lanes[filled : filled + piece.size], casting="unsafe")
+            filled += piece.size
+    if not aligned:
+        words[:used] = _joined(lanes.reshape(-1, LANES_PER_WORD[lane_bits]), lane_bits)
+    return words.astype(np.uint64, copy=False)
 
 
 def _joined(table: npt.NDArray[np.uint64], lane_bits: int) -> npt.NDArray[np.uint64]:

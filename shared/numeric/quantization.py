@@ -18,7 +18,7 @@ import numpy.typing as npt
 from shared.errors import FedloomError, UsageError
 from shared.limits import MAX_ROUNDING_TRIES
 from shared.numeric.clipping import ClippedUpdate
-from shared.numeric.packing import LANES_PER_WORD
+from shared.numeric.packing import LANES_PER_WORD, Steps
 from shared.secagg.keys import KEY_BYTES
 from shared.secagg.masking import BLOCK_BYTES, keystream
 
@@ -84,13 +84,13 @@ class QuantizedUpdate:
     """One device's coordinates as whole steps.
 
     Attributes:
-        steps: i32[d], each in ``-q .. q``.
+        steps: i16[d], or i32[d] where q needs it, each in ``-q .. q``.
         grid: what a step means.
         weight: the device's weight, see ``ClippedUpdate``.
         clipped: whether clipping changed the update.
     """
 
-    steps: npt.NDArray[np.int32]
+    steps: Steps
     grid: Grid
     weight: int
     clipped: bool
@@ -109,7 +109,7 @@ def quantize(update: ClippedUpdate, grid: Grid, random_bytes: Callable[[int], by
             rounded coordinate is right to 2^-16 of a step, and to the rounding of float32.
 
     Returns:
-        steps i32[d].
+        steps i16[d] or i32[d].
 
     Raises:
         FedloomError: ``rounding-failed`` if no draw keeps the bound, which honest input cannot cause.
@@ -117,13 +117,16 @@ def quantize(update: ClippedUpdate, grid: Grid, random_bytes: Callable[[int], by
     bound = grid.squared_norm_bound(update.raw.size)
     for _ in range(MAX_ROUNDING_TRIES):
         steps, largest_squared_norm = _rounded(update, grid, random_bytes(KEY_BYTES))
+        # A coordinate of exactly C may exceed q by the rounding of the factor, a rotated one by rare chance.
+        if steps.size and (int(steps.min()) < -grid.levels or int(steps.max()) > grid.levels):
+            np.clip(steps, -grid.levels, grid.levels, out=steps)
         if largest_squared_norm <= bound or _squared_norm(steps) <= bound:
             return QuantizedUpdate(steps, grid, update.weight, update.clipped)
     raise FedloomError("rounding-failed", "Rounding never kept its norm bound: was the update clipped?")
 
 
-def _rounded(update: ClippedUpdate, grid: Grid, key: bytes) -> tuple[npt.NDArray[np.int32], float]:
-    """Return one draw, i32[d], and what its squared L2 norm is at most; passes are over pieces that fit the cache."""
+def _rounded(update: ClippedUpdate, grid: Grid, key: bytes) -> tuple[Steps, float]:
+    """Return one draw and what its squared L2 norm is at most; passes are over pieces that fit the cache."""
     # Beyond these levels float32 would move large coordinates by more than a thousandth of a step.
     dtype = np.float32 if grid.levels < _LEVELS_OF_FLOAT32 else np.float64
     factor = dtype(update.scale / grid.step)
@@ -133,7 +136,10 @@ def _rounded(update: ClippedUpdate, grid: Grid, key: bytes) -> tuple[npt.NDArray
     generator, zeros = keystream(key, "aes-256-ctr"), memoryview(bytes(2 * size))
     buffer = bytearray(2 * size + BLOCK_BYTES)
     draws = np.frombuffer(buffer, "<u2")
-    steps, squared_norm = np.empty(update.raw.size, np.int32), 0.0
+    steps: Steps = (
+        np.empty(update.raw.size, np.int16) if grid.levels < 2**15 - 1 else np.empty(update.raw.size, np.int32)
+    )
+    squared_norm = 0.0
     for start in range(0, steps.size, _PIECE):
         piece = update.raw[start : start + _PIECE]
         count = piece.size
@@ -146,19 +152,17 @@ def _rounded(update: ClippedUpdate, grid: Grid, key: bytes) -> tuple[npt.NDArray
         cut[...] = draws[:count]
         np.less(cut, share, out=rises)
         np.add(low, rises.view(np.int8), out=low)
-        # A coordinate of exactly C may exceed q by the rounding of the factor, a rotated one by rare chance.
-        np.clip(low, -grid.levels, grid.levels, out=low)
         squared_norm += float(np.dot(low, low))
         steps[start : start + count] = low
     # Any order of additions errs by less than n units in the last place (Higham, Accuracy and Stability, section 3.1).
     return steps, squared_norm * (1.0 + 1.01 * size * float(np.finfo(dtype).eps))
 
 
-def _squared_norm(steps: npt.NDArray[np.int32]) -> float:
+def _squared_norm(steps: Steps) -> float:
     wide = steps.astype(np.float64)
     return float(np.dot(wide, wide))
 
 
-def dequantize(steps_sum: npt.NDArray[np.int64] | npt.NDArray[np.int32], grid: Grid) -> npt.NDArray[np.float64]:
+def dequantize(steps_sum: Steps, grid: Grid) -> npt.NDArray[np.float64]:
     """Return the real sum, f64[d], of which ``steps_sum`` counts the steps."""
     return steps_sum * grid.step

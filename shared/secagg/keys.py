@@ -62,16 +62,27 @@ def require_public_key(public: bytes) -> bytes:
     return public
 
 
-def agree(secret: bytes, public: bytes) -> bytes:
-    """Return the X25519 shared secret (RFC 7748), 32 octets.
+class Exchange:
+    """X25519 (RFC 7748) with one secret, 32 octets, which takes as long to load as an exchange takes."""
 
-    Raises:
-        ProtocolAbort: ``bad-public-key`` for a low-order point, whose shared secret anyone can guess.
-    """
-    try:
-        return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError as error:
-        raise ProtocolAbort("bad-public-key", "A member's public key is not a usable X25519 key.") from error
+    def __init__(self, secret: bytes) -> None:
+        self._key = X25519PrivateKey.from_private_bytes(secret)
+
+    def with_public(self, public: bytes) -> bytes:
+        """Return the shared secret, 32 octets.
+
+        Raises:
+            ProtocolAbort: ``bad-public-key`` for a low-order point, whose shared secret anyone can guess.
+        """
+        try:
+            return self._key.exchange(X25519PublicKey.from_public_bytes(public))
+        except ValueError as error:
+            raise ProtocolAbort("bad-public-key", "A member's public key is not a usable X25519 key.") from error
+
+
+def agree(secret: bytes, public: bytes) -> bytes:
+    """Return the shared secret of one exchange, see ``Exchange``."""
+    return Exchange(secret).with_public(public)
 
 
 def derive(secret: bytes, sid: bytes, role: Role, *indices: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES, ChaCha20
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from shared.limits import MASK_PIECE_BYTES
-from shared.secagg.keys import agree, derive
+from shared.secagg.keys import Exchange, derive
 
 Words = npt.NDArray[np.uint64]
 CipherName = Literal["aes-256-ctr", "chacha20"]
@@ -21,6 +22,7 @@ CIPHERS: tuple[CipherName, ...] = get_args(CipherName)
 WORD_BYTES = 8
 _COUNTER_START = bytes(16)  # one key makes one stream, so it may start at zero
 BLOCK_BYTES = 16
+_MASKS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ def self_mask(seed: bytes, sid: bytes, member: int) -> Mask:
     return Mask(derive(seed, sid, "fedloom/1/self-mask", member), negative=False)
 
 
-def pair_mask(secret: bytes, public: bytes, sid: bytes, *, own: int, other: int) -> Mask:
+def pair_mask(secret: Exchange, public: bytes, sid: bytes, *, own: int, other: int) -> Mask:
     """Return the mask that two members share: added by the lower index, subtracted by the higher."""
     low, high = min(own, other), max(own, other)
-    return Mask(derive(agree(secret, public), sid, "fedloom/1/pair-mask", low, high), negative=own > other)
+    return Mask(derive(secret.with_public(public), sid, "fedloom/1/pair-mask", low, high), negative=own > other)
 
 
 def keystream(key: bytes, cipher: CipherName) -> CipherContext:
@@ -80,19 +82,22 @@ def keystream(key: bytes, cipher: CipherName) -> CipherContext:
 def apply_masks(words: Words, masks: Iterable[Mask], cipher: CipherName) -> None:
     """Add every mask to ``words`` in place, modulo 2^64.
 
-    The keystream comes in pieces that stay in the cache; its octets are read as little-endian words.
+    The keystream comes in pieces that stay in the cache, as do the words while many masks are added to them; its octets
+    are read as little-endian words.
     """
     piece_words = MASK_PIECE_BYTES // WORD_BYTES
     zeros = memoryview(bytes(MASK_PIECE_BYTES))
     buffer = bytearray(MASK_PIECE_BYTES + BLOCK_BYTES)
     stream = np.frombuffer(buffer, dtype="<u8")
-    for mask in masks:
-        generator = keystream(mask.key, cipher)
-        combine = np.subtract if mask.negative else np.add
+    waiting = iter(masks)
+    while batch := list(itertools.islice(waiting, _MASKS_AT_ONCE)):
+        streams = [(keystream(mask.key, cipher), np.subtract if mask.negative else np.add) for mask in batch]
         for start in range(0, words.size, piece_words):
             piece = words[start : start + piece_words]
-            generator.update_into(zeros[: piece.nbytes], buffer)
-            combine(piece, stream[: piece.size], out=piece)
+            nothing, added = zeros[: piece.nbytes], stream[: piece.size]
+            for generator, combine in streams:
+                generator.update_into(nothing, buffer)
+                combine(piece, added, out=piece)
 
 
 def add_into(total: Words, addend: Words) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Literal
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from shared.errors import FedloomError, UnmaskingFailed
 from shared.limits import MASK_BYTES_PER_WORKER
-from shared.secagg.keys import KeyPair
+from shared.secagg.keys import Exchange, KeyPair
 from shared.secagg.masking import WORD_BYTES, CipherName, Mask, Words, add_into, apply_masks, pair_mask, self_mask
 from shared.secagg.parameters import Thresholds
 from shared.secagg.roster import Roster
@@ -48,19 +47,22 @@ class Recovered:
         index: the member's.
         secret: 32 octets: a survivor's self-mask seed or a drop-out's mask secret.
         others: of a drop-out, its surviving neighbours' mask keys by index; empty for a survivor.
+        liars: indices of members whose shares of it were wrong and in the way.
     """
 
     index: int
     secret: bytes = field(repr=False)
     others: Mapping[int, bytes] = field(default_factory=dict)
+    liars: frozenset[int] = frozenset()
 
     def masks(self, sid: bytes) -> Iterator[Mask]:
         """Yield the masks that take this member's part out of the sum."""
         if not self.others:
             yield self_mask(self.secret, sid, self.index).inverse()
+        exchange = Exchange(self.secret)
         for other, public in self.others.items():
             # What the survivor added is this member's own mask towards it, inverted.
-            yield pair_mask(self.secret, public, sid, own=self.index, other=other)
+            yield pair_mask(exchange, public, sid, own=self.index, other=other)
 
 
 def recover_secrets(
@@ -95,19 +97,27 @@ def recover_secrets(
         revealed = {x: getattr(answers[holder], kind) for x, holder in holders if holder in answers}
         return {x: by_owner[index] for x, by_owner in revealed.items() if index in by_owner}
 
+    def recovered(index: int, kind: Literal["self_mask", "mask_key"], fits: Callable[[bytes, int], bool]) -> Recovered:
+        name = _name(roster, index)
+        secret, wrong = recover(shares(index, kind), limits.threshold, lambda found: fits(found, index), name)
+        holders = graph.holders_of(index)
+        return Recovered(index, secret, liars=frozenset(holders[x - 1] for x in wrong))
+
     for index in sorted(fates.survivors):
-        held, is_secret = shares(index, "self_mask"), partial(opens_commitment, index=index)
-        yield Recovered(index, recover(held, limits.threshold, is_secret, _name(roster, index))[0])
+        yield recovered(index, "self_mask", opens_commitment)
     for index in sorted(fates.dropped):
         others = {i: roster.members[i].mask_key for i in graph.neighbours_of(index) if i in fates.survivors}
         if not others:
             continue
-        held, is_secret = shares(index, "mask_key"), partial(is_mask_secret, index=index)
-        yield Recovered(index, recover(held, limits.threshold, is_secret, _name(roster, index))[0], others)
+        yield replace(recovered(index, "mask_key", is_mask_secret), others=others)
 
 
 def _name(roster: Roster, index: int) -> str:
     return f"member {index} ({roster.members[index].device})"
+
+
+def ignore(_device: str) -> None:
+    """Tell nobody."""
 
 
 def unmask_sum(
@@ -120,6 +130,7 @@ def unmask_sum(
     limits: Thresholds,
     cipher: CipherName,
     workers: int = 1,
+    blame: Callable[[str], None] = ignore,
 ) -> Words:
     """Return u64[m], the plain sum of the survivors' vectors.
 
@@ -132,6 +143,7 @@ def unmask_sum(
         limits: k, t and the fewest survivors; fewer give no output.
         cipher: of the masks.
         workers: how many processes may work on it, each with one vector in memory.
+        blame: is told the pseudonym of each member whose wrong share was worked around.
 
     Raises:
         UnmaskingFailed: ``too-few-survivors``, ``too-few-shares`` or ``bad-shares``; there is no output then.
@@ -145,6 +157,8 @@ def unmask_sum(
         )
     # All secrets first: without one of them there is no output, and no mask was worked on in vain.
     recovered = list(recover_secrets(roster, fates, commitments, answers, limits))
+    for liar in sorted(frozenset[int]().union(*(one.liars for one in recovered))):
+        blame(roster.members[liar].device)
     return add_all_masks(total, recovered, roster.sid, cipher, workers)
 
 

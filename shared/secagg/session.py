@@ -25,7 +25,7 @@ from enum import IntEnum
 from typing import Final
 
 from shared.errors import ProtocolAbort, Unauthenticated, UsageError
-from shared.secagg.keys import KeyPair
+from shared.secagg.keys import Exchange, KeyPair
 from shared.secagg.masking import CipherName, MaskedUpdate, Words, apply_masks, pair_mask, self_mask
 from shared.secagg.parameters import CohortRules, Thresholds, thresholds
 from shared.secagg.roster import CohortBinding, Member, Roster, from_bitmap, make_member
@@ -272,10 +272,11 @@ class DeviceSession:
                 sender=sender,
                 receiver=self._index,
             )
+        exchange = Exchange(self._mask.secret)
         masks = [self_mask(self._seed, self._sid, self._index)]
         masks += [
             pair_mask(
-                self._mask.secret,
+                exchange,
                 self._roster.members[other].mask_key,
                 self._sid,
                 own=self._index,

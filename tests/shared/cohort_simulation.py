@@ -131,6 +131,7 @@ class CohortSimulation:
         masked: masked vectors by roster index.
         signatures: over the survivors, by roster index.
         answers: by roster index.
+        blamed: whose wrong shares were in the way.
     """
 
     devices: int
@@ -145,6 +146,7 @@ class CohortSimulation:
     masked: dict[int, MaskedUpdate] = field(default_factory=dict)
     signatures: dict[int, bytes] = field(default_factory=dict)
     answers: dict[int, UnmaskAnswer] = field(default_factory=dict)
+    blamed: list[str] = field(default_factory=list)
     steps_done: int = 0
 
     def __post_init__(self) -> None:
@@ -248,7 +250,9 @@ class CohortSimulation:
             {index: message.commitment for index, message in self.shares.items()},
             self.answers,
             limits=limits,
+            cipher="aes-256-ctr",
             workers=workers,
+            blame=self.blamed.append,
         )
         return from_words(
             plain, dimension=self.devices, grid=self.grid, survivors=len(self.masked), max_weight=self.devices

@@ -42,7 +42,7 @@ def test_words_and_their_sums_agree_with_big_integers(case: tuple[int, int, list
         [0] * words_for(len(rows[0]), lane_bits),
     )
     for row in rows:
-        words = pack(np.array(row), levels=levels, lane_bits=lane_bits)
+        words = pack([np.array(row)], levels=levels, lane_bits=lane_bits)
         assert words.tolist() == reference_pack(row, levels, lane_bits)
         total += words
         exact = [a + b for a, b in zip(exact, words.tolist(), strict=True)]
@@ -59,14 +59,14 @@ def test_no_lane_carries_when_every_member_is_at_the_edge(lane_bits: int, member
     steps = np.array([levels * signs[i % 2] for i in range(11)])
     total = np.zeros(words_for(11, lane_bits), dtype=np.uint64)
     for _ in range(members):
-        total += pack(steps, levels=levels, lane_bits=lane_bits)
+        total += pack([steps], levels=levels, lane_bits=lane_bits)
     sums = unpack_sum(total, dimension=11, levels=levels, lane_bits=lane_bits, survivors=members)
     assert sums.tolist() == [members * step for step in steps.tolist()]
 
 
 def test_a_sum_of_masked_words_wraps_and_comes_back() -> None:
     levels = levels_for(3, 32)
-    words = pack(np.array([levels, -levels]), levels=levels, lane_bits=32)
+    words = pack([np.array([levels, -levels])], levels=levels, lane_bits=32)
     mask = np.array([2**64 - 1], dtype=np.uint64)
     assert ((words + mask) - mask).tolist() == words.tolist()
 
@@ -77,14 +77,14 @@ def test_a_sum_of_masked_words_wraps_and_comes_back() -> None:
 )
 def test_the_last_word_is_padded(lane_bits: int, dimension: int, words: int) -> None:
     assert words_for(dimension, lane_bits) == words
-    packed = pack(np.zeros(dimension, dtype=np.int64), levels=1, lane_bits=lane_bits)
+    packed = pack([np.zeros(dimension, dtype=np.int64)], levels=1, lane_bits=lane_bits)
     assert packed.size == words
 
 
 @pytest.mark.parametrize("step", [-17, 17, 2**40, -(2**40)])
 def test_a_step_outside_the_levels_is_refused(step: int) -> None:
     with pytest.raises(ValueError, match="outside -16"):
-        pack(np.array([0, step]), levels=16, lane_bits=16)
+        pack([np.array([0, step])], levels=16, lane_bits=16)
 
 
 def test_a_lane_that_honest_members_cannot_reach_is_refused() -> None:

@@ -56,7 +56,7 @@ def test_rounding_is_unbiased() -> None:
     grid = Grid.for_cohort(64, lane_bits=16, max_l2_norm=1.0)
     values = unit_vector("unbiased", 40) / 2  # far from the bound, which favours draws of smaller norm
     source, draws = Randomness("draws"), 4000
-    mean = sum(quantize(update_of(values), grid, source).steps for _ in range(draws)) / draws
+    mean = sum(quantize(update_of(values), grid, source).steps.astype(float) for _ in range(draws)) / draws
     # A coin between neighbours deviates by at most 1/2 step per draw; five deviations of the mean.
     assert np.abs(mean - values / grid.step).max() < 5 * 0.5 / math.sqrt(draws)
 

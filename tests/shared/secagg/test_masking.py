@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.limits import MASK_PIECE_BYTES
-from shared.secagg.keys import KeyPair
+from shared.secagg.keys import Exchange, KeyPair
 from shared.secagg.masking import (
     CIPHERS,
     CipherName,
@@ -74,7 +74,9 @@ def test_pair_masks_cancel_in_the_sum(members: int, size: int, seed: int, cipher
     for own in range(members):
         vector = np.full(size, own, dtype=np.uint64)
         others = [other for other in range(members) if other != own]
-        masks = [pair_mask(keys[own].secret, keys[other].public, SID, own=own, other=other) for other in others]
+        masks = [
+            pair_mask(Exchange(keys[own].secret), keys[other].public, SID, own=own, other=other) for other in others
+        ]
         apply_masks(vector, masks, cipher)
         add_into(total, vector)
     np.testing.assert_array_equal(total, np.full(size, sum(range(members)), dtype=np.uint64))
@@ -136,8 +138,8 @@ def test_keystreams_are_the_published_ones(cipher: CipherName, key: bytes, expec
 
 def test_both_ends_derive_one_pair_mask_with_opposite_signs() -> None:
     low, high = KeyPair.generate(Randomness("low")), KeyPair.generate(Randomness("high"))
-    ours = pair_mask(low.secret, high.public, SID, own=2, other=7)
-    theirs = pair_mask(high.secret, low.public, SID, own=7, other=2)
+    ours = pair_mask(Exchange(low.secret), high.public, SID, own=2, other=7)
+    theirs = pair_mask(Exchange(high.secret), low.public, SID, own=7, other=2)
     assert ours == theirs.inverse()
     assert not ours.negative
-    assert pair_mask(low.secret, high.public, SID, own=2, other=8).key != ours.key
+    assert pair_mask(Exchange(low.secret), high.public, SID, own=2, other=8).key != ours.key

@@ -29,10 +29,12 @@ def with_garbage(answer: UnmaskAnswer) -> UnmaskAnswer:
 
 
 @pytest.mark.parametrize("liar", [0, 1, 2, 3])
-def test_one_member_that_answers_garbage_changes_nothing(liar: int) -> None:
+def test_one_member_that_answers_garbage_changes_nothing_and_is_named(liar: int) -> None:
     simulation = finished({4})
     simulation.answers[liar] = with_garbage(simulation.answers[liar])
     assert simulation.counted() == [1, 1, 1, 1, 0]
+    in_the_way = {simulation.roster.members[liar].device} if liar < simulation.thresholds.threshold else set()
+    assert set(simulation.blamed) == in_the_way
 
 
 def test_too_many_members_that_answer_garbage_give_no_output() -> None:

@@ -179,7 +179,7 @@ def test_two_thousand_members_at_full_scale_do_not_wrap_a_lane(lane_bits: int, s
     members = 2000
     grid = Grid.for_cohort(members, lane_bits=lane_bits, max_l2_norm=1.0)
     steps = np.array([sign, -sign, 0, sign, sign, -sign, 0], dtype=np.int64) * grid.levels
-    one = pack(steps, levels=grid.levels, lane_bits=lane_bits)
+    one = pack([steps], levels=grid.levels, lane_bits=lane_bits)
     total = np.zeros_like(one)
     for _ in range(members):
         add_into(total, one)
