@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
         help="take part where only a server that lies to nobody is withstood",
     )
     enrolling.add_argument(
+        "--min-corrupt-share",
+        type=_share,
+        default=0.0,
+        metavar="G",
+        help="refuse plans whose thresholds withstand a smaller share of colluding members than G",
+    )
+    enrolling.add_argument(
         "--min-noise", type=_demand, default=0.0, metavar="Z", help="refuse plans with less noise_multiplier than Z"
     )
     enrolling.add_argument(
@@ -119,6 +126,16 @@ def _demand(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1 / 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 0.5")
+    return value
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= LARGEST_PRIVACY_FLOOR):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {LARGEST_PRIVACY_FLOOR}")
@@ -127,7 +144,7 @@ def _count(text: str) -> int:
 
 def _enroll(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _stop)
-    floors = DeviceFloors(semi_honest=arguments.allow_semi_honest)
+    floors = DeviceFloors(semi_honest=arguments.allow_semi_honest, min_corrupt_share=arguments.min_corrupt_share)
     if arguments.allow_cohorts_of is not None:
         floors = replace(floors, min_survivors=arguments.allow_cohorts_of)
     enrolment = enrol(

@@ -106,6 +106,7 @@ def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
             "min_survivors": enrolment.floors.min_survivors,
             "privacy_floors": asdict(enrolment.privacy_floors),
             **({"adversary": "semi-honest"} if enrolment.floors.semi_honest else {}),
+            **({"min_corrupt_share": share} if (share := enrolment.floors.min_corrupt_share) else {}),
         }
     )
     write_durably(folder.enrolment_file, body)
@@ -174,7 +175,9 @@ def _privacy_floors(fields: Fields) -> PrivacyFloors:
 
 def _floors(fields: Fields) -> DeviceFloors:
     semi_honest = fields.has("adversary") and bool(fields.choice("adversary", ("semi-honest",)))
-    return DeviceFloors(min_survivors=fields.integer("min_survivors", 2, 2**20), semi_honest=semi_honest)
+    share = fields.number("min_corrupt_share", 0, 1) if fields.has("min_corrupt_share") else 0.0
+    survivors = fields.integer("min_survivors", 2, 2**20)
+    return DeviceFloors(min_survivors=survivors, semi_honest=semi_honest, min_corrupt_share=share)
 
 
 def _read_key(folder: StateFolder) -> SigningKey:

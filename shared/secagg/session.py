@@ -58,17 +58,19 @@ class DeviceFloors:
         min_survivors: the fewest devices in a sum that this one takes part in.
         max_l2_norm: the largest clip norm accepted.
         semi_honest: whether thresholds are accepted that withstand an aggregator only if it keeps to the protocol.
+        min_corrupt_share: gamma, the share of members whose collusion thresholds have to withstand at least.
     """
 
     min_survivors: int = 10
     max_l2_norm: float = 1000.0
     semi_honest: bool = False
+    min_corrupt_share: float = 0.0
 
     def check(self, rules: CohortRules, max_l2_norm: float) -> None:
         """Refuse a plan below the floors.
 
         Raises:
-            ProtocolAbort: ``floor-cohort-size``, ``floor-clip-norm`` or ``floor-adversary``.
+            ProtocolAbort: ``floor-cohort-size``, ``floor-clip-norm``, ``floor-adversary`` or ``floor-corrupt-share``.
         """
         if rules.min_survivors < self.min_survivors:
             raise ProtocolAbort(
@@ -88,6 +90,13 @@ class DeviceFloors:
                 "floor-adversary",
                 "The plan's thresholds protect from a server that only reads along, not from one that lies.",
                 "if that is acceptable, enrol with --allow-semi-honest, or ask the operator for semi-malicious ones",
+            )
+        if rules.corrupt_share < self.min_corrupt_share:
+            raise ProtocolAbort(
+                "floor-corrupt-share",
+                f"The plan's thresholds withstand a share of {rules.corrupt_share:g} of members that collude, this"
+                f" device demands {self.min_corrupt_share:g}.",
+                "ask the operator for a larger corrupt_share",
             )
 
 

@@ -65,7 +65,8 @@ def test_a_device_from_enrolment_to_leaving(tmp_path: Path, certificates: Path, 
     state = ["--state", str(tmp_path / "state")]
     with serve(certificates, aggregator) as url:
         words = ["enroll", aggregator.code(url), *state, "--examples", str(tmp_path / "examples")]
-        assert main([*words, "--allow-cohorts-of", "2", "--allow-semi-honest"]) == 0
+        owners = ["--allow-cohorts-of", "2", "--allow-semi-honest", "--min-corrupt-share", "0"]
+        assert main([*words, *owners]) == 0
         assert "Sums of 2 devices" in capsys.readouterr().err
         floors = load_enrolment(StateFolder(tmp_path / "state")).floors
         assert floors == DeviceFloors(min_survivors=2, semi_honest=True)
@@ -153,3 +154,20 @@ def test_being_stopped(
 def test_json_is_not_abbreviated(capsys: Captured) -> None:
     assert main(["status", "--state", "S", "--js"]) == 2
     assert "[usage]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "kept"), [("0", 0.0), ("0.1", 0.1)])
+def test_a_demand_on_the_share_of_colluding_members_is_kept(
+    tmp_path: Path, certificates: Path, text: str, kept: float
+) -> None:
+    aggregator = Aggregator(certificates, 2, rounds=0)
+    write_points(tmp_path / "examples", 0)
+    with serve(certificates, aggregator) as url:
+        words = ["enroll", aggregator.code(url), "--state", str(tmp_path / "state")]
+        assert main([*words, "--examples", str(tmp_path / "examples"), "--min-corrupt-share", text]) == 0
+    assert load_enrolment(StateFolder(tmp_path / "state")).floors.min_corrupt_share == kept
+
+
+@pytest.mark.parametrize("text", ["-0.1", "0.5", "nan", "much"])
+def test_a_share_that_is_none_is_refused(text: str) -> None:
+    assert main(["enroll", "CODE", "--state", "s", "--examples", "e", "--min-corrupt-share", text]) == 2

@@ -454,6 +454,8 @@ def test_a_plan_below_the_owners_floors_is_refused() -> None:
         floors.check(CohortRules(10, 500, 0.05, 0.1, "semi-honest"), max_l2_norm=1.0)
     dataclasses.replace(floors, semi_honest=True).check(CohortRules(10, 500, 0.05, 0.1, "semi-honest"), max_l2_norm=1.0)
     floors.check(CohortRules(10, 64, 0.05, 0.1), max_l2_norm=2.0)
+    with refused("floor-corrupt-share", ProtocolAbort):
+        dataclasses.replace(floors, min_corrupt_share=0.06).check(CohortRules(10, 64, 0.05, 0.1), max_l2_norm=2.0)
 
 
 def test_the_order_in_which_the_server_lists_members_changes_nothing() -> None:
