@@ -15,7 +15,7 @@ from shared.numeric.encoding import Encoding
 from shared.numeric.quantization import Grid
 from shared.numeric.rotation import spread
 from shared.secagg.masking import Words
-from shared.secagg.roster import CohortBinding, Member
+from shared.secagg.roster import CohortBinding, Member, Roster
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import DeviceSession
 from shared.wire.canonical import decode, encode
@@ -29,6 +29,12 @@ def binding_of(document: Case) -> CohortBinding:
     cohort = document["cohort"]
     plan, model = octets(cohort, "plan_sha256", "model_sha256")
     return CohortBinding(cohort["task"], cohort["cohort"], plan, model, cohort["expires_at_s"])
+
+
+def roster_of(document: Case) -> Roster:
+    """Return the verified roster."""
+    authority = bytes.fromhex(document["authority_key"])
+    return Roster.verified(decode(document["roster"].encode()), binding_of(document), authority, document["now_s"])
 
 
 def encoding_of(document: Case) -> Encoding:

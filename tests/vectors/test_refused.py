@@ -19,8 +19,7 @@ from shared.wire.messages import read_answer, read_shares
 from shared.wire.signed import Certificate, Signed, verify
 from tests.shared.refusals import refused
 from tests.vectors.reading import Case, cases, octets, read, rules_of, words_of
-from tests.vectors.replay import Device, encoding_of, messages_for
-from tests.vectors.test_sessions import roster_of
+from tests.vectors.replay import Device, encoding_of, messages_for, roster_of
 
 STEPS = ("share", "mask", "agree", "unmask")
 FILE = "refused-values.json"

@@ -5,22 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.secagg.masking import MaskedUpdate, add_into
+from shared.secagg.masking import MaskedUpdate, Words, add_into
 from shared.secagg.parameters import thresholds
 from shared.secagg.recovery import Fates, unmask_sum
-from shared.secagg.roster import Roster
-from shared.wire.canonical import decode
 from shared.wire.messages import read_answer, read_octets, read_shares
 from tests.vectors.reading import Case, read, rules_of, words_of
-from tests.vectors.replay import Device, binding_of, encoding_of, joined_text, messages_for
+from tests.vectors.replay import Device, encoding_of, joined_text, messages_for, roster_of
 
 SESSIONS = ["session-aes-256-ctr.json", "session-chacha20.json"]
 CASES = [(name, index) for name in SESSIONS for index in range(5)]
-
-
-def roster_of(document: Case) -> Roster:
-    authority = bytes.fromhex(document["authority_key"])
-    return Roster.verified(decode(document["roster"].encode()), binding_of(document), authority, document["now_s"])
 
 
 @pytest.mark.parametrize(("name", "index"), CASES)
@@ -75,7 +68,7 @@ def test_the_aggregator_finds_the_sum(name: str) -> None:
     assert_decoded(document, plain)
 
 
-def assert_decoded(document: Case, plain: np.typing.NDArray[np.uint64]) -> None:
+def assert_decoded(document: Case, plain: Words) -> None:
     decoded = encoding_of(document).decode(plain, survivors=4, sid=bytes.fromhex(document["sid"]))
     expected, judged = document["decoded"], decoded.evaluation
     np.testing.assert_allclose(decoded.values, expected["values"], atol=1e-8)
@@ -99,4 +92,4 @@ def test_the_sum_is_that_of_the_survivors_contributions(name: str) -> None:
     block = 2.0 ** np.ceil(np.log2(cohort["dimension"])) if cohort["rotated"] else 1.0
     error = np.abs(total - document["decoded"]["values"]).max()
     assert error < 4 * encoding.update.grid.step * np.sqrt(block)
-    assert bytes.fromhex(read_octets(document["survivors"].encode(), "bitmap").hex()) == bytes([0b10111])
+    assert read_octets(document["survivors"].encode(), "bitmap") == bytes([0b10111])

@@ -13,7 +13,7 @@ from shared.wire.messages import write_answer
 from shared.wire.signed import CERTIFICATE_DOMAIN, Signed, SigningKey
 from tools.vectors.cohort import AUTHORITY, PLAIN, Cohort, certificate_of, identity_of
 from tools.vectors.document import Case, Document, octets_for, words_to_hex
-from tools.vectors.refused_rosters import LONG_FORMS, LOW_ORDER
+from tools.vectors.refused_rosters import FIELD_PRIME, LONG_FORMS, LOW_ORDER
 from tools.vectors.session import signed_to_json
 
 _ORDER: Final = 2**252 + 27742317777372353535851937790883648493  # of the Ed25519 group
@@ -59,13 +59,17 @@ def _signatures() -> Iterator[Case]:
         "empty": (key, message, b""),
     }
     for comment, (signer, signed, signature) in changes.items():
-        yield {
-            "comment": comment,
-            "code": "bad-signature",
-            "public": signer.public.hex(),
-            "message": signed.hex(),
-            "signature": signature.hex(),
-        }
+        yield _signature(comment, signer.public, signed, signature)
+    # 0 times the base point is the identity, so R = identity and S = 0 satisfy the equation for any message.
+    anyones, zero = (1).to_bytes(32, "little"), bytes(32)
+    yield _signature("a key for which anyone can sign", anyones, message, anyones + zero)
+    second = (FIELD_PRIME + 1).to_bytes(32, "little")
+    yield _signature("that key in its second form", second, message, anyones + zero)
+
+
+def _signature(comment: str, public: bytes, message: bytes, signature: bytes) -> Case:
+    case: Case = {"comment": comment, "code": "bad-signature"}
+    return {**case, "public": public.hex(), "message": message.hex(), "signature": signature.hex()}
 
 
 def _certificates() -> Iterator[Case]:
