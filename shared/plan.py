@@ -80,7 +80,8 @@ class Update:
 class Cohort:
     """Sizes and shares of a cohort, and what sparse graphs withstand; see ``CohortRules``.
 
-    ``cipher`` makes the masks: ``chacha20`` is faster where boards have no AES instructions (Raspberry Pi 4 and older).
+    ``cipher`` makes masks and seals shares: ``chacha20`` is faster on boards without AES instructions (Raspberry Pi 4
+    and older).
     """
 
     min_survivors: int = 10

@@ -95,4 +95,13 @@ def derive(secret: bytes, sid: bytes, role: Role, *indices: int) -> bytes:
         indices: the roster indices it belongs to: sender and receiver for a seal, smaller first for a pair mask,
             none for a graph.
     """
-    return HKDF(SHA256(), KEY_BYTES, salt=sid, info=transcript(role, *indices)).derive(secret)
+    return hkdf_sha256(secret, salt=sid, info=transcript(role, *indices), octets=KEY_BYTES)
+
+
+def hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes, octets: int) -> bytes:
+    """Return ``octets`` octets of HKDF-SHA256 (RFC 5869).
+
+    Raises:
+        ValueError: for more than 255 hashes' length.
+    """
+    return HKDF(SHA256(), octets, salt=salt, info=info).derive(secret)

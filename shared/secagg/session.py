@@ -146,7 +146,7 @@ class DeviceSession:
         rules: the plan's cohort rules.
         authority_key: Ed25519 public key that certifies members.
         random_bytes: the operating system's randomness.
-        cipher: of the masks; the plan's.
+        cipher: of masks and sealed shares; the plan's.
     """
 
     def __init__(
@@ -248,6 +248,7 @@ class DeviceSession:
                 sid=self._sid,
                 sender=self._index,
                 receiver=index,
+                cipher=self._cipher,
             )
             for index, pair in pairs.items()
         }
@@ -280,6 +281,7 @@ class DeviceSession:
                 sid=self._sid,
                 sender=sender,
                 receiver=self._index,
+                cipher=self._cipher,
             )
         exchange = Exchange(self._mask.secret)
         masks = [self_mask(self._seed, self._sid, self._index)]

@@ -20,6 +20,9 @@ SIGNATURE_BYTES: Final = 64
 PUBLIC_KEY_BYTES: Final = 32
 CERTIFICATE_DOMAIN: Final = "fedloom/1/certificate"
 _YEAR_9999_S: Final = 253_402_300_799
+_FIELD_PRIME: Final = 2**255 - 19
+_ORDER_8: Final = 2707385501144840649318225287225658788936804267575313519463743609750303402022
+_SMALL_ORDER: Final = frozenset({0, 1, _FIELD_PRIME - 1, _ORDER_8, _FIELD_PRIME - _ORDER_8})  # all y of such points
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,13 @@ class SigningKey:
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes, what: str) -> None:
-    """Raise ``bad-signature`` (Unauthenticated) unless ``public_key`` signed exactly ``message``."""
+    """Raise ``bad-signature`` (Unauthenticated) unless ``public_key`` signed exactly ``message``.
+
+    A key of small order, for which anyone can sign, and a second encoding of a key count for nothing.
+    """
+    y = int.from_bytes(public_key, "little") & (2**255 - 1)
+    if y >= _FIELD_PRIME or y in _SMALL_ORDER:
+        raise Unauthenticated("bad-signature", f"The key of {what} is of small order or not in its shortest form.")
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:

@@ -25,7 +25,7 @@ from shared.errors import FedloomError
 from shared.numeric.contribution_vector import AggregateSum, Evaluation, from_words, to_words, vector_words
 from shared.numeric.quantization import Grid, QuantizedUpdate
 from shared.secagg.graph_seed import GraphSeed
-from shared.secagg.masking import MaskedUpdate, Words, add_into
+from shared.secagg.masking import CipherName, MaskedUpdate, Words, add_into
 from shared.secagg.parameters import CohortRules, Thresholds, is_sparse, thresholds
 from shared.secagg.recovery import Fates, unmask_sum
 from shared.secagg.roster import CohortBinding, Member, Roster, to_bitmap
@@ -88,7 +88,12 @@ class Identity:
 
 
 def new_session(
-    number: int, rules: CohortRules, binding: CohortBinding | None = None, *, seed: int = 0
+    number: int,
+    rules: CohortRules,
+    binding: CohortBinding | None = None,
+    *,
+    seed: int = 0,
+    cipher: CipherName = "aes-256-ctr",
 ) -> DeviceSession:
     """Return a session of device ``number`` whose keys follow from ``seed``."""
     identity = Identity.enrolled(number)
@@ -100,6 +105,7 @@ def new_session(
         rules=rules,
         authority_key=AUTHORITY.public,
         random_bytes=Randomness(f"{seed} {number} {chosen.cohort}"),
+        cipher=cipher,
     )
 
 
@@ -124,6 +130,8 @@ class CohortSimulation:
         rules: the plan's.
         binding: what the members sign.
         seed: of every device's randomness.
+        lane_bits: bits per coordinate of the sum.
+        cipher: of masks and sealed shares.
         active: numbers of the devices that are still there.
         refusals: the errors of devices that refused a step, by number.
         joined: join messages by number.
@@ -139,6 +147,7 @@ class CohortSimulation:
     binding: CohortBinding = field(default_factory=binding_for)
     seed: int = 0
     lane_bits: int = 21
+    cipher: CipherName = "aes-256-ctr"
     active: set[int] = field(init=False)
     refusals: dict[int, FedloomError] = field(default_factory=dict)
     joined: dict[int, Member] = field(default_factory=dict)
@@ -151,7 +160,9 @@ class CohortSimulation:
 
     def __post_init__(self) -> None:
         self.active = set(range(self.devices))
-        self.sessions = [new_session(i, self.rules, self.binding, seed=self.seed) for i in range(self.devices)]
+        self.sessions = [
+            new_session(i, self.rules, self.binding, seed=self.seed, cipher=self.cipher) for i in range(self.devices)
+        ]
 
     def fork(self) -> CohortSimulation:
         """Return a copy that goes on by itself; every step is a function of the state, so it loses nothing."""
@@ -250,7 +261,7 @@ class CohortSimulation:
             {index: message.commitment for index, message in self.shares.items()},
             self.answers,
             limits=limits,
-            cipher="aes-256-ctr",
+            cipher=self.cipher,
             workers=workers,
             blame=self.blamed.append,
         )

@@ -11,8 +11,8 @@ from shared.errors import FedloomError
 
 
 @contextmanager
-def refused(code: str, kind: type[FedloomError] = FedloomError) -> Iterator[None]:
+def refused(code: str, kind: type[FedloomError] = FedloomError) -> Iterator[pytest.ExceptionInfo[FedloomError]]:
     """Assert that the block raises ``kind`` with ``code``."""
     with pytest.raises(kind) as caught:
-        yield
+        yield caught
     assert caught.value.code == code, caught.value

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import FedloomError
+from shared.secagg.masking import CIPHERS, CipherName
 from shared.secagg.parameters import CohortRules, thresholds
 from tests.shared.cohort_simulation import STEPS, CohortSimulation
 
@@ -110,13 +111,13 @@ def cohorts(draw: st.DrawFn) -> tuple[int, CohortRules, list[int]]:
     return devices, rules, draw(st.lists(vanishing, min_size=devices, max_size=devices))
 
 
-@given(cohorts(), st.integers(0, 2**32), st.sampled_from([16, 21, 32]))
+@given(cohorts(), st.integers(0, 2**32), st.sampled_from([16, 21, 32]), st.sampled_from(CIPHERS))
 @settings(max_examples=80)
 def test_random_drop_outs_in_larger_cohorts(
-    cohort: tuple[int, CohortRules, list[int]], seed: int, lane_bits: int
+    cohort: tuple[int, CohortRules, list[int]], seed: int, lane_bits: int, cipher: CipherName
 ) -> None:
     devices, rules, vanishing = cohort
-    simulation = CohortSimulation(devices, rules, seed=seed, lane_bits=lane_bits)
+    simulation = CohortSimulation(devices, rules, seed=seed, lane_bits=lane_bits, cipher=cipher)
     for number, step in enumerate(STEPS):
         simulation.drop({device for device in range(devices) if vanishing[device] <= number})
         simulation.run(step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -31,35 +33,43 @@ PIECE_WORDS = MASK_PIECE_BYTES // 8
 RULES = CohortRules(min_survivors=2, largest=5, corrupt_share=0.0, dropout_share=0.4)
 
 
-def chi_squared(words: Words) -> float:
-    """Return the statistic of the octets' histogram: 255 degrees of freedom, mean 255, deviation 22.6."""
-    counts = np.bincount(np.frombuffer(MaskedUpdate(words).to_bytes(), dtype=np.uint8), minlength=256)
-    expected = counts.sum() / 256
-    return float(((counts - expected) ** 2 / expected).sum())
+def chi_squared(words: Words, bits: int = 8) -> float:
+    """Return by how many standard deviations the histogram of octets or 16-bit words is off a uniform one.
+
+    Pearson's statistic has 2^bits - 1 degrees of freedom, which is its mean; its variance is twice that.
+    """
+    values = np.frombuffer(MaskedUpdate(words).to_bytes(), dtype=f"<u{bits // 8}")
+    counts = np.bincount(values, minlength=2**bits)
+    freedom, expected = float(2**bits - 1), values.size / 2**bits
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    return (statistic - freedom) / math.sqrt(2 * freedom)
 
 
-def one_masked_vector(words: Words, cohort: str) -> Words:
-    simulation = CohortSimulation(3, RULES, binding=binding_for(cohort))
+def one_masked_vector(words: Words, cohort: str, cipher: CipherName = "aes-256-ctr") -> Words:
+    simulation = CohortSimulation(3, RULES, binding=binding_for(cohort), cipher=cipher)
     simulation.run_to("share")
     return simulation.sessions[0].mask(simulation.inbox(0), words).words
 
 
+@pytest.mark.parametrize("cipher", CIPHERS)
 @pytest.mark.parametrize("value", [0, 1, 2**64 - 1])
-def test_a_masked_vector_alone_is_uniform(value: int) -> None:
-    words = np.full(50_000, value, dtype=np.uint64)
-    assert chi_squared(words) > 10_000  # the statistic does see what is not uniform
-    masked = one_masked_vector(words, "cohort-a")
-    assert 255 - 5 * 22.6 < chi_squared(masked) < 255 + 5 * 22.6
-    for shift in (0, 31, 63):  # single bits of the words too: 50,000 throws of a coin, five deviations
+def test_a_masked_vector_alone_is_uniform(value: int, cipher: CipherName) -> None:
+    size = 200_000  # twelve 16-bit words to expect of each value
+    words = np.full(size, value, dtype=np.uint64)
+    assert min(chi_squared(words), chi_squared(words, 16)) > 10_000  # the statistic does see what is not uniform
+    masked = one_masked_vector(words, "cohort-a", cipher)
+    assert abs(chi_squared(masked)) < 5
+    assert abs(chi_squared(masked, 16)) < 5
+    for shift in (0, 31, 63):  # single bits of the words too: throws of a coin, five deviations
         ones = int(((masked >> np.uint64(shift)) & np.uint64(1)).sum())
-        assert abs(ones - 25_000) < 5 * 112
+        assert abs(ones - size / 2) < 5 * math.sqrt(size) / 2
 
 
 def test_the_same_update_in_two_cohorts_differs_everywhere() -> None:
     """Were a keystream used twice, the difference would show the update."""
     first = one_masked_vector(np.zeros(50_000, dtype=np.uint64), "cohort-a")
     second = one_masked_vector(np.zeros(50_000, dtype=np.uint64), "cohort-b")
-    assert chi_squared(first - second) < 255 + 5 * 22.6
+    assert abs(chi_squared(first - second)) < 5
 
 
 @given(

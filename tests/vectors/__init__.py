@@ -1,0 +1,1 @@
+"""The protocol against test vectors: published ones and its own."""

@@ -1,0 +1,1 @@
+"""Test vectors of the protocol, made by the implementation."""
