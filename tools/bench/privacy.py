@@ -112,7 +112,7 @@ def results(accuracies: Mapping[str, float], epsilon: float, members: int) -> li
     return [
         Result(f"{what}/epsilon at delta {DELTA:g}", epsilon, "epsilon", "limit", MAX_EPSILON),
         *(
-            Result(f"{what}/accuracy {one}", accuracies[one], "share", other, accuracies[other])
+            Result(f"{what}/accuracy {one} vs {other}", accuracies[one], "share", other, accuracies[other])
             for one, other in comparisons
         ),
     ]
