@@ -19,7 +19,7 @@ from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, initial_weights
 from shared.errors import Conflict, Missing, UsageError
 from shared.layout import Layout
 from shared.plan import Personalisation, Plan
-from shared.release import FileEntry, parse_release, sign_release
+from shared.release import PLAN_FILE, FileEntry, parse_release, sign_release
 from shared.training_inputs import require_known_inputs
 from shared.wire.canonical import decode, encode
 from shared.wire.signed import SigningKey
@@ -30,7 +30,7 @@ class Task:
     """One task as stored.
 
     Attributes:
-        plan: its plan.
+        plan: of its newest version.
         state: ``active`` or ``done``.
         reason: why it is done.
         bundle: blob hash by file name.
@@ -53,7 +53,14 @@ def load_task(connection: Connection, name: str) -> Task:
     Raises:
         Missing: ``task-unknown``.
     """
-    row = connection.execute(select(task).where(task.c.name == name)).one_or_none()
+    query = (
+        select(task.c.state, task.c.reason, task.c.bundle, version.c.plan)
+        .join(version, version.c.task == task.c.name)
+        .where(task.c.name == name)
+        .order_by(desc(version.c.number))
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
     if row is None:
         raise Missing("task-unknown", f"There is no task {name!r}.", "see fedloom-server task list")
     bundle = {file: str(digest) for file, digest in decode(row.bundle).items()}
@@ -76,6 +83,7 @@ def create_task(
     Raises:
         Conflict: ``task-exists``.
         UsageError: ``unknown-training-input``; ``unknown-tensor`` if nothing is there to personalise;
+            ``clip-quantile-statistics`` where it would not be known what was clipped;
             ``bundle-nothing-shared`` for a model of which devices would learn nothing from each other; or what
             ``require_possible`` says of the plan's noise.
     """
@@ -88,6 +96,12 @@ def create_task(
             "bundle-nothing-shared",
             "Every trained tensor of the model stays on the device: there is nothing to aggregate.",
             "convert it again with fewer --local",
+        )
+    if plan.update.clip_quantile and layout.statistics.size:
+        raise UsageError(
+            "clip-quantile-statistics",
+            "The plan has update.clip_quantile and the model statistics, whose clipping is counted in the same number.",
+            "leave clip_quantile out, or convert the model with --local for its normalisation layers",
         )
     require_possible(plan, layout)
     if connection.execute(select(task.c.name).where(task.c.name == plan.task)).one_or_none():
@@ -153,6 +167,7 @@ def store_version(
             release=made.release,
             signature=made.signature,
             model_sha256=made.model_sha256,
+            plan=made.files[PLAN_FILE],
             master_sha256=blobs.put(np.ascontiguousarray(master, "<f4").tobytes()),
             created_s=now_s,
         )

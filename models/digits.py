@@ -97,19 +97,34 @@ def load_by_writer(folder: str | None) -> TaskData:
 
     Raises UsageError as ``read_full_size``; nobody wrote digits of both sets.
     """
+    (train, writers), (test, strangers) = _read_full(folder)
+    devices = divide(train, _by_writer(writers, DEVICES), _HELD_OUT_SHARE, SEED)
+    tested = np.isin(strangers, _busiest(strangers, _TEST_WRITERS))
+    return TaskData(devices, Examples(np.asarray(test.x)[tested], test.y[tested]))
+
+
+def load_every_writer(folder: str | None, held_out_share: float = 0.0) -> TaskData:
+    """Give each device one writer of the full MNIST, all of them; test on its whole test set.
+
+    Raises UsageError as ``read_full_size``.
+    """
+    (train, writers), (test, _) = _read_full(folder)
+    return TaskData(divide(train, _by_writer(writers), held_out_share, SEED), test)
+
+
+def _read_full(folder: str | None) -> list[tuple[Examples, NDArray[np.uint16]]]:
+    """Return the examples and writers of the training set and of the test set."""
     names = [f"{array}_{part}" for part in ("train", "test") for array in ("x", "y", "user")]
-    stored = read_full_size("mnist.npz", folder, names)
-    x, y, writer = (stored[name] for name in names[:3])
-    train = _examples(x, y)
-    most = _busiest(writer, DEVICES)
-    devices = divide(train, [np.flatnonzero(writer == one) for one in most], _HELD_OUT_SHARE, SEED)
-    x, y, writer = (stored[name] for name in names[3:])
-    strangers = np.isin(writer, _busiest(writer, _TEST_WRITERS))
-    return TaskData(devices, _examples(x[strangers], y[strangers]))
+    stored = read_full_size(DATA_FILE, folder, names)
+    return [(_examples(stored[f"x_{part}"], stored[f"y_{part}"]), stored[f"user_{part}"]) for part in ("train", "test")]
 
 
-def _busiest(writer: NDArray[np.uint16], count: int) -> list[int]:
-    """Return the writers with the most images, the lower number first among equals."""
+def _by_writer(writers: NDArray[np.uint16], count: int | None = None) -> list[NDArray[np.int64]]:
+    return [np.flatnonzero(writers == one) for one in _busiest(writers, count)]
+
+
+def _busiest(writer: NDArray[np.uint16], count: int | None) -> list[int]:
+    """Return the writers with the most images, or all; the lower number first among equals."""
     numbers, images = np.unique(writer, return_counts=True)
     return [int(number) for number in numbers[np.argsort(-images, kind="stable")][:count]]
 

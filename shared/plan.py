@@ -29,6 +29,8 @@ from shared.wire.canonical import decode, encode, sha256
 
 FOREVER_S: Final = 10.0 * 365 * 86400
 ROTATED_BELOW_LEVELS: Final = 256
+SMALLEST_NORM: Final = 1e-12
+LARGEST_NORM: Final = 1e12
 CohortEncoding = Encoding | NoisyEncoding
 
 
@@ -59,7 +61,9 @@ class Update:
     """How a change is bounded and encoded.
 
     Attributes:
-        max_l2_norm: clip norm C.
+        max_l2_norm: clip norm C, of the first version where ``clip_quantile`` is given.
+        clip_quantile: share of the devices whose updates shall be shorter than the clip norm; that of each following
+            version is moved towards it. 0 keeps ``max_l2_norm``.
         statistics_max_l2_norm: clip norm of the change of statistics (batch norm's moments), which have a grid of
             their own. Moments of a few hundred normalised channels change by less in one round; a change beyond it
             arrives in the following rounds.
@@ -70,6 +74,7 @@ class Update:
     """
 
     max_l2_norm: float = 1.0
+    clip_quantile: float = 0.0
     statistics_max_l2_norm: float = 10.0
     max_weight: int = 1
     lane_bits: int = 16
@@ -189,8 +194,9 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "training.learning_rate": (1e-12, 1e6),
     "training.proximal_mu": (0, 1e6),
     "training.max_steps": (0, 10**9),
-    "update.max_l2_norm": (1e-12, 1e12),
-    "update.statistics_max_l2_norm": (1e-12, 1e12),
+    "update.max_l2_norm": (SMALLEST_NORM, LARGEST_NORM),
+    "update.clip_quantile": (0, 1),
+    "update.statistics_max_l2_norm": (SMALLEST_NORM, LARGEST_NORM),
     "update.max_weight": (1, 2**20),
     "update.lane_bits": (16, 32),
     "cohort.min_survivors": (2, MAX_COHORT_MEMBERS),
@@ -298,6 +304,12 @@ class Plan:
                 "bad-plan",
                 f"update.max_weight is {self.update.max_weight}: under differential privacy all devices weigh alike.",
                 "write max_weight = 1",
+            )
+        if privacy.mechanism == "central-gaussian" and self.update.clip_quantile:
+            raise UsageError(
+                "bad-plan",
+                "update.clip_quantile would publish something about a count of devices that has no noise.",
+                'leave it out, or write mechanism = "skellam"',
             )
         if privacy.mechanism == "central-gaussian" and self.stop.target_accuracy:
             raise UsageError(

@@ -94,7 +94,7 @@ def train_federated(
         for owner, (train, _) in devices.items():
             nobody = Examples(train.x, train.y[:0])
             trained = contribution.train(
-                trainer, with_own(down, owner), train, nobody, plan, layout, _seed(seed, number, owner)
+                trainer, with_own(down, owner), train, nobody, plan, layout, mixed_seed(seed, number, owner)
             )
             own[owner] = trained.local
             updates += trained.update.values
@@ -123,7 +123,7 @@ def train_centralised(
     pooled = concatenate([train for train, _ in devices.values()])
 
     def one_round(weights: F32, number: int) -> F32:
-        return trainer.train(weights, pooled, recipe(budget), _seed(seed, number, 0)).weights
+        return trainer.train(weights, pooled, recipe(budget), mixed_seed(seed, number, 0)).weights
 
     return _curve(trainer, start, devices, test, budget.rounds, one_round)
 
@@ -136,7 +136,7 @@ def train_local_only(
     for owner, (train, held_out) in devices.items():
 
         def one_round(weights: F32, number: int, train: Examples = train, owner: int = owner) -> F32:
-            return trainer.train(weights, train, recipe(budget), _seed(seed, number, owner)).weights
+            return trainer.train(weights, train, recipe(budget), mixed_seed(seed, number, owner)).weights
 
         curves[owner] = _curve(trainer, start, {owner: (train, held_out)}, test, budget.rounds, one_round)
     judged = {owner: curve for owner, curve in curves.items() if len(devices[owner][1])}
@@ -190,6 +190,6 @@ def _mean(curves: list[tuple[float, ...]], shares: list[int] | None = None) -> t
     return tuple(float(value) for value in np.average(curves, axis=0, weights=shares)) if curves else ()
 
 
-def _seed(seed: int, number: int, owner: int) -> int:
-    """Mix the three into one seed; neighbouring seeds must not share orders."""
+def mixed_seed(seed: int, number: int, owner: int) -> int:
+    """Mix seed, round and owner into one seed; neighbouring seeds must not share orders."""
     return int(np.random.SeedSequence([seed, number, owner]).generate_state(1)[0])

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection, func, insert, select, update
 
 from cloud_server.aggregation.central_noise import with_central_noise
+from cloud_server.aggregation.clip_norm import next_plan
 from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weights
 from cloud_server.aggregation.running_sum import RunningSum
 from cloud_server.privacy import charge_frozen, spent_reason
@@ -53,6 +54,7 @@ from shared.clock import Clock
 from shared.errors import FedloomError, TryLater, UnmaskingFailed
 from shared.ids import random_id
 from shared.numeric.contribution_vector import AggregateSum
+from shared.plan import Plan
 from shared.secagg.graph_seed import SeedSource
 from shared.secagg.parameters import is_sparse
 from shared.secagg.recovery import Fates
@@ -228,7 +230,7 @@ class Driver:
         now_s = self._clock.now_s()
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)
-        made = self._next_version(task, record, master, now_s)
+        made = self._next_version(task, record, master, task.plan, now_s)
         with self._database.write() as connection:
             store_version(connection, self._blobs, task.name, made, master, now_s)
             close_round(connection, task, None, now_s, reason=record.state.failure)
@@ -236,14 +238,14 @@ class Driver:
         return True
 
     def _next_version(
-        self, task: Task, record: StoredCohort, weights: npt.NDArray[np.float32], now_s: float
+        self, task: Task, record: StoredCohort, weights: npt.NDArray[np.float32], plan: Plan, now_s: float
     ) -> Version:
         """Return ``weights``, f32[d], as the version after the one that the cohort trained from."""
         manifest, bundle = load_bundle(self._blobs, task)
         return make_version(
             record.base_version + 1,
             weights,
-            plan=task.plan,
+            plan=plan,
             manifest=manifest,
             bundle=bundle,
             key=self._release_key,
@@ -410,7 +412,7 @@ class Driver:
             master = load_master(connection, self._blobs, task.name, record.base_version)
         now_s = self._clock.now_s()
         weights = step_weights(master, aggregate, task.plan, layout)
-        made = self._next_version(task, record, weights, now_s)
+        made = self._next_version(task, record, weights, next_plan(task.plan, aggregate), now_s)
         with self._database.write() as connection:
             if load_cohort(connection, record.id).state != record.state:
                 return True  # another driver took over meanwhile

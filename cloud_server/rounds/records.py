@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, desc, insert, select, update
 
 from cloud_server.rounds.machine import OVER, CohortState, Phase
 from cloud_server.storage.database import bump
-from cloud_server.storage.schema import cohort, step, task, version
+from cloud_server.storage.schema import cohort, step, version
 from shared.errors import Conflict, FedloomError, Missing
 from shared.limits import MAX_COHORT_MEMBERS, MAX_ROSTER_BYTES
 from shared.plan import Plan
@@ -64,7 +64,7 @@ class StoredCohort:
         binding: what its members sign.
         state: for the state machine.
         roster_body: canonical JSON once fixed.
-        rules: of the task's plan.
+        rules: of the base version's plan.
     """
 
     id: str
@@ -107,9 +107,8 @@ def load_cohort(connection: Connection, cohort_id: str) -> StoredCohort:
         Missing: ``cohort-unknown``.
     """
     query = (
-        select(cohort, version.c.model_sha256, task.c.plan)
+        select(cohort, version.c.model_sha256, version.c.plan)
         .join(version, (version.c.task == cohort.c.task) & (version.c.number == cohort.c.base_version))
-        .join(task, task.c.name == cohort.c.task)
         .where(cohort.c.id == cohort_id)
     )
     row = connection.execute(query).one_or_none()

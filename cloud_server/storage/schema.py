@@ -57,6 +57,7 @@ version = Table(
     Column("release", LargeBinary, nullable=False),  # exact bytes of release.json
     Column("signature", LargeBinary, nullable=False),
     Column("model_sha256", LargeBinary, nullable=False),
+    Column("plan", LargeBinary, nullable=False),  # exact bytes: the task's own, but for an adapted clip norm
     Column("master_sha256", String, nullable=False),  # blob of the f32 master weights
     Column("created_s", Float, nullable=False),
 )

@@ -163,6 +163,23 @@ def test_a_worn_file_is_fetched_again(device: Device, store: ModelStore) -> None
     assert store.install(1).version == 1
 
 
+def test_each_version_brings_its_own_clip_norm_and_the_device_its_limit(device: Device, store: ModelStore) -> None:
+    aggregator = device.aggregator
+    plans = [
+        dataclasses.replace(aggregator.plan, update=dataclasses.replace(aggregator.plan.update, max_l2_norm=norm))
+        for norm in (600.0, 1200.0)
+    ]
+    aggregator.versions[1:] = [
+        publish(number, np.ones(DIMENSION, np.float32), plan, aggregator.now_s) for number, plan in enumerate(plans, 1)
+    ]
+    before, after = store.install(0), store.install(1)
+    assert (before.plan.update.max_l2_norm, after.plan.update.max_l2_norm) == (500.0, 600.0)
+    assert before.plan_sha256 != after.plan_sha256 == plans[0].sha256
+    with refused("floor-clip-norm"):
+        store.install(2)
+    assert current_version(device.folder) == 1
+
+
 def test_the_plan_must_be_the_tasks(device: Device, store: ModelStore) -> None:
     other = Plan("other").to_bytes()
     first = device.aggregator.versions[0]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from models import shakespeare, spoken_digits
+from models.digits import load_every_writer
 from models.full_size import full_size_file
 from models.registry import TASKS, get_task
 from models.task import (
@@ -228,3 +229,8 @@ def test_by_writer_every_device_has_one_writer_and_the_test_has_others(tmp_path:
     sizes = [len(train) + len(held_out) for train, held_out in data.devices.values()]
     assert sizes == sorted(range(24, 44, 2), reverse=True)
     assert len(data.test) == len(writers)
+    everybody = load_every_writer(str(tmp_path))
+    assert sorted(len(train) for train, _ in everybody.devices.values()) == list(range(20, 44, 2))
+    assert all(len(np.unique(np.asarray(train.x))) == 1 for train, _ in everybody.devices.values())
+    assert not any(len(held_out) for _, held_out in everybody.devices.values())
+    assert len(everybody.test) == len(writers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Final
 
@@ -111,6 +112,24 @@ def test_every_lane_has_the_noise_that_was_promised(*, rotated: bool) -> None:
     assert float(lanes.var()) == pytest.approx(encoding.noise.device_variance, rel=0.02)
     correlations = np.corrcoef(lanes.T) - np.eye(lanes.shape[1])
     assert np.abs(correlations).max() < 5 / np.sqrt(draws)
+
+
+@pytest.mark.parametrize("lane_bits", [21, 32])
+def test_survivors_alone_have_the_variance_that_was_promised_in_their_sum(lane_bits: int) -> None:
+    """As many are gone as may be: what is left in the sum of whole vectors is sigma^2, within 2 %."""
+    members, survivors, dimension = 20, 17, 6000
+    encoding = encoding_for(members, dimension, 0, lane_bits=lane_bits)
+    nothing = [ClippedUpdate(np.zeros(size), 1.0, 1, 1.0, clipped=False) for size in encoding.dimensions]
+    errors = []
+    for number in range(10):
+        total = np.zeros(encoding.words, dtype=np.uint64)
+        for device in range(survivors):
+            random_bytes = Randomness(f"sum {number} {device}")
+            total += encoding.encode(nothing[0], nothing[1], Evaluation(0.0, 0, 0), sid=SID, random_bytes=random_bytes)
+        errors.append(encoding.decode(total, survivors=survivors, sid=SID).values / encoding.noise.grids[0].step)
+    noise = np.concatenate(errors)
+    assert float(noise.var()) == pytest.approx(encoding.noise.variance, rel=0.02)
+    assert abs(float(noise.mean())) < 5 * math.sqrt(encoding.noise.variance / noise.size)
 
 
 @given(
