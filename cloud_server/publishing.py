@@ -24,7 +24,7 @@ class Version:
         number: strictly increasing per task.
         release: exact bytes of release.json.
         signature: 64 octets over them.
-        model_sha256: of the weights that devices start from, 32 octets.
+        model_sha256: of the weights that devices start from and the bundle's manifest, 32 octets.
         files: contents by name.
     """
 
@@ -68,7 +68,7 @@ def make_version(
         if name in bundle:
             patches = tuple(patch for patch in manifest.patches if patch.file == name)
             files[name] = patch_model(bundle[name], patches, weights, manifest.tensors)
-    model_sha256 = model_hash(start)
+    model_sha256 = model_hash(start, bundle[MANIFEST_FILE])
     release = Release(
         task=plan.task,
         version=number,

@@ -45,6 +45,8 @@ from shared.wire.requests import CHECK_IN
 OnState = Callable[[str, int], None]
 SHORTEST_WAIT_S = 0.05
 LONGEST_WAIT_S = 60.0
+# Refusals before a vector has left, for which one other member can be to blame: the next cohort may be without it.
+_OF_ANOTHER_MEMBER = frozenset({"too-few-shares", "bad-sealed-share"})
 
 
 def ignore_state(_state: str, _round: int) -> None:
@@ -293,9 +295,9 @@ class Agent:
                 counted = self._in_cohort(entry, meeting, installed, trained)
                 break
             except (CohortOver, ProtocolAbort) as error:
-                # Too few members is nobody's attack; every other refusal ends this device's part in the round.
+                # Every other refusal ends this device's part in the round.
                 if self._journal.contribution(entry).vector_sent or (
-                    isinstance(error, ProtocolAbort) and error.code != "too-few-shares"
+                    isinstance(error, ProtocolAbort) and error.code not in _OF_ANOTHER_MEMBER
                 ):
                     raise
                 self._around.log(f"round {round_number}: cohort {meeting.cohort} ended before the vector: {error}")

@@ -38,6 +38,9 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError("usage", f"{message[:1].upper()}{message[1:]}.", f"{self.prog} --help")
 
 
+_LARGEST_DELTA = 1e-3
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 2 usage, 3 refused, 4 try later, 1 our fault."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -100,6 +103,16 @@ def _parser() -> argparse.ArgumentParser:
         "--max-participations", type=_count, default=0, metavar="N", help="send at most N masked vectors, ever"
     )
     enrolling.add_argument("--max-epsilon", type=_demand, default=0.0, metavar="E", help="reveal at most E, ever")
+    enrolling.add_argument(
+        "--delta", type=_delta, default=1e-6, metavar="D", help="count epsilon at D, or a plan's smaller delta (1e-6)"
+    )
+    enrolling.add_argument(
+        "--max-clip-norm",
+        type=_demand,
+        default=1000.0,
+        metavar="C",
+        help="refuse plans that clip to more than C (1000)",
+    )
     add("once", _once, "contribute once, then exit")
     running = add("run", _run, "contribute to every round")
     running.add_argument("--exit-when-done", action="store_true", help="exit once the task is done")
@@ -136,6 +149,16 @@ def _share(text: str) -> float:
     return value
 
 
+def _delta(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= _LARGEST_DELTA:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to {_LARGEST_DELTA:g}")
+    return value
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= LARGEST_PRIVACY_FLOOR):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {LARGEST_PRIVACY_FLOOR}")
@@ -144,7 +167,11 @@ def _count(text: str) -> int:
 
 def _enroll(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _stop)
-    floors = DeviceFloors(semi_honest=arguments.allow_semi_honest, min_corrupt_share=arguments.min_corrupt_share)
+    floors = DeviceFloors(
+        max_l2_norm=arguments.max_clip_norm,
+        semi_honest=arguments.allow_semi_honest,
+        min_corrupt_share=arguments.min_corrupt_share,
+    )
     if arguments.allow_cohorts_of is not None:
         floors = replace(floors, min_survivors=arguments.allow_cohorts_of)
     enrolment = enrol(
@@ -152,7 +179,9 @@ def _enroll(arguments: argparse.Namespace) -> None:
         StateFolder(arguments.state),
         arguments.examples,
         floors=floors,
-        privacy_floors=PrivacyFloors(arguments.min_noise, arguments.max_participations, arguments.max_epsilon),
+        privacy_floors=PrivacyFloors(
+            arguments.min_noise, arguments.max_participations, arguments.max_epsilon, arguments.delta
+        ),
         name=arguments.name,
         clock=SystemClock(),
         random_bytes=os.urandom,

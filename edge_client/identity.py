@@ -104,6 +104,7 @@ def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
             "examples": str(enrolment.examples),
             "name": enrolment.name,
             "min_survivors": enrolment.floors.min_survivors,
+            "max_l2_norm": enrolment.floors.max_l2_norm,
             "privacy_floors": asdict(enrolment.privacy_floors),
             **({"adversary": "semi-honest"} if enrolment.floors.semi_honest else {}),
             **({"min_corrupt_share": share} if (share := enrolment.floors.min_corrupt_share) else {}),
@@ -163,11 +164,12 @@ def _parse(body: bytes) -> Enrolment:
 def _privacy_floors(fields: Fields) -> PrivacyFloors:
     if not fields.has("privacy_floors"):  # a device that enrolled before there were any
         return PrivacyFloors()
-    inner = Fields(fields.mapping("privacy_floors", 3), "privacy_floors")
+    inner = Fields(fields.mapping("privacy_floors", 4), "privacy_floors")
     floors = PrivacyFloors(
         min_noise_multiplier=inner.number("min_noise_multiplier", 0, LARGEST_PRIVACY_FLOOR),
         max_participations=inner.integer("max_participations", 0, LARGEST_PRIVACY_FLOOR),
         max_epsilon=inner.number("max_epsilon", 0, LARGEST_PRIVACY_FLOOR),
+        delta=inner.number("delta", 0, 1) if inner.has("delta") else PrivacyFloors().delta,
     )
     inner.end()
     return floors
@@ -176,8 +178,8 @@ def _privacy_floors(fields: Fields) -> PrivacyFloors:
 def _floors(fields: Fields) -> DeviceFloors:
     semi_honest = fields.has("adversary") and bool(fields.choice("adversary", ("semi-honest",)))
     share = fields.number("min_corrupt_share", 0, 1) if fields.has("min_corrupt_share") else 0.0
-    survivors = fields.integer("min_survivors", 2, 2**20)
-    return DeviceFloors(min_survivors=survivors, semi_honest=semi_honest, min_corrupt_share=share)
+    clip = fields.number("max_l2_norm", 0, 1e12) if fields.has("max_l2_norm") else DeviceFloors().max_l2_norm
+    return DeviceFloors(fields.integer("min_survivors", 2, 2**20), clip, semi_honest, share)
 
 
 def _read_key(folder: StateFolder) -> SigningKey:

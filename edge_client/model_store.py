@@ -58,7 +58,7 @@ class Installed:
         bundle: the manifest and the training program.
         layout: of the weights.
         weights: f32[d], where training starts on this device: the release's, local tensors at this device's values.
-        model_sha256: hash of the release's weights, local tensors at their initial values.
+        model_sha256: hash of the release's weights, local tensors at their initial values, and of its manifest.
         local_identity: 32 octets that name the bundle and the initial values of local tensors.
         int8: this device's inference twin, None for engines without one.
     """
@@ -169,9 +169,9 @@ class ModelStore:
         tensors, layout = bundle.manifest.tensors, Layout.of(bundle.manifest.tensors)
         local = _present(files, LOCAL_FILE) if layout.local.size else None
         start = read_start(files[WEIGHTS_FILE], local, tensors)
-        model_sha256 = model_hash(start)
+        model_sha256 = model_hash(start, files[MANIFEST_FILE])
         if model_sha256.hex() != release.model_sha256:
-            raise Refused("wrong-model-hash", "The weights are not the ones that the release names.")
+            raise Refused("wrong-model-hash", "Weights or program are not the ones that the release names.")
         self._local.admit(tensors)
         identity = sha256(sha256(files[MANIFEST_FILE]) + sha256(local or b""))
         weights = self._own(layout, identity, start)

@@ -68,8 +68,8 @@ class Release:
         expires_at_s: seconds since the epoch.
         files: by name.
         key_id: hexadecimal SHA-256 of the signing key.
-        model_sha256: hexadecimal SHA-256 of the dequantized f32 weights that training starts from, local tensors at
-            their initial values.
+        model_sha256: hexadecimal, see ``model_hash``: of the dequantized f32 weights that training starts from, local
+            tensors at their initial values, and of the manifest.
     """
 
     task: str

@@ -115,11 +115,11 @@ def _on_grid(norm_levels: int, members: int, groups: tuple[NoisyGroup, ...], rul
         for group in groups
     )
     measure_levels = max(1, norm_levels // _MEASURE_SHARE)
-    squared = float(MEASURES * measure_levels**2)
+    squared = float(MEASURES * measure_levels * measure_levels)
     for grid, group in zip(grids, groups, strict=True):
         squared += grid.squared_norm_bound(group.dimension) if group.dimension else 0.0
     lanes = MEASURES + sum(group.dimension for group in groups)
-    variance = rule.multiplier**2 * squared
+    variance = rule.multiplier * rule.multiplier * squared
     device_variance = variance / ((1.0 - rule.missing_share) * members)
     return Noise(
         grids,

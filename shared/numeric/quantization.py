@@ -76,7 +76,8 @@ class Grid:
         With beta = exp(-1/2) a draw keeps it with probability at least 1 - beta.
         """
         norm, root = self.levels / self.spread, math.sqrt(dimension)
-        return min((norm + root) ** 2, norm**2 + dimension / 4 + (norm + root / 2))
+        # Products, because a power is not exactly defined by IEEE 754, and grids with noise follow from this.
+        return min((norm + root) * (norm + root), norm * norm + dimension / 4 + (norm + root / 2))
 
 
 @dataclass(frozen=True)

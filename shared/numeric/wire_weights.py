@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from shared.errors import UsageError
-from shared.wire.canonical import sha256
+from shared.wire.canonical import sha256, transcript
 
 SCALE_SUFFIX = "#scale"
 
@@ -88,6 +88,15 @@ def dequantize_weights(data: bytes, tensors: Sequence[TensorPlace], parameters: 
     return weights
 
 
-def model_hash(weights: npt.NDArray[np.float32]) -> bytes:
-    """Return SHA-256 of the little-endian f32 weights: which model a cohort trained from."""
-    return sha256(np.ascontiguousarray(weights, dtype="<f4").tobytes())
+def model_hash(weights: npt.NDArray[np.float32], manifest: bytes) -> bytes:
+    """Return which model a cohort trained from and with which program, 32 octets.
+
+    Without the program, whose hash is in the manifest, an aggregator could give everyone but one device a program whose
+    updates are zero, and the sum would be that device's (Pasquini et al., arXiv 2111.07380).
+
+    Args:
+        weights: f32[d], from which training starts; hashed as little-endian octets.
+        manifest: the bundle's, as it travels.
+    """
+    started = sha256(np.ascontiguousarray(weights, dtype="<f4").tobytes())
+    return sha256(transcript("fedloom/1/model", started, sha256(manifest)))

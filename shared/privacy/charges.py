@@ -38,12 +38,14 @@ class PrivacyFloors:
     Attributes:
         min_noise_multiplier: the least noise in a sum, over this device's largest contribution.
         max_participations: how many masked vectors ever leave this device.
-        max_epsilon: what they may reveal altogether.
+        max_epsilon: what they may reveal altogether, at ``delta`` or a plan's smaller one.
+        delta: at which epsilon is counted; no plan can raise it.
     """
 
     min_noise_multiplier: float = 0.0
     max_participations: int = 0
     max_epsilon: float = 0.0
+    delta: float = 1e-6
 
     def check_plan(self, plan: Plan) -> None:
         """Refuse a plan with less noise than the owner wants.
@@ -73,13 +75,14 @@ class PrivacyFloors:
             raise _spent("floor-participations", f"This device took part {len(spent)} times, as often as it may.")
         if limited and len(spent) >= privacy.max_participations:
             raise _spent("privacy-budget-spent", f"The plan lets each device take part {len(spent)} times.")
-        total = epsilon_of([*spent, loss], privacy.delta)
-        if self.max_epsilon and total > self.max_epsilon:
+        delta = min(self.delta, privacy.delta)
+        own = epsilon_of([*spent, loss], delta)
+        if self.max_epsilon and own > self.max_epsilon:
             raise _spent(
                 "floor-epsilon",
-                f"Once more would make epsilon {total:.3g} at delta {privacy.delta:g}, this device allows"
-                f" {self.max_epsilon:g}.",
+                f"Once more would make epsilon {own:.3g} at delta {delta:g}, this device allows {self.max_epsilon:g}.",
             )
+        total = epsilon_of([*spent, loss], privacy.delta)
         if limited and total > privacy.max_epsilon:
             raise _spent(
                 "privacy-budget-spent",

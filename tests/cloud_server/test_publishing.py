@@ -41,7 +41,7 @@ def test_a_device_makes_the_same_int8_twin_from_the_weights_alone(activity_bundl
     own = patch_model(first.files[INFER_INT8_FILE], patches, start, manifest.tensors)
     assert own == second.files[INFER_INT8_FILE]
     assert own != first.files[INFER_INT8_FILE]
-    assert second.model_sha256 == model_hash(start)
+    assert second.model_sha256 == model_hash(start, second.files[MANIFEST_FILE])
     assert second.files[INFER_FILE] != first.files[INFER_FILE]
 
 

@@ -17,7 +17,7 @@ from shared.numeric.quantization import Grid, QuantizedUpdate, quantize
 from shared.numeric.rotation import block_size, rotate, rotate_back, rotated_size, spread
 from shared.secagg.graph import make_graph
 from shared.secagg.graph_seed import GraphSeed
-from shared.secagg.keys import KeyPair, agree, derive
+from shared.secagg.keys import Exchange, KeyPair, agree, derive
 from shared.secagg.masking import MaskedUpdate, apply_masks, keystream, pair_mask, self_mask
 from shared.secagg.parameters import thresholds
 from shared.secagg.roster import from_bitmap, merkle_root, to_bitmap
@@ -101,7 +101,7 @@ class TestMasks:
     def test_masks(self, case: Case) -> None:
         sid, seed, secret, public = octets(case, "sid", "seed", "mask_secret", "mask_key_of_other")
         own = case["own"]
-        masks = [self_mask(seed, sid, own), pair_mask(secret, public, sid, own=own, other=case["other"])]
+        masks = [self_mask(seed, sid, own), pair_mask(Exchange(secret), public, sid, own=own, other=case["other"])]
         named = [{"key": mask.key.hex(), "sign": "-" if mask.negative else "+"} for mask in masks]
         assert named == case["masks"]
         words = words_of(case["words"])
@@ -190,7 +190,7 @@ class TestNumbers:
     def test_packings(self, case: Case) -> None:
         rows = [np.array(row, dtype=np.int32) for row in case["rows"]]
         form = {"levels": case["levels"], "lane_bits": case["lane_bits"]}
-        words = [pack(row, **form) for row in rows]
+        words = [pack([row], **form) for row in rows]
         assert [MaskedUpdate(one).to_bytes().hex() for one in words] == case["words"]
         total = words_of(case["sum"])
         assert np.array_equal(sum(words), total)

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.secagg.keys import KeyPair, Role, agree, derive
+from shared.secagg.keys import Exchange, KeyPair, Role, agree, derive
 from shared.secagg.masking import CIPHERS, CipherName, Mask, apply_masks, keystream, pair_mask, self_mask
 from shared.secagg.roster import merkle_root, to_bitmap
 from shared.secagg.session import agreement_message, commitment
@@ -143,7 +143,7 @@ def _masks(cipher: CipherName, own: int) -> Case:
     """Return one vector that is masked with its own seed and for member 1, which comes before or after it."""
     pair, other = KeyPair.of(octets_for(f"mask secret {own}")), KeyPair.of(octets_for("mask secret 1"))
     seed, words = octets_for(f"seed {own}"), np.array([0, 1, 2**64 - 1], dtype=np.uint64)
-    masks = [self_mask(seed, _SID, own), pair_mask(pair.secret, other.public, _SID, own=own, other=1)]
+    masks = [self_mask(seed, _SID, own), pair_mask(Exchange(pair.secret), other.public, _SID, own=own, other=1)]
     masked = words.copy()
     apply_masks(masked, masks, cipher)
     return {

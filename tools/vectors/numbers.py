@@ -81,7 +81,7 @@ def _packing(lane_bits: int) -> Case:
     grid = Grid.for_cohort(3, lane_bits=lane_bits, max_l2_norm=1.0)
     q = grid.levels
     rows = np.array([[q, -q, 0, 1, -1, q, 5], [q, -q, q, -q, 2, q, -6], [q, -q, 1, 0, -q, q, 7]], dtype=np.int32)
-    words = [pack(row, levels=q, lane_bits=lane_bits) for row in rows]
+    words = [pack([row], levels=q, lane_bits=lane_bits) for row in rows]
     total = np.sum(words, axis=0, dtype=np.uint64)
     sums = unpack_sum(total, dimension=7, levels=q, lane_bits=lane_bits, survivors=3)
     return {

@@ -142,11 +142,14 @@ def test_a_flipped_bit_gives_a_refusal_or_other_weights_but_no_other_error(bit: 
     assert outcome in {(PARAMETERS,), "bad-weights"}
 
 
-def test_the_model_hash_is_over_little_endian_floats_in_order() -> None:
-    values = [1.5, -0.0, 3.25]
+def test_the_model_hash_is_over_little_endian_floats_in_order_and_the_manifest() -> None:
+    values, manifest = [1.5, -0.0, 3.25], b"{}"
     weights = np.array(values, dtype=np.float32)
-    expected = hashlib.sha256(struct.pack("<3f", *values)).digest()
-    assert model_hash(weights) == expected
-    assert model_hash(weights.astype(">f4")) == expected
-    assert model_hash(np.repeat(weights, 2)[::2]) == expected
-    assert model_hash(np.array([1.5, 0.0, 3.25], dtype=np.float32)) != expected
+    parts = b"fedloom/1/model", hashlib.sha256(struct.pack("<3f", *values)), hashlib.sha256(manifest)
+    octets = [part if isinstance(part, bytes) else part.digest() for part in parts]
+    expected = hashlib.sha256(b"".join(struct.pack(">Q", len(part)) + part for part in octets)).digest()
+    assert model_hash(weights, manifest) == expected
+    assert model_hash(weights.astype(">f4"), manifest) == expected
+    assert model_hash(np.repeat(weights, 2)[::2], manifest) == expected
+    assert model_hash(np.array([1.5, 0.0, 3.25], dtype=np.float32), manifest) != expected
+    assert model_hash(weights, b"{ }") != expected
