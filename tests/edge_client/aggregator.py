@@ -20,6 +20,7 @@ from shared.plan import Cohort, Plan, Server, Training, Update
 from shared.root import EnrolmentCode, Root
 from shared.secagg.recovery import Fates
 from shared.secagg.roster import CohortBinding, Roster, to_bitmap, verify_member
+from shared.secagg.sealing import SEALED_BYTES
 from shared.wire.canonical import decode, encode, octets_from_text, sha256
 from shared.wire.messages import (
     Assignment,
@@ -106,6 +107,7 @@ class Aggregator:
         self.counters: dict[str, int] = {}
         self.cohorts = [OneCohort("cohort-0")]
         self.over: dict[str, str] = {}
+        self.garbled = False  # whether boxes of the first cohort were sealed by someone who means harm
         self.requests: list[Request] = []
         self._lock = threading.Lock()
 
@@ -203,6 +205,10 @@ class Aggregator:
         if step == "inbox":
             own = index_of[device]
             boxes = {index_of[name]: read_shares(body).boxes for name, body in sent.items() if name != device}
+            if self.garbled and cohort.name == "cohort-0":
+                if len(self.cohorts) == 1:
+                    self.cohorts.append(OneCohort("cohort-1"))
+                boxes = {sender: dict.fromkeys(box, bytes(SEALED_BYTES)) for sender, box in boxes.items()}
             return write_indexed("boxes", {sender: box[own] for sender, box in boxes.items()})
         if step == "survivors":
             return write_octets("bitmap", to_bitmap(everybody, self.members))

@@ -87,9 +87,11 @@ def test_ledger_and_status_say_what_left_the_device(tmp_path: Path, certificates
     assert "counted" in report.ledger_text(ledger)
 
 
-def test_an_update_that_never_left_joins_the_next_cohort(tmp_path: Path, certificates: Path) -> None:
+@pytest.mark.parametrize("cause", ["too few shares", "garbled shares"])
+def test_an_update_that_never_left_joins_the_next_cohort(tmp_path: Path, certificates: Path, cause: str) -> None:
     aggregator = Aggregator(certificates, 2)
-    aggregator.over = {"inbox": "too-few-shares"}
+    aggregator.over = {"inbox": "too-few-shares"} if cause == "too few shares" else {}
+    aggregator.garbled = cause == "garbled shares"
     paths = [tmp_path / "0", tmp_path / "1"]
     states: dict[Path, list[str]] = {}
     with serve(certificates, aggregator) as url:

@@ -94,10 +94,10 @@ def test_what_the_owner_demands_when_enrolling_holds_in_every_later_process(
     state = ["--state", str(tmp_path / "state")]
     with serve(certificates, aggregator) as url:
         words = ["enroll", aggregator.code(url), *state, "--examples", str(tmp_path / "examples")]
-        demands = ["--min-noise", "1.5", "--max-participations", "20", "--max-epsilon", "8"]
+        demands = ["--min-noise", "1.5", "--max-participations", "20", "--max-epsilon", "8", "--delta", "1e-7"]
         assert main([*words, "--allow-cohorts-of", "2", *demands]) == 0
         floors = load_enrolment(StateFolder(tmp_path / "state")).privacy_floors
-        assert floors == PrivacyFloors(1.5, 20, 8.0)
+        assert floors == PrivacyFloors(1.5, 20, 8.0, 1e-7)
         capsys.readouterr()
         assert main(["once", *state, "--json"]) == 3
         assert error_of(capsys)["code"] == "floor-noise"
@@ -171,3 +171,15 @@ def test_a_demand_on_the_share_of_colluding_members_is_kept(
 @pytest.mark.parametrize("text", ["-0.1", "0.5", "nan", "much"])
 def test_a_share_that_is_none_is_refused(text: str) -> None:
     assert main(["enroll", "CODE", "--state", "s", "--examples", "e", "--min-corrupt-share", text]) == 2
+
+
+def test_a_demand_on_the_clip_norm_is_kept(tmp_path: Path, certificates: Path, capsys: Captured) -> None:
+    aggregator = Aggregator(certificates, 2)
+    write_points(tmp_path / "examples", 0)
+    state = ["--state", str(tmp_path / "state")]
+    with serve(certificates, aggregator) as url:
+        words = ["enroll", aggregator.code(url), *state, "--examples", str(tmp_path / "examples")]
+        assert main([*words, "--allow-cohorts-of", "2", "--max-clip-norm", "499"]) == 0
+        capsys.readouterr()
+        assert main(["once", *state, "--json"]) == 3  # the plan clips to 500
+        assert error_of(capsys)["code"] == "floor-clip-norm"

@@ -143,6 +143,17 @@ def test_a_device_stops_where_plan_or_owner_say(
     assert aggregator.cohorts[1].steps == {}
 
 
+def test_a_plan_cannot_stretch_the_owners_epsilon_by_a_larger_delta(certificates: Path) -> None:
+    plan = aggregator_with(certificates, replace(NOISE, delta=1e-4)).plan
+    loss = loss_of(plan, plan.encoding(MEMBERS, DIMENSION, 0))
+    generous, strict = epsilon_of([loss], 1e-4), epsilon_of([loss], 1e-6)
+    assert generous < strict
+    floors = PrivacyFloors(max_epsilon=(generous + strict) / 2)
+    replace(floors, delta=1e-4).check_next(plan, [], loss)
+    with refused("floor-epsilon", ProtocolAbort):
+        floors.check_next(plan, [], loss)
+
+
 @pytest.mark.parametrize(
     ("privacy", "floors"),
     [
