@@ -15,8 +15,8 @@ from tools.vectors.graphs import graphs, threshold_table
 from tools.vectors.numbers import grids, rotations
 from tools.vectors.refused_sessions import refused_sessions
 from tools.vectors.refused_values import refused_values
-from tools.vectors.secrets import sealed_boxes, shares
 from tools.vectors.session import session
+from tools.vectors.shares import sealed_boxes, shares
 from tools.vectors.signatures import signatures
 
 FOLDER: Final = Path(shared.__file__).parent / "spec" / "vectors"
