@@ -139,7 +139,7 @@ def _refused(cohort: _Cohort) -> Iterator[Case]:
     neighbours = cohort.graph.neighbours_of(DEVICE)
     stranger = next(index for index in range(_MEMBERS) if index not in neighbours and index != DEVICE)
     box = octets_for("a box", SEALED_BYTES)
-    boxes = dict.fromkeys(neighbours[:_LIMITS.threshold - 1], box)
+    boxes = dict.fromkeys(neighbours[: _LIMITS.threshold - 1], box)
     yield _case("a box from no neighbour", "bad-inbox", "share", "mask", inbox=_boxes({**boxes, stranger: box}))
     yield _case("too few boxes", "too-few-shares", "share", "mask", inbox=_boxes(boxes))
     others = set(range(_MEMBERS))
