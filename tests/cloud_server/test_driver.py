@@ -17,6 +17,7 @@ from edge_client.problems import CohortOver
 from shared.errors import BrokenState
 from shared.plan import Release, Stop, Training
 from shared.release import parse_release
+from shared.secagg.masking import CIPHERS, CipherName
 from tests.cloud_server.local import HOUR_S, Local, small_plan
 from tests.cloud_server.members import STEPS, Member
 from tests.shared.refusals import refused
@@ -67,9 +68,13 @@ def test_killed_in_the_middle_of_a_phase_the_cohort_completes_once(local: Local,
     assert_each_counted_once(local, members, 4)
 
 
+@pytest.mark.parametrize("cipher", CIPHERS)
 @pytest.mark.parametrize("step", ["share", "upload"])
-def test_killed_in_a_cohort_with_a_drop_out_the_cohort_completes_once(local: Local, step: str) -> None:
-    members = local.cohort(small_plan("point"), 4)
+def test_killed_in_a_cohort_with_a_drop_out_the_cohort_completes_once(
+    local: Local, step: str, cipher: CipherName
+) -> None:
+    plan = small_plan("point")
+    members = local.cohort(dataclasses.replace(plan, cohort=dataclasses.replace(plan.cohort, cipher=cipher)), 4)
     for earlier in STEPS[: STEPS.index(step)]:
         local.do(members, earlier)
     present = members[:3]

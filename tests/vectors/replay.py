@@ -104,23 +104,28 @@ class Device:
         )
 
     def step(self, name: str, messages: dict[str, Any], words: Words | None = None) -> bytes:
-        """Do one step on the messages that travel, and return what the device sends.
+        """Do one step, see ``do_step``."""
+        return do_step(self.session, name, messages, words)
 
-        Args:
-            name: ``share``, ``mask``, ``agree`` or ``unmask``.
-            messages: ``roster`` (parsed), ``now_s``, ``inbox``, ``survivors`` and ``agreements``.
-            words: to be masked; zeros unless given.
-        """
-        if name == "share":
-            return write_shares(self.session.share(messages["roster"], messages["now_s"]))
-        if name == "mask":
-            boxes = read_indexed(messages["inbox"].encode(), "boxes", SEALED_BYTES)
-            return self.session.mask(boxes, np.zeros(4, np.uint64) if words is None else words).to_bytes()
-        if name == "agree":
-            bitmap = read_octets(messages["survivors"].encode(), "bitmap")
-            return write_octets("signature", self.session.agree(bitmap))
-        signatures = read_indexed(messages["agreements"].encode(), "signatures", SIGNATURE_BYTES)
-        return write_answer(self.session.unmask(signatures))
+
+def do_step(session: DeviceSession, name: str, messages: dict[str, Any], words: Words | None = None) -> bytes:
+    """Do one step on the messages that travel, and return what the device sends.
+
+    Args:
+        session: the device's.
+        name: ``share``, ``mask``, ``agree`` or ``unmask``.
+        messages: ``roster`` (parsed), ``now_s``, ``inbox``, ``survivors`` and ``agreements``.
+        words: to be masked; zeros unless given.
+    """
+    if name == "share":
+        return write_shares(session.share(messages["roster"], messages["now_s"]))
+    if name == "mask":
+        boxes = read_indexed(messages["inbox"].encode(), "boxes", SEALED_BYTES)
+        return session.mask(boxes, np.zeros(4, np.uint64) if words is None else words).to_bytes()
+    if name == "agree":
+        return write_octets("signature", session.agree(read_octets(messages["survivors"].encode(), "bitmap")))
+    signatures = read_indexed(messages["agreements"].encode(), "signatures", SIGNATURE_BYTES)
+    return write_answer(session.unmask(signatures))
 
 
 def messages_for(document: Case, index: int) -> dict[str, Any]:

@@ -246,6 +246,21 @@ def test_a_rotation(case: Case) -> None:
         assert total / size**0.5 == pytest.approx(rotated[i], abs=1e-8)
 
 
+@pytest.mark.parametrize("case", cases("numbers.json", "noised_sums"))
+def test_a_noised_sum(case: Case) -> None:
+    """Words are one number in base 2^b, from which the survivors' offsets and the lowest lane are taken."""
+    bits, most = case["lane_bits"], case["measure_levels"]
+    lanes, steps = 64 // bits, []
+    for word in to_words(bytes.fromhex(case["sum"])):
+        lifted = word + sum(2 ** (bits - 2) << bits * lane for lane in range(lanes))  # more than any tail here
+        steps += [(lifted >> bits * lane & 2**bits - 1) - 2 ** (bits - 2) for lane in range(lanes)]
+    steps = [step - case["survivors"] * case["offset"] for step in steps[: len(case["steps"])]]
+    assert steps == case["steps"]
+    clipped, evaluated, _, loss = (min(max(step / most, 0), case["survivors"]) for step in steps[-4:])
+    assert (round(clipped), round(evaluated)) == (case["clipped"], case["evaluated"])
+    assert loss * 10 == pytest.approx(case["loss_sum"])
+
+
 @pytest.mark.parametrize("case", cases("numbers.json", "packings"))
 def test_a_packing(case: Case) -> None:
     bits = case["lane_bits"]

@@ -12,6 +12,7 @@ import pytest
 from shared.numeric.clipping import ClippedUpdate
 from shared.numeric.contribution_vector import Evaluation, Group, from_words, to_words
 from shared.numeric.noise import NoiseRule, NoisyGroup, noise_for
+from shared.numeric.noisy_encoding import NoisyEncoding
 from shared.numeric.packing import pack, pack_noised, unpack_noised_sum, unpack_sum
 from shared.numeric.quantization import Grid, QuantizedUpdate, quantize
 from shared.numeric.rotation import block_size, rotate, rotate_back, rotated_size, spread
@@ -236,6 +237,21 @@ class TestNumbers:
         assert [grid.levels for grid in noise.grids] == case["levels"]
         names = "measure_levels", "offset", "tail", "device_variance"
         assert [getattr(noise, name) for name in names] == [case[name] for name in names]
+
+    @pytest.mark.parametrize("case", cases("numbers.json", "noised_sums"))
+    def test_noised_sums(self, case: Case) -> None:
+        groups = tuple(NoisyGroup(**group) for group in case["groups"])
+        rule = NoiseRule(case["multiplier"], case["missing_share"], case["lane_bits"])
+        noise, (first, second) = noise_for(case["members"], groups, rule), [group.dimension for group in groups]
+        encoding = NoisyEncoding((first, second), rotated=False, noise=noise)
+        total = encoding.decode(words_of(case["sum"]), survivors=case["survivors"], sid=b"")
+        assert total.values == pytest.approx(case["values"], abs=1e-8)
+        assert total.statistics == pytest.approx(case["statistics"], abs=1e-8)
+        judged = total.evaluation
+        assert [total.clipped, judged.count, judged.correct] == [
+            case[name] for name in ("clipped", "evaluated", "correct")
+        ]
+        assert judged.loss_sum == pytest.approx(case["loss_sum"], abs=1e-8)
 
     @pytest.mark.parametrize("case", cases("rotations.json", "sizes"))
     def test_sizes(self, case: Case) -> None:

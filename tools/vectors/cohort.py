@@ -25,6 +25,7 @@ from tools.vectors.numbers import small_numbers
 TASK: Final = "activity"
 NOW_S: Final = 1_800_000_000
 EXPIRES_AT_S: Final = NOW_S + 3600
+CERTIFIED_UNTIL_S: Final = NOW_S + 90 * 86_400
 AUTHORITY: Final = SigningKey(octets_for("authority"))
 MEMBERS: Final = 5
 DROPPED: Final = 3  # sends shares, and nothing after them
@@ -75,7 +76,7 @@ def identity_of(number: int) -> SigningKey:
 
 
 def certificate_of(
-    number: int, *, authority: SigningKey = AUTHORITY, task: str = TASK, expires_at_s: int = EXPIRES_AT_S
+    number: int, *, authority: SigningKey = AUTHORITY, task: str = TASK, expires_at_s: int = CERTIFIED_UNTIL_S
 ) -> Certificate:
     """Return the certificate of device ``number``."""
     return Certificate.issue(

@@ -94,7 +94,8 @@ def _x25519(own: str, other: str) -> Case:
 
 
 def _hkdf(role: Role, indices: tuple[int, ...]) -> Case:
-    secret = b"" if role == "fedloom/1/graph" else octets_for("hkdf secret")
+    secrets: dict[Role, bytes] = {"fedloom/1/graph": octets_for("graph seed"), "fedloom/1/rotation": _SID}
+    secret = secrets.get(role, octets_for("hkdf secret"))
     return {
         "secret": secret.hex(),
         "sid": _SID.hex(),

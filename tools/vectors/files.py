@@ -15,9 +15,10 @@ from tools.vectors.graphs import graphs, threshold_table
 from tools.vectors.numbers import grids, rotations
 from tools.vectors.refused_sessions import refused_sessions
 from tools.vectors.refused_values import refused_values
-from tools.vectors.secrets import sealed_boxes, shares
 from tools.vectors.session import session
+from tools.vectors.shares import sealed_boxes, shares
 from tools.vectors.signatures import signatures
+from tools.vectors.sparse_session import sparse_session
 
 FOLDER: Final = Path(shared.__file__).parent / "spec" / "vectors"
 
@@ -37,6 +38,7 @@ FILES: Final[Mapping[str, Callable[[], Document]]] = {
     "rotations.json": rotations,
     "signatures.json": signatures,
     **dict(map(_session, (PLAIN, ROTATED))),
+    "session-sparse.json": sparse_session,
     "refused-sessions.json": refused_sessions,
     "refused-values.json": refused_values,
 }

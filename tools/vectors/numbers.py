@@ -12,10 +12,11 @@ import numpy.typing as npt
 from shared.numeric.clipping import ClippedUpdate
 from shared.numeric.contribution_vector import Evaluation, Group, from_words, to_words
 from shared.numeric.noise import NoiseRule, NoisyGroup, noise_for
+from shared.numeric.noisy_encoding import NoisyEncoding
 from shared.numeric.packing import LANES_PER_WORD, pack, pack_noised, unpack_noised_sum, unpack_sum
 from shared.numeric.quantization import Grid, QuantizedUpdate, quantize
 from shared.numeric.rotation import block_size, rotate, rotated_size, spread
-from tools.vectors.document import Case, Document, Drawn, hexadecimal, octets_for, real, whole, words_to_hex
+from tools.vectors.document import DIGITS, Case, Document, Drawn, hexadecimal, octets_for, real, whole, words_to_hex
 
 _WIDTHS: Final = tuple(LANES_PER_WORD)
 _DIMENSIONS: Final = (1, 2, 3, 5, 64, 100, 1000, 4096, 5000, 62_006)
@@ -54,6 +55,7 @@ def grids() -> Document:
             for members, bits in ((10, 21), (100, 16), (1000, 32))
             for sizes, multiplier in (((1000, 0), 0.5), ((5000, 40), 1.0))
         ],
+        "noised_sums": [_noised_sum(bits) for bits in _WIDTHS],
     }
 
 
@@ -148,6 +150,36 @@ def _noised_packing(lane_bits: int) -> Case:
         "words": [words_to_hex(one) for one in words],
         "sum": words_to_hex(total),
         "sums": whole(sums),
+    }
+
+
+def _noised_sum(lane_bits: int) -> Case:
+    """Return the sum of nine survivors of ten: five coordinates, two statistics, four measurements."""
+    sizes, norms, survivors = (5, 2), (1.0, 0.5), 9
+    groups = tuple(NoisyGroup(size, norm, 1.0) for size, norm in zip(sizes, norms, strict=True))
+    rule = NoiseRule(0.5, 0.15, lane_bits)
+    noise = noise_for(10, groups, rule)
+    most = noise.measure_levels
+    steps = np.array(
+        [40, -3, 0, 7, -noise.tail, 6, -5, 2 * most, 9 * most + 3, 6 * most, 5 * most // 2], dtype=np.int64
+    )
+    words = pack_noised(steps + survivors * noise.offset, lane_bits=lane_bits)
+    total = NoisyEncoding(sizes, rotated=False, noise=noise).decode(words, survivors=survivors, sid=octets_for("sid"))
+    return {
+        "members": 10,
+        "survivors": survivors,
+        "groups": [asdict(group) for group in groups],
+        **asdict(rule),
+        "offset": noise.offset,
+        "measure_levels": most,
+        "steps": whole(steps),
+        "sum": words_to_hex(words),
+        "values": real(total.values),
+        "statistics": real(total.statistics),
+        "clipped": total.clipped,
+        "evaluated": total.evaluation.count,
+        "correct": total.evaluation.correct,
+        "loss_sum": round(total.evaluation.loss_sum, DIGITS),
     }
 
 

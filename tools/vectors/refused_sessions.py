@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from shared.secagg.roster import to_bitmap
@@ -114,7 +114,7 @@ def _orders() -> Iterator[Case]:
     yield case("unmasked twice", "out-of-order", *_TO_UNMASK, "unmask")
 
 
-def _sum(comment: str, code: str, survivors: Mapping[int, object], answers: Mapping[int, UnmaskAnswer]) -> Case:
+def _sum(comment: str, code: str, survivors: Iterable[int], answers: Mapping[int, UnmaskAnswer]) -> Case:
     texts = {str(index): write_answer(answer).decode() for index, answer in answers.items()}
     return {"comment": comment, "code": code, "survivors": whole(sorted(survivors)), "answers": {**texts}}
 
@@ -132,4 +132,4 @@ def _sums(cohort: Cohort) -> Iterator[Case]:
     yield _sum("two members' shares swapped", "bad-shares", good, {**good, 1: swapped})
     outside = UnmaskAnswer({**seeds, 0: b"\xff" * SECRET_BYTES}, keys)
     yield _sum("a share outside the field, none to spare", "too-few-shares", good, {**good, 1: outside})
-    yield _sum("three vectors", "too-few-survivors", {0: None, 1: None, 2: None}, good)
+    yield _sum("three vectors", "too-few-survivors", (0, 1, 2), good)
