@@ -2,8 +2,9 @@
 
 Every device is one writer, takes part in every round, and goes through the encoding of a real cohort: clip, rotation,
 rounding, its share of the noise, lanes. The words are added modulo 2^64 without masks, which cancel exactly, so the sum
-is the one that secure aggregation reveals. Epsilon is what the server's accounting charges for these rounds; that of
-a run in which nobody drops out is lower, as more noise arrives than is counted on.
+is the one that secure aggregation reveals. Epsilon is what a device's own accounting charges for these rounds; that of
+a run in which nobody drops out is lower, as more noise arrives than is counted on. Rates, clip norms and rounds were
+chosen on digits of the same writers that were held out for it, which this epsilon does not cover.
 """
 
 from __future__ import annotations
