@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from typing import BinaryIO
 
 from flask import Blueprint, Response, request
 from sqlalchemy import Connection
@@ -140,15 +139,13 @@ def vector(cohort_id: str) -> Response:
         return _accepted()
     if _index(record) not in record.state.sharers:
         raise UsageError("never-shared", "A device that did not share its keys cannot send a vector.")
-    temporary = _receive(_vector_bytes(record))
-    try:
-        parts = context()
+    parts = context()
+    with parts.uploads.incoming(record.id, caller().device) as file:
+        _receive(_vector_bytes(record), file)
         with parts.database.write() as connection:
             if check_step(connection, load_cohort(connection, record.id), caller().device, "vector", digest):
-                parts.uploads.keep(temporary, record.id, caller().device)
+                parts.uploads.keep(record.id, caller().device)
                 store_step(connection, record.id, caller().device, "vector", digest, parts.clock.now_s())
-    finally:
-        temporary.unlink(missing_ok=True)
     return _accepted()
 
 
@@ -160,24 +157,16 @@ def _vector_bytes(record: StoredCohort) -> int:
     return task.plan.vector_words(layout.shared.size, layout.statistics.size) * WORD_BYTES
 
 
-def _receive(expected_bytes: int) -> Path:
-    """Stream the body into a synced file of exactly the expected size and signed hash."""
-    digest = hashlib.sha256()
-    descriptor, name = tempfile.mkstemp(dir=context().folder.uploads)
-    path, received = Path(name), 0
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            while piece := request.stream.read(min(READ_PIECE_BYTES, expected_bytes + 1 - received)):
-                received += len(piece)
-                digest.update(piece)
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        _check_received(received, expected_bytes, digest.hexdigest())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return path
+def _receive(expected_bytes: int, file: BinaryIO) -> None:
+    """Stream the body into ``file`` and sync it; it has exactly the expected size and signed hash."""
+    digest, received = hashlib.sha256(), 0
+    while piece := request.stream.read(min(READ_PIECE_BYTES, expected_bytes + 1 - received)):
+        received += len(piece)
+        digest.update(piece)
+        file.write(piece)
+    file.flush()
+    os.fsync(file.fileno())
+    _check_received(received, expected_bytes, digest.hexdigest())
 
 
 def _check_received(received: int, expected_bytes: int, digest: str) -> None:
