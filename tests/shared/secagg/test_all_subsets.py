@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import pytest
 
 from shared.errors import FedloomError
@@ -66,3 +69,32 @@ def test_on_a_sparse_graph(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert counted is None  # some secret, or somebody's sum, has fewer than two holders left
         sums += counted is not None
     assert sums == 1
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4, 6, 7, 8])
+def test_every_multiset_of_steps_on_the_complete_graph(devices: int) -> None:
+    """How many vanish before each step, in every combination; who it is makes no difference to the rules."""
+    least = 2 if devices == 2 else 3
+    limits = CohortRules(min_survivors=least, largest=devices, corrupt_share=0.0, dropout_share=0.25)
+    patterns = list(_continuations(CohortSimulation(devices, limits), [devices]))
+    assert len(patterns) == math.comb(devices + len(STEPS), len(STEPS))
+    for (_, joined, shared, masked, agreed, answered), counted in patterns:
+        threshold = joined // 2 + 1  # t and the quorum at gamma = 0
+        needed = max(least, joined - joined // 4)
+        enough = (shared >= threshold, masked >= needed, agreed >= threshold, answered >= threshold)
+        possible = joined >= least and all(enough) and threshold <= joined - joined // 4
+        assert counted == ([int(device < masked) for device in range(devices)] if possible else None)
+
+
+def _continuations(simulation: CohortSimulation, alive: list[int]) -> Iterator[tuple[list[int], list[int] | None]]:
+    if len(alive) > len(STEPS):
+        try:
+            yield alive, simulation.counted()
+        except FedloomError:
+            yield alive, None
+        return
+    for left in range(alive[-1] + 1):
+        branch = simulation.fork()
+        branch.drop(range(left, alive[-1]))
+        branch.run(STEPS[len(alive) - 1])
+        yield from _continuations(branch, [*alive, left])
