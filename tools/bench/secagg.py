@@ -30,7 +30,7 @@ from tools.bench.secagg_scene import Scene, key_steps_s, make_scene
 DIMENSION: Final = 1_000_000
 NEIGHBOURS: Final = 10
 _REFERENCE: Final = "keystreams and sums alone"
-_TRIES: Final = 7
+_TRIES: Final = 25
 # Small on purpose, so that drop-outs weigh much; no cohort may run with so few neighbours.
 SMALL: Final = (50, 5, Thresholds(NEIGHBOURS, 6, 45, 26))
 LARGE_RULES: Final = CohortRules(min_survivors=10, largest=1000, corrupt_share=0.05, dropout_share=0.1)
@@ -87,7 +87,7 @@ def _unmasking(members: int, dropped: int, limits: Thresholds) -> Result:
     total = np.frombuffer(os.urandom(2 * DIMENSION), dtype=np.uint64).copy()
     keys = [bytes(32)] * scene.masks
     value, reference = _fastest_ms(
-        [lambda: unmask(scene, total, cores), lambda: _streams(total, keys)], tries=3 if members < 100 else 2
+        [lambda: unmask(scene, total, cores), lambda: _streams(total, keys)], tries=5 if members < 100 else 2
     )
     name = f"server: unmasking {members} members, {limits.neighbours} neighbours, t = {limits.threshold},"
     name += f" {dropped} drop-outs, {DIMENSION} coordinates, {scene.masks} masks, {cores} cores"
