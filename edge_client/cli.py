@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -130,32 +131,25 @@ def _floor(text: str) -> int:
 
 
 def _demand(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= LARGEST_PRIVACY_FLOOR:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to {LARGEST_PRIVACY_FLOOR}")
-    return value
+    wanted = f"a number above 0 and up to {LARGEST_PRIVACY_FLOOR}"
+    return _number(text, lambda value: 0 < value <= LARGEST_PRIVACY_FLOOR, wanted)
 
 
 def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1 / 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 0.5")
-    return value
+    return _number(text, lambda value: 0 <= value < 1 / 2, "a share from 0 to below 0.5")
 
 
 def _delta(text: str) -> float:
+    return _number(text, lambda value: 0 < value <= _LARGEST_DELTA, f"a number above 0 and up to {_LARGEST_DELTA:g}")
+
+
+def _number(text: str, fits: Callable[[float], bool], wanted: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = 0.0
-    if not 0 < value <= _LARGEST_DELTA:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to {_LARGEST_DELTA:g}")
+        value = math.nan  # which fits nowhere
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
     return value
 
 

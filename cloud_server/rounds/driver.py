@@ -301,6 +301,10 @@ class Driver:
             if state == record.state or effect in {Effect.UNMASK, Effect.DRAW_SEED}:
                 return True  # what arrived meanwhile changed it; these two are begun outside this transaction
             state = self._save(connection, task, record, state, effect)
+        return self._entered(record, state)
+
+    def _entered(self, record: StoredCohort, state: CohortState) -> bool:
+        """Say which state a cohort got into, and forget one that is over; always True, for something was done."""
         log.info("cohort %s (round %d): %s %s", record.id, record.round_number, state.phase.value, state.failure)
         if state.phase in OVER:
             self._forget(record.id)
@@ -326,10 +330,7 @@ class Driver:
                 return True  # another driver took over meanwhile
             connection.execute(update(cohort).where(cohort.c.id == record.id).values(roster=body))
             save_state(connection, record.id, state)
-        log.info("cohort %s (round %d): %s %s", record.id, record.round_number, state.phase.value, state.failure)
-        if state.phase in OVER:
-            self._forget(record.id)
-        return True
+        return self._entered(record, state)
 
     def _save(
         self, connection: Connection, task: Task, record: StoredCohort, state: CohortState, effect: Effect

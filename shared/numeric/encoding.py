@@ -23,7 +23,7 @@ from shared.numeric.contribution_vector import (
     vector_words,
 )
 from shared.numeric.quantization import Grid, QuantizedUpdate, quantize
-from shared.numeric.rotation import rotate, rotate_back, rotated_size
+from shared.numeric.rotation import rotate_back, rotated_size, rotated_update
 
 Words = npt.NDArray[np.uint64]
 
@@ -85,7 +85,7 @@ class Encoding:
         self, update: ClippedUpdate, grid: Grid, number: int, sid: bytes, random_bytes: Callable[[int], bytes]
     ) -> QuantizedUpdate:
         if self.rotated:
-            update = replace(update, raw=rotate(update.values, sid, number), scale=1.0)
+            update = rotated_update(update, sid, number)
         return quantize(update, grid, random_bytes)
 
     def decode(self, total: Words, *, survivors: int, sid: bytes) -> AggregateSum:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from shared.numeric.contribution_vector import AggregateSum, Evaluation
 from shared.numeric.noise import MEASURES, Noise, noise_l2_norm
 from shared.numeric.packing import Steps, pack_noised, unpack_noised_sum, words_for
 from shared.numeric.quantization import dequantize, quantize
-from shared.numeric.rotation import rotate, rotate_back, rotated_size
+from shared.numeric.rotation import rotate_back, rotated_size, rotated_update
 from shared.numeric.skellam import table_for
 
 Words = npt.NDArray[np.uint64]
@@ -69,7 +69,7 @@ class NoisyEncoding:
         """Return u64[words] with this device's share of the noise, ready to be masked; see ``Encoding.encode``."""
         steps: list[Steps] = []
         for number, (part, grid) in enumerate(zip((update, statistics), self.noise.grids, strict=True)):
-            spread = replace(part, raw=rotate(part.values, sid, number), scale=1.0) if self.rotated else part
+            spread = rotated_update(part, sid, number) if self.rotated else part
             steps.append(quantize(spread, grid, random_bytes).steps)
         steps.append(self._measure(evaluation, random_bytes, clipped=update.clipped or statistics.clipped))
         lanes: Sums = np.concatenate(steps, dtype=np.int64)

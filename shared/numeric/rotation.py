@@ -8,12 +8,14 @@ sum. The signs follow from the session's id, so every member has the same ones, 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from shared.numeric.clipping import ClippedUpdate
 from shared.secagg.keys import derive
 from shared.secagg.masking import keystream
 
@@ -64,6 +66,11 @@ def rotate(values: Values, sid: bytes, group: int) -> Values:
     _flip_signs(rotated, sid, group)
     _transform(rotated, block_size(values.size))
     return rotated
+
+
+def rotated_update(update: ClippedUpdate, sid: bytes, group: int) -> ClippedUpdate:
+    """Return ``update`` with its coordinates rotated, see ``rotate``."""
+    return replace(update, raw=rotate(update.values, sid, group), scale=1.0)
 
 
 def rotate_back(rotated: Values, dimension: int, sid: bytes, group: int) -> Values:

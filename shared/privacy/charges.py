@@ -76,14 +76,12 @@ class PrivacyFloors:
         if limited and len(spent) >= privacy.max_participations:
             raise _spent("privacy-budget-spent", f"The plan lets each device take part {len(spent)} times.")
         delta = min(self.delta, privacy.delta)
-        own = epsilon_of([*spent, loss], delta)
-        if self.max_epsilon and own > self.max_epsilon:
+        if self.max_epsilon and (own := epsilon_of([*spent, loss], delta)) > self.max_epsilon:
             raise _spent(
                 "floor-epsilon",
                 f"Once more would make epsilon {own:.3g} at delta {delta:g}, this device allows {self.max_epsilon:g}.",
             )
-        total = epsilon_of([*spent, loss], privacy.delta)
-        if limited and total > privacy.max_epsilon:
+        if limited and (total := epsilon_of([*spent, loss], privacy.delta)) > privacy.max_epsilon:
             raise _spent(
                 "privacy-budget-spent",
                 f"Once more would make epsilon {total:.3g} at delta {privacy.delta:g}, the plan allows"

@@ -22,10 +22,9 @@ from shared.numeric.contribution_vector import Evaluation
 from shared.plan import CohortEncoding, Plan, Update
 from shared.secagg.masking import WORD_BYTES, Mask, Words, apply_masks, keystream
 from shared.secagg.parameters import CohortRules, Thresholds, thresholds
-from shared.secagg.recovery import unmask_sum
 from tools.bench.child import child
 from tools.bench.report import Result
-from tools.bench.secagg_scene import Scene, key_steps_s, make_scene
+from tools.bench.secagg_scene import key_steps_s, make_scene
 
 DIMENSION: Final = 1_000_000
 NEIGHBOURS: Final = 10
@@ -87,25 +86,11 @@ def _unmasking(members: int, dropped: int, limits: Thresholds) -> Result:
     total = np.frombuffer(os.urandom(2 * DIMENSION), dtype=np.uint64).copy()
     keys = [bytes(32)] * scene.masks
     value, reference = _fastest_ms(
-        [lambda: unmask(scene, total, cores), lambda: _streams(total, keys)], tries=5 if members < 100 else 2
+        [lambda: scene.unmask(total, cores), lambda: _streams(total, keys)], tries=5 if members < 100 else 2
     )
     name = f"server: unmasking {members} members, {limits.neighbours} neighbours, t = {limits.threshold},"
     name += f" {dropped} drop-outs, {DIMENSION} coordinates, {scene.masks} masks, {cores} cores"
     return Result(name, value, "ms", f"{_REFERENCE}, by cores", reference / cores)
-
-
-def unmask(scene: Scene, total: Words, workers: int) -> Words:
-    """Recover every secret from its shares and take all masks off ``total``."""
-    return unmask_sum(
-        total,
-        scene.roster,
-        scene.fates,
-        scene.commitments,
-        scene.answers,
-        limits=scene.limits,
-        cipher="aes-256-ctr",
-        workers=workers,
-    )
 
 
 def _memory() -> Result:

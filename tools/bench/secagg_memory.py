@@ -21,8 +21,6 @@ _WORDS = 250_000  # a million coordinates in lanes of 16 bits
 
 def main() -> None:
     """Add a vector per survivor, recover the secrets, and take the masks off."""
-    from tools.bench.secagg import unmask  # noqa: PLC0415 - it imports this program's parent
-
     members = int(sys.argv[1])
     scene = make_scene(members, members // 10, thresholds(members, CohortRules(10, members, 0.05, 0.1)))
     running = RunningSum(_WORDS)
@@ -31,7 +29,7 @@ def main() -> None:
         vector.write_bytes(os.urandom(_WORDS * WORD_BYTES))
         for index in scene.fates.survivors:
             running.add(index, vector)
-    unmask(scene, running.total, 1)
+    scene.unmask(running.total, 1)
     print(peak_bytes())
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.secagg.keys import KeyPair
+from shared.secagg.masking import Words
 from shared.secagg.parameters import CohortRules, Thresholds
-from shared.secagg.recovery import Fates
+from shared.secagg.recovery import Fates, unmask_sum
 from shared.secagg.roster import CohortBinding, Roster, make_member
 from shared.secagg.session import DeviceSession, UnmaskAnswer, commitment
 from shared.secagg.shares import random_secret, split
@@ -33,6 +34,19 @@ class Scene:
     limits: Thresholds
     masks: int
 
+    def unmask(self, total: Words, workers: int) -> Words:
+        """Recover every secret from its shares and take all masks off ``total``."""
+        return unmask_sum(
+            total,
+            self.roster,
+            self.fates,
+            self.commitments,
+            self.answers,
+            limits=self.limits,
+            cipher="aes-256-ctr",
+            workers=workers,
+        )
+
 
 def make_scene(members: int, dropped: int, limits: Thresholds) -> Scene:
     """Return a cohort of which the last ``dropped`` members vanished after they shared their keys."""
@@ -45,7 +59,7 @@ def make_scene(members: int, dropped: int, limits: Thresholds) -> Scene:
     roster = Roster.of(_binding(), entries)
     graph, sid = roster.graph(limits.neighbours), roster.sid
     survivors = frozenset(range(members - dropped))
-    answers: dict[int, UnmaskAnswer] = {index: UnmaskAnswer({}, {}) for index in survivors}
+    seeds, keys = ({index: dict[int, bytes]() for index in survivors} for _ in range(2))  # by holder, then by owner
     commitments, masks = {}, 0
     for index, (_, mask) in enumerate(pairs):
         seed, holders = random_secret(os.urandom), graph.holders_of(index)
@@ -54,12 +68,9 @@ def make_scene(members: int, dropped: int, limits: Thresholds) -> Scene:
         shares = split(seed if alive else mask.secret, limits.threshold, range(1, len(holders) + 1), os.urandom)
         for x, holder in enumerate(holders, start=1):
             if holder in survivors:
-                answer = answers[holder]
-                revealed = dict(answer.self_mask if alive else answer.mask_key) | {index: shares[x]}
-                answers[holder] = (
-                    UnmaskAnswer(revealed, answer.mask_key) if alive else UnmaskAnswer(answer.self_mask, revealed)
-                )
+                (seeds if alive else keys)[holder][index] = shares[x]
         masks += 1 if alive else len(survivors.intersection(graph.neighbours_of(index)))
+    answers = {index: UnmaskAnswer(seeds[index], keys[index]) for index in survivors}
     return Scene(roster, Fates(frozenset(range(members)), survivors), commitments, answers, limits, masks)
 
 
