@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final
 
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CTR
+from shared.secagg.masking import keystream
 
 _WORD_BYTES: Final = 8
 _WORDS_AT_ONCE: Final = 512
-_COUNTER_START: Final = bytes(16)  # one key orders one ring
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def _below(bound: int, words: Iterator[int]) -> int:
 
 def _words(key: bytes) -> Iterator[int]:
     """Yield the keystream of AES-256-CTR as little-endian 64-bit numbers, without end."""
-    generator = Cipher(AES(key), CTR(_COUNTER_START)).encryptor()
+    generator = keystream(key, "aes-256-ctr")
     while True:
         piece = generator.update(bytes(_WORDS_AT_ONCE * _WORD_BYTES))
         for start in range(0, len(piece), _WORD_BYTES):
