@@ -39,7 +39,7 @@ def make_context(data: Path, clock: Clock) -> Context:
             "start `fedloom-server serve` with this --data once; it makes one",
         )
     release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
-    authority = _authority(folder, release_key, clock)
+    authority = authority_of(folder, release_key, clock, description_of(folder))
     database = Database(folder.database, metadata)
     return Context(
         folder=folder,
@@ -53,11 +53,18 @@ def make_context(data: Path, clock: Clock) -> Context:
     )
 
 
-def _authority(folder: DataFolder, release_key: SigningKey, clock: Clock) -> Authority | RemoteAuthority:
-    """Return the authority that ``serve --authority`` was told of, else the one in this folder."""
-    described = folder.keys / DESCRIPTION_FILE
-    if described.exists():
-        return RemoteAuthority(Description.from_bytes(described.read_bytes()), release_key)
+def description_of(folder: DataFolder) -> Description | None:
+    """Return the authority elsewhere that ``serve --authority`` was told of, now or before."""
+    path = folder.keys / DESCRIPTION_FILE
+    return Description.from_bytes(path.read_bytes()) if path.exists() else None
+
+
+def authority_of(
+    folder: DataFolder, release_key: SigningKey, clock: Clock, described: Description | None
+) -> Authority | RemoteAuthority:
+    """Return the authority that is ``described``, else the one in this folder."""
+    if described is not None:
+        return RemoteAuthority(described, release_key)
     folder.authority.mkdir(mode=FOLDER_MODE, exist_ok=True)
     return Authority(folder.authority, clock, os.urandom)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 
 from cloud_server.authority.app import AGGREGATOR_FILE, read_root
@@ -17,7 +18,6 @@ from cloud_server.authority.remote import DESCRIPTION_FILE, Description
 from cloud_server.listening import add_listening, public_url, read_text, tls_files
 from cloud_server.serve import Supervisor, set_up_logging, web_command
 from cloud_server.settings import FOLDER_MODE, write_private
-from cloud_server.tls import ROOT_FILE
 from shared.clock import SystemClock
 from shared.errors import UsageError
 from shared.root import Root, require_url
@@ -49,30 +49,56 @@ def serve_authority(arguments: argparse.Namespace) -> int:
         raise UsageError("bad-data-folder", f"{folder} cannot be used ({type(error).__name__}).") from error
     set_up_logging()
     url, host = public_url(arguments)
-    certificate, key = tls_files(arguments, folder, host)
+    tls = tls_files(arguments, folder, host)
     public_key = Authority(folder, SystemClock(), os.urandom).public_key
-    described = Description(public_key, url, (folder / ROOT_FILE).read_text("ascii"))
+    described = Description(public_key, url, tls.root_pem)
+    _require_unchanged(folder / DESCRIPTION_FILE, described)
     write_private(folder / DESCRIPTION_FILE, described.to_bytes())
     logging.getLogger("fedloom").info("authority at %s; its description is %s", url, folder / DESCRIPTION_FILE)
-    command = web_command(folder, arguments.listen, certificate, key, 1, "cloud_server.authority.app")
+    command = web_command(folder, arguments.listen, tls.certificate, tls.key, 1, "cloud_server.authority.app")
     return Supervisor({"web": command}).run()
+
+
+def _read_root(data: bytes, path: Path) -> Root:
+    try:
+        return Root.verified(data, sha256(data))
+    except UsageError as error:
+        remedy = "give the root.json in the aggregator's folder"
+        raise UsageError("bad-root", f"{path} is no root document: {error.message}", remedy) from error
+
+
+def _require_unchanged(path: Path, described: Description) -> None:
+    """Refuse to be found elsewhere than the aggregator's root document says: enrolled devices pin that document."""
+    if not path.is_file() or not (path.parent / AGGREGATOR_FILE).exists():
+        return
+    before = Description.from_bytes(path.read_bytes())
+    if before != described:
+        what = "address" if before.url != described.url else "TLS certificate's root"
+        raise UsageError(
+            "authority-changed",
+            f"This authority's {what} is not the one that its aggregator's devices pin ({before.url}).",
+            "start it as before; a new address or root means enrolling every device anew, at a new authority",
+        )
 
 
 def mint_at_authority(arguments: argparse.Namespace, valid_s: float) -> tuple[list[bytes], str, Root]:
     """Return secrets of codes, the aggregator's address and its root document.
 
     Raises:
-        UsageError: ``no-url`` or ``other-authority``.
+        UsageError: ``no-url``, ``bad-root`` or ``other-authority``.
         TryLater: ``no-aggregator`` where ``--root`` was never given.
     """
     folder: Path = arguments.data.resolve()
     authority = Authority(folder, SystemClock(), os.urandom)
     if arguments.root is not None:
         data = read_text(arguments.root, "utf-8", "bad-root", "the aggregator's root.json").encode()
-        if Root.verified(data, sha256(data)).authority_key != authority.public_key:
+        if _read_root(data, arguments.root).authority_key != authority.public_key:
             raise UsageError("other-authority", "The aggregator trusts another authority.", "check --root and --data")
         write_private(folder / AGGREGATOR_FILE, data)
     if arguments.url is None:
         raise UsageError("no-url", "Codes carry the aggregator's address.", "give --url https://HOST:PORT")
     root = read_root(folder)
+    if (known := authority.tasks()) and arguments.task not in known:
+        note = f"note: the first codes for task {arguments.task}; so far there were codes for {', '.join(known)}."
+        print(note, file=sys.stderr)
     return authority.mint(arguments.task, count=arguments.count, valid_s=valid_s), require_url(arguments.url), root

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import re
 import shutil
@@ -15,15 +14,14 @@ from typing import NoReturn
 
 from cloud_server.api.context import Context
 from cloud_server.app import RELEASE_KEY_FILE, make_context
-from cloud_server.authority.registry import Authority
-from cloud_server.authority.remote import DESCRIPTION_FILE, Description
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
-from cloud_server.listening import add_listening, public_url, read_text, tls_files
+from cloud_server.cautions import cautions
+from cloud_server.listening import read_text
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import privacy_report
 from cloud_server.rounds.rounds import list_rounds
-from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
-from cloud_server.settings import DataFolder, load_or_create_key, write_private
+from cloud_server.serve_cli import add_driver, add_serve, drive, serve
+from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import device as device_table
@@ -46,7 +44,6 @@ from shared.wire.canonical import Json, decode
 
 Command = Callable[[argparse.Namespace], Json]
 _DURATION = re.compile(r"(\d+)(s|m|h|d)")
-ROOT_DOCUMENT = "root.json"  # for the operator of an authority elsewhere
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -62,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     os.umask(0o077)  # databases, uploads and logs are the operator's alone
     try:
-        arguments = _parser().parse_args(words)
-        result = arguments.run(arguments)
+        arguments = command_line().parse_args(words)
+        result = _run(arguments)
     except FedloomError as error:
         if "--json" in words:
             print(json.dumps({"error": error.to_json()}))
@@ -84,18 +81,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _run(arguments: argparse.Namespace) -> Json:
+    try:
+        result: Json = arguments.run(arguments)
+    except ModuleNotFoundError as error:
+        raise FedloomError(
+            "missing-package",
+            f"The Python package {error.name} is not installed here.",
+            "pip install --require-hashes -r requirements/server.txt",
+        ) from error
+    return result
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return every command with its options."""
     parser = _Parser(prog="fedloom-server", description="The Fedloom aggregator.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serve = _add(commands, "serve", "run the aggregator", _serve, json_option=False)
-    add_listening(serve, 8443)
-    serve.add_argument("--workers", type=int, default=1, help="web processes")
-    serve.add_argument("--authority", type=Path, metavar="FILE", help="authority.json of an authority elsewhere")
+    add_serve(_add(commands, "serve", "run the aggregator", serve, json_option=False))
     add_authority(
         _add(commands, "authority", "run the enrolment authority by itself", serve_authority, json_option=False)
     )
-    driver = _add(commands, "driver", "run only the driver (serve starts one by itself)", _driver, json_option=False)
-    driver.add_argument("--supervisor", type=int, default=os.getppid(), help="end with this process")
+    add_driver(_add(commands, "driver", "run only the driver (serve starts one by itself)", drive, json_option=False))
     _add_task(commands)
     code = commands.add_parser("code", help="enrolment codes").add_subparsers(required=True, metavar="VERB")
     create = _add(code, "create", "make one-time enrolment codes", _code_create)
@@ -166,40 +172,6 @@ def _for_people(value: Json, indent: str = "") -> str:
     return f"{indent}{value}"
 
 
-def _serve(arguments: argparse.Namespace) -> Json:
-    set_up_logging()
-    folder = DataFolder.open(arguments.data)
-    url, public_host = public_url(arguments)
-    certificate, key = tls_files(arguments, folder.keys, public_host)
-    if arguments.authority:
-        described = Description.from_bytes(read_text(arguments.authority, "utf-8", "bad-authority", "it").encode())
-        write_private(folder.keys / DESCRIPTION_FILE, described.to_bytes())
-    parts = make_context(folder.path, SystemClock())
-    with parts.database.write() as connection:
-        connection.execute(setting.delete().where(setting.c.name == "url"))
-        connection.execute(setting.insert().values(name="url", value=url))
-    parts.database.close()
-    write_private(folder.path / ROOT_DOCUMENT, parts.root.to_bytes())
-    logging.getLogger("fedloom").info("serving %s, root fingerprint %s", url, parts.root.fingerprint.hex())
-    if isinstance(parts.authority, Authority):
-        logging.getLogger("fedloom").warning(
-            "this process is also the enrolment authority: whoever runs it could invent devices, so members are"
-            " protected from outsiders, and from an honest operator's mistakes, but not from a lying operator"
-        )
-    driver = [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)]
-    return Supervisor(
-        {
-            "web": web_command(folder.path, arguments.listen, certificate, key, arguments.workers),
-            "driver": [*driver, "--supervisor", str(os.getpid())],
-        }
-    ).run()
-
-
-def _driver(arguments: argparse.Namespace) -> Json:
-    run_driver(arguments.data, arguments.supervisor)
-    return 0
-
-
 def _task_create(arguments: argparse.Namespace) -> Json:
     if not arguments.plan.is_file():
         raise UsageError("no-plan", f"{arguments.plan} is not a file.", "give the plan's TOML file")
@@ -211,7 +183,11 @@ def _task_create(arguments: argparse.Namespace) -> Json:
     database = Database(folder.database, metadata)
     with database.write() as connection:
         create_task(connection, BlobStore(folder.blobs), bundle, plan, key, SystemClock().now_s())
-    return {"task": plan.task}
+    notes = cautions(plan)
+    if not arguments.json:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+    return {"task": plan.task, "notes": [*notes]} if arguments.json else f"task: {plan.task}"
 
 
 def _open(arguments: argparse.Namespace) -> Context:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import logging
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cloud_server.settings import write_private
 from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, ensure_certificates
 from shared.errors import UsageError
+
+_LARGEST_PORT = 65_535
 
 
 def add_listening(parser: argparse.ArgumentParser, port: int) -> None:
@@ -22,15 +25,31 @@ def add_listening(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument("--tls-key", type=Path, metavar="FILE")
 
 
+@dataclass(frozen=True)
+class TlsFiles:
+    """What a listening process shows.
+
+    Attributes:
+        certificate: file with the chain in PEM.
+        key: file with its private key.
+        root_pem: the certificate that clients must be led to.
+    """
+
+    certificate: Path
+    key: Path
+    root_pem: str
+
+
 def public_url(arguments: argparse.Namespace) -> tuple[str, str]:
     """Return the address for others, and its host.
 
     Raises:
-        UsageError: ``bad-listen`` or ``bad-url``.
+        UsageError: ``bad-listen``, ``address-in-use`` or ``bad-url``.
     """
     host, _, port = arguments.listen.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or int(port) > _LARGEST_PORT:
         raise UsageError("bad-listen", f"--listen is {arguments.listen!r}.", "write it as HOST:PORT")
+    _require_free(host, int(port))
     anywhere = host in {"0.0.0.0", "[::]", "::"}  # noqa: S104  # compared, not bound
     url: str = arguments.public_url or f"https://{'127.0.0.1' if anywhere else host}:{port}"
     public_host = urlsplit(url).hostname
@@ -41,8 +60,23 @@ def public_url(arguments: argparse.Namespace) -> tuple[str, str]:
     return url, public_host
 
 
-def tls_files(arguments: argparse.Namespace, keys: Path, host: str) -> tuple[Path, Path]:
-    """Return certificate chain and key, self-made in ``keys`` where none are given; their root is kept there.
+def _require_free(host: str, port: int) -> None:
+    """Refuse an address that another process has, before a child of this one fails at it again and again."""
+    address = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise UsageError(
+                "address-in-use",
+                f"Nothing can listen at {host}:{port} ({error.strerror or error}).",
+                "stop what listens there already, or give another --listen HOST:PORT",
+            ) from error
+
+
+def tls_files(arguments: argparse.Namespace, keys: Path, host: str) -> TlsFiles:
+    """Return what is given, or what is self-made in ``keys`` where nothing is.
 
     Raises:
         UsageError: ``bad-tls`` or ``wrong-tls-host``.
@@ -51,7 +85,7 @@ def tls_files(arguments: argparse.Namespace, keys: Path, host: str) -> tuple[Pat
         raise UsageError("bad-tls", "--tls-cert and --tls-key go together.", "give both, or none for a self-made one")
     if arguments.tls_cert is None:
         ensure_certificates(keys, host, dt.datetime.now(dt.UTC))
-        return keys / CERTIFICATE_FILE, keys / KEY_FILE
+        return TlsFiles(keys / CERTIFICATE_FILE, keys / KEY_FILE, (keys / ROOT_FILE).read_text("ascii"))
     for path in (arguments.tls_cert, arguments.tls_key):
         if not path.is_file():
             raise UsageError("bad-tls", f"{path} is not a file.")
@@ -59,8 +93,7 @@ def tls_files(arguments: argparse.Namespace, keys: Path, host: str) -> tuple[Pat
     last = text.rstrip().rpartition("-----BEGIN CERTIFICATE-----")
     if not last[1]:
         raise UsageError("bad-tls", f"{arguments.tls_cert} holds no certificate in PEM.")
-    write_private(keys / ROOT_FILE, (last[1] + last[2] + "\n").encode("ascii"))
-    return arguments.tls_cert, arguments.tls_key
+    return TlsFiles(arguments.tls_cert, arguments.tls_key, last[1] + last[2] + "\n")
 
 
 def read_text(path: Path, encoding: str, code: str, what: str) -> str:
@@ -68,4 +101,5 @@ def read_text(path: Path, encoding: str, code: str, what: str) -> str:
     try:
         return path.read_text(encoding)
     except (OSError, UnicodeError) as error:
-        raise UsageError(code, f"{path} cannot be read ({type(error).__name__}).", f"give {what}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise UsageError(code, f"{path} cannot be read ({reason}).", f"give {what}") from error

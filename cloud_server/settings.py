@@ -9,6 +9,7 @@ from pathlib import Path
 from shared.errors import BrokenState, UsageError
 from shared.wire.signed import SigningKey
 
+AUTHORITY_KEY_FILE = "authority.key"
 PRIVATE_MODE = 0o600
 FOLDER_MODE = 0o700
 
@@ -25,8 +26,16 @@ class DataFolder:
 
     @classmethod
     def open(cls, path: Path) -> DataFolder:
-        """Create the folder and its parts where they are missing."""
+        """Create the folder and its parts where they are missing.
+
+        Raises:
+            UsageError: ``bad-data-folder`` for one that cannot be used, or a separate authority's.
+        """
         folder = cls(path.resolve())
+        if (folder.path / AUTHORITY_KEY_FILE).exists():
+            raise UsageError(
+                "bad-data-folder", f"{path} is an enrolment authority's.", "give the aggregator a folder of its own"
+            )
         try:
             for part in (folder.path, folder.blobs, folder.uploads, folder.keys):
                 part.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)

@@ -49,6 +49,20 @@ LONGEST_WAIT_S = 60.0
 _OF_ANOTHER_MEMBER = frozenset({"too-few-shares", "bad-sealed-share"})
 
 
+# Refusals that hold for the task's later rounds too; a clip norm may fall below the owner's again.
+_FOR_GOOD = frozenset(
+    {
+        "floor-adversary",
+        "floor-cohort-size",
+        "floor-corrupt-share",
+        "floor-epsilon",
+        "floor-noise",
+        "floor-participations",
+        "privacy-budget-spent",
+    }
+)
+
+
 def ignore_state(_state: str, _round: int) -> None:
     """Do nothing after a step."""
 
@@ -89,6 +103,7 @@ class Agent:
         self._evaluated: int | None = None
         self._failures = 0  # since something last worked
         self._personalised: int | None = None  # the version that this process tried to train further
+        self._ruled_out: ProtocolAbort | None = None  # why no round of this task can have this device any more
         self._given_up = -1  # the round in which this device failed for a reason of its own
 
     def once(self) -> Contribution | None:
@@ -99,7 +114,7 @@ class Agent:
             FedloomError: what is wrong with the data, the model or the protocol.
         """
         assignment = self._check_in()
-        installed = self._install(assignment.version)
+        installed = self._install_for(assignment)
         if assignment.action == "done":
             self._personalise(installed)
             return None
@@ -113,6 +128,7 @@ class Agent:
         Errors are logged and remembered for ``status``; the next round is tried all the same.
 
         Raises:
+            ProtocolAbort: where it should end and no later round can be another: budget or plan rule this device out.
             Refused: if the server does not accept this device (any more).
             BrokenState: if this device's own state is damaged.
         """
@@ -125,12 +141,14 @@ class Agent:
             pause_s = self._act(assignment)
             if exit_when_done and assignment.action == "done" and not self._failures:
                 return
+            if exit_when_done and self._ruled_out is not None:
+                raise self._ruled_out
             self._around.clock.sleep(max(SHORTEST_WAIT_S, pause_s))
 
     def _act(self, assignment: Assignment) -> float:
         """Do what the server asked for, and return how many seconds to wait before asking again."""
         try:
-            installed = self._install(assignment.version)
+            installed = self._install_for(assignment)
             if assignment.action == "train" and assignment.round_number != self._given_up:
                 self._remember("train")
                 self._contribute(assignment.round_number, installed)
@@ -163,6 +181,24 @@ class Agent:
     def _check_in(self) -> Assignment:
         body = CheckIn(self._journal.installed_version).to_bytes()
         return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
+
+    def _install_for(self, assignment: Assignment) -> Installed:
+        try:
+            return self._install(assignment.version)
+        except ProtocolAbort as error:
+            if assignment.action == "train":
+                self._refuse(assignment.round_number, assignment.version, error)
+            raise
+
+    def _refuse(self, round_number: int, version: int, error: ProtocolAbort) -> None:
+        """Let the ledger say that this device takes no part in a round, once, and why."""
+        self._given_up = round_number
+        if error.code in _FOR_GOOD:
+            self._ruled_out = error
+        last = self._journal.contributions()[-1:]
+        if [(row.round_number, row.reason) for row in last] != [(round_number, error.code)]:
+            entry = self._journal.begin(round_number, version, self._around.clock.now_s())
+            self._record(entry, State.REFUSED, reason=error.code)
 
     def _install(self, version: int) -> Installed:
         """Return the release of ``version``, judged on this device's held-out examples when it is new."""
@@ -225,8 +261,8 @@ class Agent:
         floors = self._enrolment.privacy_floors
         try:
             floors.check_next(plan, self._journal.spent(), loss_of(plan, likely))
-        except ProtocolAbort:
-            self._given_up = round_number
+        except ProtocolAbort as error:
+            self._refuse(round_number, installed.version, error)
             raise
 
     def _train(self, entry: int, round_number: int, installed: Installed) -> TrainedUpdate:

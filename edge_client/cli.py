@@ -60,6 +60,12 @@ def _execute(arguments: argparse.Namespace) -> None:
     command: Callable[[argparse.Namespace], None] = arguments.command
     try:
         command(arguments)
+    except ModuleNotFoundError as error:
+        raise FedloomError(
+            "missing-package",
+            f"The Python package {error.name} is not installed here.",
+            "pip install --require-hashes -r requirements/edge.txt (or edge-tflite.txt)",
+        ) from error
     except (_Stopped, KeyboardInterrupt) as stop:
         if command is not _run:  # which has no other end
             raise TryLater("stopped", "It was stopped before it was done.", "run it again") from stop
@@ -116,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("once", _once, "contribute once, then exit")
     running = add("run", _run, "contribute to every round")
-    running.add_argument("--exit-when-done", action="store_true", help="exit once the task is done")
+    running.add_argument(
+        "--exit-when-done", action="store_true", help="exit once the task is done, or rules this device out"
+    )
     add("status", _status, "show how this device stands, and why it is not training")
     add("ledger", _ledger, "show what left this device")
     leaving = add("leave", _leave, "delete this device's key and state, and no other file; it cannot be undone")

@@ -10,7 +10,7 @@ from edge_client.identity import Enrolment, key_for_enrolment, save_enrolment
 from edge_client.state_folder import StateFolder
 from edge_client.transport import Transport, pinned_pool, unverified_pool
 from shared.clock import Clock
-from shared.errors import Refused, UsageError
+from shared.errors import Refused, TryLater, UsageError
 from shared.privacy.charges import PrivacyFloors
 from shared.root import EnrolmentCode, Root
 from shared.secagg.session import DeviceFloors
@@ -80,7 +80,16 @@ def _redeem(code: EnrolmentCode, root: Root, key: SigningKey, clock: Clock, jitt
     request = EnrolRequest(code.secret, key.public, proof).to_bytes()
     # The aggregator must not see the code's secret: with it, it could enrol a device of its own.
     pem = root.authority_tls_root_pem if root.authority_url else root.tls_root_pem
-    answer = _post(root.authority_url or code.url, pem, ENROL, request, clock, jitter)
+    try:
+        answer = _post(root.authority_url or code.url, pem, ENROL, request, clock, jitter)
+    except TryLater as error:
+        if not root.authority_url:
+            raise
+        raise TryLater(
+            error.code,
+            f"The aggregator answers; its enrolment authority at {root.authority_url} does not: {error.message}",
+            error.remedy,
+        ) from error
     certificate = Certificate.verified(read_signed(answer, "certificate"), root.authority_key)
     if certificate.identity_key != key.public:
         raise Refused("wrong-certificate", "The server's certificate is for another device.", "ask for a new code")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from math import inf
 from typing import Any
 
@@ -46,6 +47,7 @@ def status(folder: StateFolder) -> Report:
         "last": contribution_report(rows[-1]) if rows else None,
         "int8": json.loads(int8) if int8 else None,
         "personal": json.loads(personal) if personal else None,
+        "demands": {**asdict(enrolment.floors), **asdict(enrolment.privacy_floors)},
         "why_not_training": _why(running=running, note=note, last=rows[-1] if rows else None),
     }
 
@@ -66,9 +68,26 @@ def status_text(report: Report) -> str:
         f"contribution  {result}",
         f"int8 model    {accuracy}",
         *_personal_lines(report["personal"]),
+        f"owner wants   {_demands(report['demands'])}",
         f"training now  {report['why_not_training'] or 'yes'}",
     ]
     return "\n".join(lines)
+
+
+def _demands(demands: Report) -> str:
+    """Return what the owner asks of every plan, in words."""
+    told = [f"sums of {demands['min_survivors']} devices or more", f"clip norm up to {demands['max_l2_norm']:g}"]
+    if not demands["semi_honest"]:
+        told.append("thresholds against a server that lies")
+    if demands["min_corrupt_share"]:
+        told.append(f"{demands['min_corrupt_share']:g} of the members may collude")
+    if demands["min_noise_multiplier"]:
+        told.append(f"noise of {demands['min_noise_multiplier']:g} or more")
+    if demands["max_participations"]:
+        told.append(f"at most {demands['max_participations']} masked vectors ever")
+    if demands["max_epsilon"]:
+        told.append(f"epsilon {demands['max_epsilon']:g} at most, at delta {demands['delta']:g}")
+    return "; ".join(told)
 
 
 def _personal_lines(personal: Report | None) -> list[str]:
@@ -83,6 +102,8 @@ def _personal_lines(personal: Report | None) -> list[str]:
 
 def _why(*, running: bool, note: Report, last: Contribution | None) -> str:
     """Return why the device is not training, empty if it is."""
+    if not running and note.get("action") == "done":
+        return f"no: {_ACTIONS['done']}"
     if not running:
         return "no: no agent is running; start `fedloom-agent run`"
     if last and last.state is State.TRAINING:
@@ -123,7 +144,10 @@ def _privacy(journal: Journal) -> Report:
 
 
 def _privacy_line(privacy: Report) -> str:
-    times = f"{privacy['participations']} masked vectors left"
+    count = privacy["participations"]
+    times = f"{count} masked vector{'' if count == 1 else 's'} {'has' if count == 1 else 'have'} left this device"
+    if not count:
+        return f"{times}."
     if privacy["epsilon"] is None:
         return f"{times}; without noise in each there is no limit to what their sums reveal."
     at = f" at delta {privacy['delta']:g}" if privacy["delta"] else ""

@@ -8,6 +8,7 @@ from sqlalchemy import insert, select
 from cloud_server.api.auth import body, public
 from cloud_server.api.context import Context, context
 from cloud_server.storage.schema import device
+from cloud_server.tasks import load_task
 from shared.errors import Refused
 from shared.wire.messages import EnrolRequest, read_signed, write_signed
 from shared.wire.requests import ADMIT, ENROL, JSON, ROOT
@@ -46,8 +47,13 @@ def admit() -> Response:
 
 
 def _admit(parts: Context, certificate: Certificate) -> None:
-    """Let the certified device send requests; once is enough."""
+    """Let the certified device send requests; once is enough.
+
+    Raises:
+        Missing: ``task-unknown``, where an authority elsewhere made codes for a task that was never created here.
+    """
     with parts.database.write() as connection:
+        load_task(connection, certificate.task)
         if connection.execute(select(device.c.device).where(device.c.device == certificate.device)).one_or_none():
             return
         connection.execute(

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, insert, select, update
 
-from cloud_server.settings import load_or_create_key
+from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import authority_metadata, certificate_log, code, seed_log
 from shared.clock import Clock
@@ -21,7 +21,6 @@ from shared.wire.messages import EnrolRequest
 from shared.wire.requests import enrolment_message
 from shared.wire.signed import Certificate, Signed, verify
 
-KEY_FILE: Final = "authority.key"
 DATABASE_FILE: Final = "authority.db"
 CERTIFICATE_VALID_S = 5 * 365 * 86400
 MAX_CODES = 100_000
@@ -37,7 +36,7 @@ class Authority:
     """
 
     def __init__(self, folder: Path, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
-        self._key = load_or_create_key(folder / KEY_FILE)
+        self._key = load_or_create_key(folder / AUTHORITY_KEY_FILE)
         self._database = Database(folder / DATABASE_FILE, authority_metadata)
         self._clock = clock
         self._random_bytes = random_bytes
@@ -50,6 +49,11 @@ class Authority:
     def root(self, release_key: bytes, tls_root_pem: str) -> Root:
         """Return the root document of an aggregator that redeems codes itself."""
         return Root(self.public_key, release_key, tls_root_pem)
+
+    def tasks(self) -> list[str]:
+        """Return the names of the tasks for which codes were made."""
+        with self._database.read() as connection:
+            return list(connection.execute(select(code.c.task).distinct().order_by(code.c.task)).scalars())
 
     def mint(self, task: str, *, count: int, valid_s: float) -> list[bytes]:
         """Return ``count`` secrets, each good for one device of ``task`` until it expires; only hashes are kept.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def test_a_misspelt_key_is_answered_with_the_nearest_one(operator: Path, capsys:
 
 def test_a_task_from_its_creation_to_its_codes(operator: Path, capsys: Captured) -> None:
     assert operator.is_dir()
-    assert run(capsys, *CREATE, "--plan", "plan.toml") == (0, {"task": "point"})
+    code, document = run(capsys, *CREATE, "--plan", "plan.toml")
+    assert (code, document["task"]) == (0, "point")
+    assert any("--allow-cohorts-of 4" in note for note in document["notes"])
     code, document = run(capsys, *CREATE, "--plan", "plan.toml")
     assert (code, document["error"]["code"]) == (3, "task-exists")
     assert run(capsys, "task", "list", "--data", "data") == (0, {"tasks": ["point"]})
@@ -132,10 +135,25 @@ def test_parameters_of_several_sizes_tell_what_each_costs(capsys: Captured) -> N
 
 
 def test_parameters_for_people_are_one_line_per_size(capsys: Captured) -> None:
-    assert main(["parameters", "--members", "64", "1000"]) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("members 64, neighbours 63, threshold 34, survivors 58, quorum 34; lanes of 16 bits (511")
-    assert "21 bits (1048 levels, 2.667 B per parameter)" in second
+    assert main(["parameters", "--members", "64", "1000", "10000"]) == 0
+    shares, head, first, second, third, *legend = capsys.readouterr().out.splitlines()
+    assert "0.05 corrupt, 0.1 gone" in shares
+    assert head.split() == ["members", "neighbours", "threshold", "survivors", "quorum", "lanes"]
+    assert first.split()[:5] == ["64", "63", "34", "58", "34"]
+    assert "21 (1048 levels, 2.667 B)" in second
+    assert "a plan may ask for 4096" in third
+    assert "threshold (t)" in " ".join(legend)
+
+
+def test_parameters_name_an_unsafe_size_among_safe_ones(capsys: Captured) -> None:
+    words = ("parameters", "--members", "1", "40")
+    code, document = run(capsys, *words)
+    assert code == 0
+    unsafe, safe = sorted(document["cohorts"], key=lambda cohort: "error" not in cohort)
+    assert unsafe["error"]["code"] == "cohort-size"
+    assert "threshold" in safe
+    assert main([*words]) == 0
+    assert unsafe["error"]["message"] in capsys.readouterr().out
 
 
 def test_parameters_that_cannot_be_safe_are_refused_with_the_reason(capsys: Captured) -> None:
@@ -173,3 +191,57 @@ def test_an_authority_makes_codes_for_an_aggregator_that_trusts_it(operator: Pat
     made = EnrolmentCode.from_text(document["codes"][0])
     assert (made.url, made.fingerprint) == ("https://near:8443", root.fingerprint)
     assert len(run(capsys, *words)[1]["codes"]) == 1  # the aggregator is known from then on
+
+
+def test_a_task_with_noise_for_few_devices_is_made_with_a_warning(operator: Path, capsys: Captured) -> None:
+    text = 'task = "noisy"\n[update]\nmax_weight = 1\nmax_l2_norm = 3.0\nlane_bits = 32\n[stop]\nrounds = 9\n'
+    privacy = '[privacy]\nmechanism = "central-gaussian"\nnoise_multiplier = 4.0\nmax_participations = 3\n'
+    (operator / "noisy.toml").write_text(text + privacy + "delta = 1e-5\nmax_epsilon = 50.0\n")
+    assert main([*CREATE, "--plan", "noisy.toml"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "task: noisy\n"
+    notes = captured.err.splitlines()
+    assert any("takes part 3 times and 9 rounds" in note for note in notes)
+    assert any("at most 64 it costs much accuracy" in note for note in notes)
+    assert not any("--allow-cohorts-of" in note for note in notes)
+
+
+def test_an_aggregator_keeps_out_of_an_authoritys_folder(operator: Path, capsys: Captured) -> None:
+    folder = operator / "far"
+    folder.mkdir()
+    load_or_create_key(folder / "authority.key")
+    before = sorted(path.name for path in folder.iterdir())
+    for words in (["serve", "--data", "far"], ["task", "create", "--data", "far", "--bundle", "bundle"]):
+        plan = ["--plan", "plan.toml"] if "task" in words else ["--listen", "127.0.0.1:0"]
+        assert main([*words, *plan]) == 2
+        assert "bad-data-folder" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_port_in_use_is_named_at_once(operator: Path, capsys: Captured) -> None:
+    assert operator.is_dir()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        for command in (["serve", "--data", "data"], ["authority", "--data", "authority"]):
+            assert main([*command, "--listen", listen]) == 2
+            printed = capsys.readouterr().err
+            assert "address-in-use" in printed
+            assert listen in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "No such file"), ("nonsense", "describes no authority"), ("{}", "describes no authority")],
+)
+def test_a_wrong_description_of_an_authority_is_named_with_its_file(
+    operator: Path, capsys: Captured, text: str | None, words: str
+) -> None:
+    if text is not None:
+        (operator / "authority.json").write_text(text)
+    assert main(["serve", "--data", "data", "--listen", "127.0.0.1:0", "--authority", "authority.json"]) == 2
+    printed = capsys.readouterr().err
+    assert "bad-authority" in printed
+    assert "authority.json" in printed
+    assert words in printed

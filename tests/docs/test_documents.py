@@ -77,3 +77,28 @@ def test_no_file_speaks_of_the_machine_it_was_written_on() -> None:
     forbidden = re.compile(rb"(?<![A-Za-z0-9_.])/(?:work|root|home)/[a-z]")
     found = [name for name in tracked_files() if forbidden.search((ROOT / name).read_bytes())]
     assert not found
+
+
+def test_every_key_of_a_plan_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs" / "plan.md").read_text("utf-8")
+    for section, default in vars(Plan("x")).items():
+        if section == "task":
+            continue
+        _, found, rest = text.partition(f"## `[{section}]`")
+        assert found, section
+        rows = {line.split("|")[1].strip(): line.split("|")[2].split("(")[0].strip() for line in _table(rest)}
+        written = {name: rows.pop(f"`{name}`") for name in vars(default)}
+        assert not rows, f"[{section}] has no {sorted(rows)}"
+        assert written == {name: _default(value) for name, value in vars(default).items()}
+
+
+def _table(text: str) -> list[str]:
+    """Return the rows of the first table in ``text``, without its head."""
+    lines = text.partition("\n## ")[0].splitlines()
+    return [line for line in lines if line.startswith("| `")]
+
+
+def _default(value: object) -> str:
+    if isinstance(value, str):
+        return f"`{value}`"
+    return f"{value:g}" if isinstance(value, int | float) else "none"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -14,7 +16,11 @@ import pytest
 from safetensors.numpy import load
 
 from cloud_server.app import RELEASE_KEY_FILE
+from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import Description, RemoteAuthority
+from cloud_server.authority_cli import serve_authority
+from cloud_server.cli import command_line
+from cloud_server.serve_cli import serve
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.database import Database
@@ -25,7 +31,7 @@ from edge_client.identity import Enrolment, load_identity
 from edge_client.state_folder import StateFolder
 from edge_client.transport import pinned_pool
 from shared.clock import SystemClock
-from shared.errors import FedloomError, Refused, TryLater, Unauthenticated
+from shared.errors import FedloomError, Missing, Refused, TryLater, Unauthenticated, UsageError
 from shared.plan import Plan
 from shared.root import EnrolmentCode, Root
 from shared.secagg.graph_seed import GraphSeed
@@ -105,6 +111,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     finally:
         aggregator.stop()
         authority.stop()
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Return the options of a command."""
+    return command_line().parse_args(words)
 
 
 def enrolled(code: str, folder: Path) -> Enrolment:
@@ -215,3 +226,34 @@ def test_an_impostor_at_the_authoritys_address_is_not_believed(pair: Pair) -> No
     described = Description(pair.root.authority_key, pair.url, pinned)
     with refused("no-authority", TryLater):
         RemoteAuthority(described, pair.release_key).draw_seed("cohort-d", ROOT)
+
+
+def test_another_authority_is_refused_once_devices_are_enrolled(pair: Pair, tmp_path: Path) -> None:
+    """They pin this one: a new one would lock them all out, and a code of it would let nobody else in."""
+    enrolled(pair.codes(1)[0], tmp_path)
+    other = Authority(tmp_path, SystemClock(), os.urandom)
+    described = Description.from_bytes((pair.authority.data / "authority.json").read_bytes())
+    (tmp_path / "other.json").write_bytes(replace(described, public_key=other.public_key).to_bytes())
+    data = tmp_path / "copy"
+    shutil.copytree(pair.aggregator.data, data)
+    before = (data / "keys" / "authority.json").read_bytes()
+    words = ["serve", "--data", str(data), "--authority", str(tmp_path / "other.json"), "--listen", "127.0.0.1:0"]
+    with refused("root-changed", UsageError):
+        serve(parse(words))
+    assert (data / "keys" / "authority.json").read_bytes() == before
+
+
+def test_a_code_for_a_task_that_the_aggregator_does_not_have_is_named_when_it_is_used(
+    pair: Pair, tmp_path: Path
+) -> None:
+    pair.codes(1)
+    with refused("task-unknown", Missing):
+        enrolled(pair.codes(1, "piont")[0], tmp_path)
+
+
+def test_an_authority_stays_where_its_aggregators_devices_look_for_it(pair: Pair, tmp_path: Path) -> None:
+    pair.codes(1)
+    data = tmp_path / "copy"
+    shutil.copytree(pair.authority.data, data)
+    with refused("authority-changed", UsageError):
+        serve_authority(parse(["authority", "--data", str(data), "--listen", "127.0.0.1:0"]))

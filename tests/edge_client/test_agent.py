@@ -83,7 +83,7 @@ def test_ledger_and_status_say_what_left_the_device(tmp_path: Path, certificates
     assert json.dumps(ledger)
     status = report.status(folder)
     assert (status["version"], status["name"], status["last"]["round"]) == (1, "kitchen", 1)
-    assert "no agent is running" in report.status_text(status)
+    assert "the task is done" in report.status_text(status)
     assert "counted" in report.ledger_text(ledger)
 
 

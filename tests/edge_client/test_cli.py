@@ -72,12 +72,14 @@ def test_a_device_from_enrolment_to_leaving(tmp_path: Path, certificates: Path, 
         assert floors == DeviceFloors(min_survivors=2, semi_honest=True)
         assert main([*words, "--json"]) == 3
         assert error_of(capsys)["code"] == "already-enrolled"
+        assert main(["status", *state]) == 0
+        assert "no agent is running" in capsys.readouterr().out
         assert main(["once", *state, "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == {"contribution": None}
         assert main(["run", *state, "--exit-when-done", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["version"] == 0
     assert main(["status", *state]) == 0
-    assert "no agent is running" in capsys.readouterr().out
+    assert "the task is done" in capsys.readouterr().out
     assert main(["ledger", *state, "--json"]) == 0
     ledger = json.loads(capsys.readouterr().out)
     assert set(ledger) == {"device", "task", "contributions", "totals", "privacy", "int8"}

@@ -103,7 +103,10 @@ def test_the_ledger_says_what_the_noise_leaves_open(tmp_path: Path, certificates
                 "epsilon": pytest.approx(epsilon_of([loss] * times, 1e-5)),
                 "delta": 1e-5,
             }
-        assert "2 masked vectors left; all of their sums together reveal at most epsilon" in report.ledger_text(ledger)
+        assert (
+            "2 masked vectors have left this device; all of their sums together reveal at most epsilon"
+            in report.ledger_text(ledger)
+        )
 
 
 def test_without_noise_the_ledger_claims_nothing(tmp_path: Path, certificates: Path) -> None:
@@ -174,3 +177,37 @@ def test_a_plan_with_less_noise_than_the_owner_wants_is_not_even_installed(
         with open_agent(StateFolder(tmp_path / "state"), log=ignore) as agent, refused("floor-noise", ProtocolAbort):
             agent.once()
     assert aggregator.cohorts[0].steps == {}
+
+
+def test_a_device_that_may_take_part_no_more_ends_and_says_so(tmp_path: Path, certificates: Path) -> None:
+    """Its plan goes on for ever; a loop that was asked to end must not wait for rounds that cannot have it."""
+    aggregator = aggregator_with(certificates, replace(NOISE, max_participations=1))
+    paths = [tmp_path / str(number) for number in range(MEMBERS)]
+    with serve(certificates, aggregator) as url:
+        for number, path in enumerate(paths):
+            enrolled(path, aggregator, url, number)
+        assert all_once(paths) == []
+        folder = StateFolder(paths[0] / "state")
+        with open_agent(folder, log=ignore) as agent, refused("privacy-budget-spent", ProtocolAbort):
+            agent.run(exit_when_done=True)
+        rows = report.ledger(folder)["contributions"]
+        assert [(row["state"], row["reason"]) for row in rows] == [
+            ("counted", ""),
+            ("refused", "privacy-budget-spent"),
+        ]
+        with open_agent(folder, log=ignore) as agent, refused("privacy-budget-spent", ProtocolAbort):
+            agent.once()
+        assert report.ledger(folder)["contributions"] == rows  # said once per round
+
+
+def test_a_plan_below_the_owners_floor_is_in_the_ledger(tmp_path: Path, certificates: Path) -> None:
+    aggregator = aggregator_with(certificates, Privacy())
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path, aggregator, url, 0, privacy_floors=PrivacyFloors(min_noise_multiplier=1.0))
+        folder = StateFolder(tmp_path / "state")
+        with open_agent(folder, log=ignore) as agent, refused("floor-noise", ProtocolAbort):
+            agent.run(exit_when_done=True)
+    text = report.ledger_text(report.ledger(folder))
+    assert "[floor-noise]" in text
+    assert "0 masked vectors have left this device." in text
+    assert "noise of 1 or more" in report.status_text(report.status(folder))

@@ -1,0 +1,124 @@
+"""``fedloom-server serve`` and ``driver``: the aggregator's processes, and what must not change under its devices."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import func, select
+
+from cloud_server.app import RELEASE_KEY_FILE, authority_of, description_of, make_context
+from cloud_server.authority.registry import Authority
+from cloud_server.authority.remote import DESCRIPTION_FILE, Description
+from cloud_server.listening import add_listening, public_url, read_text, tls_files
+from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
+from cloud_server.settings import DataFolder, load_or_create_key, write_private
+from cloud_server.storage.database import Database
+from cloud_server.storage.schema import device, metadata, setting
+from cloud_server.tls import ROOT_FILE
+from shared.clock import SystemClock
+from shared.errors import UsageError
+from shared.root import Root
+from shared.wire.canonical import sha256
+
+ROOT_DOCUMENT: Final = "root.json"  # for the operator of an authority elsewhere
+log = logging.getLogger("fedloom")
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``serve``."""
+    add_listening(parser, 8443)
+    parser.add_argument("--workers", type=int, default=1, help="web processes")
+    parser.add_argument("--authority", type=Path, metavar="FILE", help="authority.json of an authority elsewhere")
+
+
+def add_driver(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``driver``."""
+    parser.add_argument("--supervisor", type=int, default=os.getppid(), help="end with this process")
+
+
+def drive(arguments: argparse.Namespace) -> int:
+    """Drive rounds until told to stop."""
+    run_driver(arguments.data, arguments.supervisor)
+    return 0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the aggregator until it is told to stop.
+
+    Raises:
+        UsageError: ``root-changed``, or what is wrong with an option.
+    """
+    set_up_logging()
+    folder = DataFolder.open(arguments.data)
+    url, public_host = public_url(arguments)
+    tls = tls_files(arguments, folder.keys, public_host)
+    described = _described(arguments.authority) if arguments.authority else description_of(folder)
+    release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
+    root = authority_of(folder, release_key, SystemClock(), described).root(release_key.public, tls.root_pem)
+    _require_same_root(folder, root)
+    write_private(folder.keys / ROOT_FILE, tls.root_pem.encode("ascii"))
+    if described is not None:
+        write_private(folder.keys / DESCRIPTION_FILE, described.to_bytes())
+    parts = make_context(folder.path, SystemClock())
+    with parts.database.write() as connection:
+        connection.execute(setting.delete().where(setting.c.name == "url"))
+        connection.execute(setting.insert().values(name="url", value=url))
+    parts.database.close()
+    write_private(folder.path / ROOT_DOCUMENT, parts.root.to_bytes())
+    log.info("serving %s, root fingerprint %s", url, parts.root.fingerprint.hex())
+    if isinstance(parts.authority, Authority):
+        log.warning(
+            "this process is also the enrolment authority: whoever runs it could invent devices, so members are"
+            " protected from outsiders, and from an honest operator's mistakes, but not from a lying operator"
+        )
+    driver = [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)]
+    return Supervisor(
+        {
+            "web": web_command(folder.path, arguments.listen, tls.certificate, tls.key, arguments.workers),
+            "driver": [*driver, "--supervisor", str(os.getpid())],
+        }
+    ).run()
+
+
+def _described(path: Path) -> Description:
+    data = read_text(path, "utf-8", "bad-authority", "the authority.json that fedloom-server authority wrote").encode()
+    try:
+        return Description.from_bytes(data)
+    except UsageError as error:
+        remedy = "give the authority.json that fedloom-server authority wrote"
+        raise UsageError("bad-authority", f"{path} describes no authority: {error.message}", remedy) from error
+
+
+def _require_same_root(folder: DataFolder, root: Root) -> None:
+    """Refuse to serve with other keys than the enrolled devices pin: they would all be locked out."""
+    path = folder.path / ROOT_DOCUMENT
+    if not path.is_file():
+        return
+    data = path.read_bytes()
+    before = Root.verified(data, sha256(data))
+    if before == root:
+        return
+    database = Database(folder.database, metadata)
+    with database.read() as connection:
+        enrolled = connection.execute(select(func.count()).select_from(device)).scalar_one()
+    database.close()
+    if not enrolled:
+        return
+    changed = {
+        "its authority": (before.authority_key, root.authority_key),
+        "its authority's address": (before.authority_url, root.authority_url),
+        "its authority's TLS root": (before.authority_tls_root_pem, root.authority_tls_root_pem),
+        "its release key": (before.release_key, root.release_key),
+        "its TLS root": (before.tls_root_pem, root.tls_root_pem),
+    }
+    what = " and ".join(name for name, (old, new) in changed.items() if old != new)
+    raise UsageError(
+        "root-changed",
+        f"The {enrolled} devices enrolled here pin this aggregator with another root: {what} changed.",
+        "start it with the files of before (keys/ is in your backup), or a new deployment in another --data folder",
+    )
