@@ -13,12 +13,12 @@ from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
 from cloud_server.settings import FOLDER_MODE, DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore, UploadStore
-from cloud_server.storage.database import Database, Revisions
-from cloud_server.storage.schema import metadata
+from cloud_server.storage.database import Revisions
+from cloud_server.storage.opening import open_database
 from cloud_server.tls import ROOT_FILE
 from shared.clock import Clock, SystemClock
 from shared.errors import UsageError
-from shared.limits import MAX_VECTOR_BYTES, POLL_INTERVAL_S
+from shared.limits import MAX_VECTOR_BYTES, POLL_INTERVAL_S, REMOTE_POLL_INTERVAL_S
 from shared.wire.signed import SigningKey
 
 RELEASE_KEY_FILE = "release.key"
@@ -40,11 +40,11 @@ def make_context(data: Path, clock: Clock) -> Context:
         )
     release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
     authority = authority_of(folder, release_key, clock, description_of(folder))
-    database = Database(folder.database, metadata)
+    database = open_database(folder)
     return Context(
         folder=folder,
         database=database,
-        revisions=Revisions(database, POLL_INTERVAL_S / 2),
+        revisions=Revisions(database, POLL_INTERVAL_S / 2 if database.is_sqlite else REMOTE_POLL_INTERVAL_S),
         blobs=BlobStore(folder.blobs),
         uploads=UploadStore(folder.uploads),
         authority=authority,

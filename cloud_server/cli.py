@@ -23,9 +23,9 @@ from cloud_server.rounds.rounds import list_rounds
 from cloud_server.serve_cli import add_driver, add_serve, drive, serve
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore
-from cloud_server.storage.database import Database
+from cloud_server.storage.opening import open_database
 from cloud_server.storage.schema import device as device_table
-from cloud_server.storage.schema import metadata, setting
+from cloud_server.storage.schema import setting
 from cloud_server.tasks import (
     create_task,
     file_of_release,
@@ -180,7 +180,7 @@ def _task_create(arguments: argparse.Namespace) -> Json:
     folder = DataFolder.open(arguments.data)
     key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
     # Not the whole context: TLS files are made by the first serve, which knows the host name.
-    database = Database(folder.database, metadata)
+    database = open_database(folder)
     with database.write() as connection:
         create_task(connection, BlobStore(folder.blobs), bundle, plan, key, SystemClock().now_s())
     notes = cautions(plan)

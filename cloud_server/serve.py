@@ -15,12 +15,13 @@ from typing import Final
 from cloud_server.app import make_context
 from cloud_server.rounds.driver import Driver
 from cloud_server.settings import load_or_create_key
-from cloud_server.storage.database import Changes
+from cloud_server.storage.database import changes
 from shared.clock import SystemClock
 from shared.errors import FedloomError
 from shared.limits import MAX_POLL_HOLD_S
 
 ACTIVE_TICK_S: Final = 0.005  # how often the driver looks for commits
+REMOTE_TICK_S: Final = 0.02  # the same where looking is a request to another process
 IDLE_TICK_S: Final = 0.25  # how often it looks at deadlines
 RESTART_S: Final = 1.0
 QUICK_DEATH_S: Final = 10.0
@@ -49,10 +50,10 @@ def run_driver(data: Path, supervisor: int) -> None:
         seed_source=parts.authority.draw_seed,
         workers=os.cpu_count() or 1,
     )
-    changes = Changes(parts.database, ACTIVE_TICK_S / 2)
-    mark, looked_s = -1, 0.0
+    commits = changes(parts.database, ACTIVE_TICK_S / 2 if parts.database.is_sqlite else REMOTE_TICK_S)
+    mark, looked_s = "", 0.0
     while os.getppid() == supervisor:
-        now_mark, now_s = changes.mark(), time.monotonic()
+        now_mark, now_s = commits.mark(), time.monotonic()
         if now_mark != mark or now_s - looked_s >= IDLE_TICK_S:
             mark, looked_s = now_mark, now_s
             while driver.tick():

@@ -17,8 +17,8 @@ from cloud_server.authority.remote import DESCRIPTION_FILE, Description
 from cloud_server.listening import add_listening, public_url, read_text, tls_files
 from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
-from cloud_server.storage.database import Database
-from cloud_server.storage.schema import device, metadata, setting
+from cloud_server.storage.opening import open_database
+from cloud_server.storage.schema import device, setting
 from cloud_server.tls import ROOT_FILE
 from shared.clock import SystemClock
 from shared.errors import UsageError
@@ -103,7 +103,7 @@ def _require_same_root(folder: DataFolder, root: Root) -> None:
     before = Root.verified(data, sha256(data))
     if before == root:
         return
-    database = Database(folder.database, metadata)
+    database = open_database(folder)
     with database.read() as connection:
         enrolled = connection.execute(select(func.count()).select_from(device)).scalar_one()
     database.close()

@@ -52,14 +52,20 @@ class DataFolder:
         Raises:
             UsageError: ``no-data``, so that a mistyped folder does not become a new deployment.
         """
-        if not (path / "server.db").is_file():
+        folder = cls(path.resolve())
+        if not (folder.database.is_file() or folder.database_url_file.is_file()):
             raise UsageError("no-data", f"{path} is not an aggregator's folder.", "check --data")
         return cls.open(path)
 
     @property
     def database(self) -> Path:
-        """SQLite file of the aggregator."""
+        """SQLite file of the aggregator, where it uses no other database."""
         return self.path / "server.db"
+
+    @property
+    def database_url_file(self) -> Path:
+        """Address of the PostgreSQL database, where ``db use`` named one; it may hold a password."""
+        return self.keys / "database.url"
 
     @property
     def blobs(self) -> Path:

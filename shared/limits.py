@@ -28,6 +28,7 @@ MAX_ROUNDING_TRIES: Final = 200  # conditional rounding; each try succeeds with 
 # Waiting
 MAX_POLL_HOLD_S: Final = 10.0  # how long the server may hold a request that has nothing to answer yet
 POLL_INTERVAL_S: Final = 0.01  # how often a held request looks again
+REMOTE_POLL_INTERVAL_S: Final = 0.05  # the same where looking is a request to a database server
 RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must wait
 
 # Numbers

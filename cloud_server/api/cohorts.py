@@ -74,7 +74,7 @@ def _record(
     """Store a checked step; the phase, and ``check``, are looked at in the storing transaction."""
     parts = context()
     with parts.database.write() as connection:
-        current = load_cohort(connection, record.id)
+        current = load_cohort(connection, record.id, lock=True)
         if check_step(connection, current, caller().device, name, data):
             check(connection, current)
             store_step(connection, record.id, caller().device, name, data, parts.clock.now_s())
@@ -143,7 +143,7 @@ def vector(cohort_id: str) -> Response:
     with parts.uploads.incoming(record.id, caller().device) as file:
         _receive(_vector_bytes(record), file)
         with parts.database.write() as connection:
-            if check_step(connection, load_cohort(connection, record.id), caller().device, "vector", digest):
+            if check_step(connection, load_cohort(connection, record.id, lock=True), caller().device, "vector", digest):
                 parts.uploads.keep(record.id, caller().device)
                 store_step(connection, record.id, caller().device, "vector", digest, parts.clock.now_s())
     return _accepted()

@@ -9,8 +9,9 @@ from typing import Final
 from sqlalchemy import Connection, insert, select, update
 
 from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
-from cloud_server.storage.database import Database
-from cloud_server.storage.schema import authority_metadata, certificate_log, code, seed_log
+from cloud_server.storage.database import Database, sqlite_url
+from cloud_server.storage.revisions import AUTHORITY
+from cloud_server.storage.schema import certificate_log, code, seed_log
 from shared.clock import Clock
 from shared.errors import Conflict, Refused, UsageError
 from shared.ids import random_id, require_name
@@ -37,7 +38,7 @@ class Authority:
 
     def __init__(self, folder: Path, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
         self._key = load_or_create_key(folder / AUTHORITY_KEY_FILE)
-        self._database = Database(folder / DATABASE_FILE, authority_metadata)
+        self._database = Database(sqlite_url(folder / DATABASE_FILE), AUTHORITY)
         self._clock = clock
         self._random_bytes = random_bytes
 

@@ -14,20 +14,20 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from cloud_server.aggregation.central_noise import with_central_noise
 from cloud_server.aggregation.clip_norm import next_plan
 from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weights
-from cloud_server.aggregation.running_sum import RunningSum
+from cloud_server.aggregation.running_sum import RunningSum, VectorsLost
 from cloud_server.privacy import charge_frozen, spent_reason
 from cloud_server.publishing import Version, make_version
+from cloud_server.rounds.leases import Leases, task_lease
 from cloud_server.rounds.machine import OVER, CohortState, Effect, Phase, Seen, advance
 from cloud_server.rounds.records import (
     COHORT_VALID_S,
     StoredCohort,
     current_cohort_id,
-    devices_in_order,
     load_cohort,
     roster_from_joins,
     save_state,
@@ -37,9 +37,11 @@ from cloud_server.rounds.records import (
 )
 from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
 from cloud_server.rounds.sealed import cohorts_with_shares, commitments, forget_shares
+from cloud_server.rounds.seen import seen
+from cloud_server.rounds.sums import Sums, forget_partial_sum
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, bump
-from cloud_server.storage.schema import cohort, lease, step
+from cloud_server.storage.schema import cohort
 from cloud_server.tasks import (
     Task,
     layout_of,
@@ -56,12 +58,11 @@ from shared.ids import random_id
 from shared.numeric.contribution_vector import AggregateSum
 from shared.plan import Plan
 from shared.secagg.graph_seed import SeedSource
-from shared.secagg.parameters import is_sparse
 from shared.secagg.recovery import Fates
 from shared.wire.messages import read_answer
 from shared.wire.signed import SigningKey
 
-LEASE_S: Final = 10.0
+HOUSEKEEPING: Final = "housekeeping"  # the lease of what belongs to no task
 RENEWAL_CHECK_S: Final = 20.0
 MAX_ATTEMPTS: Final = 20  # cohorts per round, before the round is given up
 log = logging.getLogger("fedloom.driver")
@@ -105,20 +106,24 @@ class Driver:
         self._seed_source = seed_source
         self._workers = workers
         self._name = random_id("driver", random_bytes)
-        self._lease_until_s = 0.0
+        self._leases = Leases(database, clock, self._name)
         self._renewed_s = 0.0
-        self._sums: dict[str, RunningSum] = {}
+        self._cleans_up = False
+        self._sums = Sums(database, uploads, self._leases)
         self._unmask_failed: dict[str, int] = {}
         self._stuck: dict[str, str] = {}
 
     def tick(self) -> bool:
         """Do whatever is due now; say whether any cohort moved, so that the caller looks again at once."""
-        if not self._hold_lease():
-            return False
         with self._database.read() as connection:
             names = task_names(connection, state="active")
-        self._renew_releases()
-        moved = [self._try_task(name) for name in names]  # every task gets its turn
+        held = self._leases.hold([task_lease(name) for name in names], HOUSEKEEPING)
+        if HOUSEKEEPING in held:
+            if not self._cleans_up:
+                self._clean_up()
+            self._renew_releases()
+        self._cleans_up = HOUSEKEEPING in held
+        moved = [self._try_task(name) for name in names if task_lease(name) in held]  # every task gets its turn
         return any(moved)
 
     def _try_task(self, name: str) -> bool:
@@ -149,30 +154,15 @@ class Driver:
             except FedloomError as error:
                 log.error("task %s: its release cannot be renewed: %s", name, error)  # noqa: TRY400  # as in _try_task
 
-    def _hold_lease(self) -> bool:
-        now_s = self._clock.now_s()
-        if now_s < self._lease_until_s - LEASE_S / 2:
-            return True
-        with self._database.write() as connection:
-            row = connection.execute(select(lease).where(lease.c.name == "driver")).one_or_none()
-            if row is not None and row.owner != self._name and row.expires_s > now_s:
-                return False
-            values = {"owner": self._name, "expires_s": now_s + LEASE_S}
-            if row is None:
-                connection.execute(insert(lease).values(name="driver", **values))
-            else:
-                connection.execute(update(lease).where(lease.c.name == "driver").values(values))
-            over = [] if self._lease_until_s else self._cohorts_over(connection)
-        for cohort_id in over:  # what a driver left that was killed before it cleaned up
+    def _clean_up(self) -> None:
+        """Delete what a driver left that was killed before it cleaned up."""
+        with self._database.read() as connection:
+            phases = [phase.value for phase in OVER]
+            left = {*self._uploads.cohorts(), *cohorts_with_shares(connection)}
+            query = select(cohort.c.id).where(cohort.c.id.in_(left), cohort.c.phase.in_(phases))
+            over = list(connection.execute(query).scalars())
+        for cohort_id in over:
             self._forget(cohort_id)
-        self._lease_until_s = now_s + LEASE_S
-        return True
-
-    def _cohorts_over(self, connection: Connection) -> list[str]:
-        phases = [phase.value for phase in OVER]
-        left = {*self._uploads.cohorts(), *cohorts_with_shares(connection)}
-        query = select(cohort.c.id).where(cohort.c.id.in_(left), cohort.c.phase.in_(phases))
-        return list(connection.execute(query).scalars())
 
     def _advance_task(self, name: str) -> bool:
         with self._database.read() as connection:
@@ -190,7 +180,10 @@ class Driver:
         now_s = self._clock.now_s()
         if record.state.phase is Phase.FORMING and now_s - opened.opened_s > task.plan.deadlines.round_s:
             return self._abandon(task, "nobody came: the round's deadline passed")
-        return self._advance_cohort(task, record)
+        try:
+            return self._advance_cohort(task, record)
+        except VectorsLost as error:
+            return self._lost(record, error)
 
     def _refused_by_budget(self, task: Task) -> bool:
         """Finish a task of which one more cohort would reveal too much."""
@@ -217,7 +210,7 @@ class Driver:
         now_s = self._clock.now_s()
         with self._database.write() as connection:
             cohort_id = current_cohort_id(connection, task.name)
-            state = load_cohort(connection, cohort_id).state if cohort_id else None
+            state = load_cohort(connection, cohort_id, lock=True).state if cohort_id else None
             if cohort_id and state is not None and state.phase not in OVER:
                 failed = replace(state, phase=Phase.FAILED, since_s=now_s, failure=f"round-abandoned: {reason}")
                 save_state(connection, cohort_id, failed)
@@ -293,7 +286,7 @@ class Driver:
         if effect is Effect.DRAW_SEED:
             return self._draw_seed(record, state)
         with self._database.write() as connection:
-            looked_at, record = record, load_cohort(connection, record.id)
+            looked_at, record = record, load_cohort(connection, record.id, lock=True)
             if record.state != looked_at.state:
                 return True  # another driver took over meanwhile
             seen = self._seen(connection, record)
@@ -326,7 +319,7 @@ class Driver:
         except FedloomError as error:
             state = replace(state, phase=Phase.FAILED, failure=f"{error.code}: {error.message}")
         with self._database.write() as connection:
-            if load_cohort(connection, record.id).state != record.state:
+            if load_cohort(connection, record.id, lock=True).state != record.state:
                 return True  # another driver took over meanwhile
             connection.execute(update(cohort).where(cohort.c.id == record.id).values(roster=body))
             save_state(connection, record.id, state)
@@ -350,52 +343,32 @@ class Driver:
         return state
 
     def _seen(self, connection: Connection, record: StoredCohort) -> Seen:
-        now_s = self._clock.now_s()
-        if record.roster_body is None:
-            query = select(func.count(), func.max(step.c.received_s)).where(
-                step.c.cohort == record.id, step.c.step == "join"
-            )
-            joined, last_join_s = connection.execute(query).one()
-            return Seen(now_s, joined=joined, last_join_s=last_join_s or 0.0)
-        index_of = {device: index for index, device in enumerate(devices_in_order(record.roster_body))}
-        rows = connection.execute(select(step.c.device, step.c.step).where(step.c.cohort == record.id))
-        by_step: dict[str, set[int]] = {}
-        for row in rows:
-            if row.device in index_of:
-                by_step.setdefault(row.step, set()).add(index_of[row.device])
-        return Seen(
-            now_s,
-            shared=frozenset(by_step.get("shares", ())),
-            uploaded=frozenset(by_step.get("vector", ())),
-            agreed=frozenset(by_step.get("agreement", ())),
-            answered=(answered := frozenset(by_step.get("answer", ()))),
-            holders_answered=self._holders_answered(record, answered),
-            unmask_failed=self._unmask_failed.get(record.id, 0),
-        )
-
-    def _holders_answered(self, record: StoredCohort, answered: frozenset[int]) -> int | None:
-        """Return how many shares there are of the secret with the fewest, on a sparse graph while unmasking."""
-        if record.state.phase is not Phase.UNMASKING or not is_sparse(record.state.members):
-            return None
-        graph, survivors = record.graph(self._authority_key), record.state.survivors
-        holders = {owner: frozenset(graph.holders_of(owner)) for owner in record.state.sharers}
-        # What a drop-out without surviving neighbours left in the sum is nothing.
-        return min(len(near & answered) for owner, near in holders.items() if owner in survivors or near & survivors)
+        failed = self._unmask_failed.get(record.id, 0)
+        return seen(connection, record, self._authority_key, self._clock.now_s(), failed)
 
     def _add_arrived(self, task: Task, record: StoredCohort, only: frozenset[int] | None = None) -> RunningSum:
         """Add every stored vector that is not in the running sum yet, or those of ``only``."""
-        assert record.roster_body is not None  # noqa: S101  # fixed before the phase that calls this
-        with self._database.read() as connection:
-            arrived = step_bodies(connection, record.id, "vector").keys()
-        running = self._sums.get(record.id)
-        if running is None:
+
+        def words() -> int:
             layout = layout_of(self._blobs, task)
-            running = RunningSum(task.plan.vector_words(layout.shared.size, layout.statistics.size))
-            self._sums[record.id] = running
-        for index, device in enumerate(devices_in_order(record.roster_body)):
-            if device in arrived and (only is None or index in only):
-                running.add(index, self._uploads.path(record.id, device))
-        return running
+            return task.plan.vector_words(layout.shared.size, layout.statistics.size)
+
+        return self._sums.add_arrived(record, words, only)
+
+    def _lost(self, record: StoredCohort, error: VectorsLost) -> bool:
+        """End a cohort whose vectors are no longer there: its members contribute anew to the next one."""
+        failed = replace(
+            record.state, phase=Phase.FAILED, since_s=self._clock.now_s(), failure=f"{error.code}: {error.message}"
+        )
+        with self._database.write() as connection:
+            # Who lost the lease may miss vectors that another driver has added up and deleted.
+            mine = self._leases.is_mine(connection, task_lease(record.task))
+            if not mine or load_cohort(connection, record.id, lock=True).state != record.state:
+                self._sums.forget(record.id)
+                return False
+            save_state(connection, record.id, failed)
+        log.error("cohort %s: %s", record.id, error)
+        return self._entered(record, failed)
 
     def _unmask(self, task: Task, record: StoredCohort, seen: Seen) -> bool:
         running = self._add_arrived(task, record, only=record.state.survivors)
@@ -415,7 +388,7 @@ class Driver:
         weights = step_weights(master, aggregate, task.plan, layout)
         made = self._next_version(task, record, weights, next_plan(task.plan, aggregate), now_s)
         with self._database.write() as connection:
-            if load_cohort(connection, record.id).state != record.state:
+            if load_cohort(connection, record.id, lock=True).state != record.state:
                 return True  # another driver took over meanwhile
             store_version(connection, self._blobs, task.name, made, weights, now_s)
             save_state(connection, record.id, replace(record.state, phase=Phase.SUMMED, since_s=now_s))
@@ -465,17 +438,20 @@ class Driver:
             failure=f"{error.code}: {error.message}",
         )
         with self._database.write() as connection:
+            if load_cohort(connection, record.id, lock=True).state != record.state:
+                return True  # another driver took over meanwhile
             save_state(connection, record.id, failed)
         self._forget(record.id)
         return True
 
     def _forget(self, cohort_id: str) -> None:
-        self._sums.pop(cohort_id, None)
+        self._sums.forget(cohort_id)
         self._unmask_failed.pop(cohort_id, None)
         self._stuck.pop(cohort_id, None)
         self._uploads.remove(cohort_id)
         with self._database.write() as connection:
             forget_shares(connection, cohort_id)
+            forget_partial_sum(connection, cohort_id)
 
 
 def _gradients_are_spent(task: Task, record: StoredCohort) -> bool:

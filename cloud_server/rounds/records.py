@@ -100,8 +100,13 @@ def _rules(plan: bytes) -> CohortRules:
     return Plan.from_bytes(plan).rules
 
 
-def load_cohort(connection: Connection, cohort_id: str) -> StoredCohort:
+def load_cohort(connection: Connection, cohort_id: str, *, lock: bool = False) -> StoredCohort:
     """Return a cohort.
+
+    Args:
+        connection: inside a transaction.
+        cohort_id: of the cohort.
+        lock: let nobody else change it, or take a step for it, before this transaction ends.
 
     Raises:
         Missing: ``cohort-unknown``.
@@ -111,6 +116,8 @@ def load_cohort(connection: Connection, cohort_id: str) -> StoredCohort:
         .join(version, (version.c.task == cohort.c.task) & (version.c.number == cohort.c.base_version))
         .where(cohort.c.id == cohort_id)
     )
+    if lock:
+        query = query.with_for_update(of=cohort)
     row = connection.execute(query).one_or_none()
     if row is None:
         raise Missing("cohort-unknown", "There is no such cohort.")

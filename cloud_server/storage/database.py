@@ -1,4 +1,8 @@
-"""Transactions on SQLite in WAL mode: durable when they return, one writer at a time, readers never blocked."""
+"""Transactions: durable when they return, undone where they raise, readers never blocked.
+
+On SQLite (WAL) there is one writer at a time. On PostgreSQL there are many, so whoever decides by what it has read
+locks the row that the decision is about (``with_for_update``, which SQLite has no need for and leaves out).
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,72 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
-from sqlalchemy import Connection, Integer, MetaData, create_engine, event, insert, select, update
+from sqlalchemy import Connection, Integer, create_engine, event, insert, make_url, select, update
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import ArgumentError, OperationalError
 
+from cloud_server.storage.revisions import Tables, prepare
 from cloud_server.storage.schema import setting
+from shared.errors import TryLater, UsageError
 
 BUSY_TIMEOUT_MS = 30_000
+POOL_CONNECTIONS: Final = 10  # of one process with PostgreSQL, and as many again at peaks
+CONNECT_TIMEOUT_S: Final = 10
+_POSTGRESQL: Final = "postgresql"
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the address of a database in one file."""
+    return f"sqlite:///{path}"
+
+
+def require_database_url(url: str) -> str:
+    """Return the address of a PostgreSQL database in the form that is stored.
+
+    Raises:
+        UsageError: ``bad-database-url``.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() != _POSTGRESQL or not parsed.database:
+        raise UsageError(
+            "bad-database-url",
+            "The address is not one of a PostgreSQL database.",
+            "write it like postgresql://user:password@host/database",
+        )
+    return parsed.set(drivername=f"{_POSTGRESQL}+psycopg").render_as_string(hide_password=False)
 
 
 class Database:
-    """One SQLite file.
+    """One SQLite file or PostgreSQL database.
 
     Args:
-        path: the file; created with its tables where missing.
-        metadata: the tables.
+        url: its address, see ``sqlite_url`` and ``require_database_url``.
+        tables: what it holds; created where there is nothing.
+
+    Raises:
+        UsageError: ``database-outdated`` or ``database-newer``.
+        TryLater: ``no-database`` if it does not answer.
     """
 
-    def __init__(self, path: Path, metadata: MetaData) -> None:
-        # Writers take the lock when they begin: waiting is possible then, and not halfway through.
-        self._writer = _engine(path, "BEGIN IMMEDIATE")
-        self._reader = _engine(path, "BEGIN DEFERRED")
-        with self.write() as connection:
-            metadata.create_all(connection)
+    def __init__(self, url: str, tables: Tables) -> None:
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        # Writers take SQLite's lock when they begin: waiting is possible then, and not halfway through.
+        self._writer = _sqlite(url, "BEGIN IMMEDIATE") if self.is_sqlite else _postgresql(url)
+        self._reader = _sqlite(url, "BEGIN DEFERRED") if self.is_sqlite else _snapshots(self._writer)
+        try:
+            with self.write() as connection:
+                prepare(connection, tables)
+        except OperationalError as error:
+            self.close()
+            raise no_database() from error
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -49,11 +95,16 @@ class Database:
         self._reader.dispose()
 
 
-def _engine(path: Path, begin: str) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+def no_database() -> TryLater:
+    """Return the error for a database that does not answer; what it said may hold a password."""
+    return TryLater("no-database", "The database does not answer.", "check that it runs; it is tried again")
+
+
+def _sqlite(url: str, begin: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
 
     @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401  # sqlite3.Connection, typed Any by SQLAlchemy
+    def prepare_connection(connection: Any, _record: object) -> None:  # noqa: ANN401  # sqlite3.Connection, typed Any by SQLAlchemy
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
@@ -64,6 +115,21 @@ def _engine(path: Path, begin: str) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _postgresql(url: str) -> Engine:
+    return create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=POOL_CONNECTIONS,
+        max_overflow=POOL_CONNECTIONS,
+        pool_pre_ping=True,  # connections that a restart of PostgreSQL ended are replaced
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fedloom"},
+    )
+
+
+def _snapshots(engine: Engine) -> Engine:
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 REVISION = "revision"
@@ -101,26 +167,44 @@ class Revisions:
         return self._mark
 
 
-class Changes:
-    """Tells a driver cheaply whether anybody committed since the last look.
+class Mark(Protocol):
+    """Tells a driver cheaply whether anybody committed since the last look."""
 
-    The look is repeated at most every ``interval_s``.
-    """
+    def mark(self) -> str:
+        """Return a text that differs after every commit of another connection."""
+        ...
 
-    def __init__(self, database: Database, interval_s: float) -> None:
-        self._connection = database._reader.raw_connection()  # noqa: SLF001  # PRAGMA data_version belongs to one connection
+
+def changes(database: Database, interval_s: float) -> Mark:
+    """Return the database's own mark of commits, looked at at most every ``interval_s``."""
+    # SQLite's belongs to one connection; PostgreSQL's is how much its log has grown, which others let grow too.
+    statement = "PRAGMA data_version" if database.is_sqlite else "SELECT pg_current_wal_insert_lsn()::text"
+    return _Changes(database, statement, interval_s)
+
+
+class _Changes:
+    def __init__(self, database: Database, statement: str, interval_s: float) -> None:
+        self._engine = database._reader  # noqa: SLF001  # SQLite's mark must be asked without a transaction
+        self._connection = self._engine.raw_connection() if database.is_sqlite else None
+        self._statement = statement
         self._interval_s = interval_s
         self._looked_s = 0.0
-        self._mark = 0
+        self._mark = ""
 
-    def mark(self) -> int:
-        """Return a number that differs after every commit of another connection."""
+    def mark(self) -> str:
+        """See ``Mark``."""
         now_s = time.monotonic()
         if now_s - self._looked_s >= self._interval_s:
             self._looked_s = now_s
-            cursor = self._connection.cursor()
-            cursor.execute("PRAGMA data_version")
-            row = cursor.fetchone()
-            cursor.close()
-            self._mark = int(row[0]) if row else 0
+            self._mark = self._look()
         return self._mark
+
+    def _look(self) -> str:
+        if self._connection is None:
+            with self._engine.connect() as connection:
+                return str(connection.exec_driver_sql(self._statement).scalar_one())
+        cursor = self._connection.cursor()
+        cursor.execute(self._statement)
+        row = cursor.fetchone()
+        cursor.close()
+        return str(row[0]) if row else ""

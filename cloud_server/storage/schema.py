@@ -47,6 +47,12 @@ device = Table(
     Column("last_request", String, nullable=False),  # digest of the request that used it
     Column("last_seen_s", Float, nullable=False),
     Column("version", Integer, nullable=False),  # that it said it uses, -1 before the first
+    Column("state", String, nullable=False, server_default="active"),  # active | quarantined | revoked
+    Column("state_reason", String, nullable=False, server_default=""),  # why it is not active
+    Column("behind", Integer, nullable=False, server_default="0"),  # requests with counters of the past, lately
+    Column("behind_counter", BigInteger, nullable=False, server_default="0"),  # the highest counter at the last one
+    Column("vectors", Integer, nullable=False, server_default="0"),  # masked vectors taken from it, ever
+    Column("last_vector_s", Float, nullable=False, server_default="0"),
 )
 
 version = Table(
@@ -132,6 +138,28 @@ privacy_event = Table(
     Column("survivors", Integer, nullable=False),
     Column("loss", LargeBinary, nullable=False),  # canonical JSON: a Renyi divergence bound per order
     Column("charged_s", Float, nullable=False),
+)
+
+# The vectors that a driver has added up and deleted: their sum is a file, so that a restart asks nobody again.
+partial_sum = Table(
+    "partial_sum",
+    metadata,
+    Column("cohort", ForeignKey("cohort.id"), primary_key=True),
+    Column("members", LargeBinary, nullable=False),  # bitmap of whose vectors are in it
+    Column("sha256", String, nullable=False),  # of the file
+)
+
+# Append-only: who did what. Each row's hash covers the row before it.
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at_s", Float, nullable=False),
+    Column("actor", String, nullable=False),  # operator, driver, device
+    Column("action", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("detail", LargeBinary, nullable=False),  # canonical JSON
+    Column("sha256", LargeBinary, nullable=False),
 )
 
 lease = Table(

@@ -18,8 +18,7 @@ from cloud_server.app import RELEASE_KEY_FILE
 from cloud_server.authority.registry import Authority
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore
-from cloud_server.storage.database import Database
-from cloud_server.storage.schema import metadata
+from cloud_server.storage.opening import open_database
 from cloud_server.tasks import create_task
 from edge_client.transport import pinned_pool
 from shared.bundle import Bundle, read_bundle
@@ -64,7 +63,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         self._folder = DataFolder(self.server.data.resolve())
-        self._database = Database(self._folder.database, metadata)
+        self._database = open_database(self._folder)
         self._authority = Authority(self._folder.authority, SystemClock(), os.urandom)
         self._pools: list[urllib3.PoolManager] = []
 

@@ -23,8 +23,7 @@ from cloud_server.cli import command_line
 from cloud_server.serve_cli import serve
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore
-from cloud_server.storage.database import Database
-from cloud_server.storage.schema import metadata
+from cloud_server.storage.opening import open_database
 from cloud_server.tasks import create_task
 from edge_client.enrolment import enrol
 from edge_client.identity import Enrolment, load_identity
@@ -82,7 +81,7 @@ class Pair:
     def create_task(self, plan: Plan, dimension: int) -> None:
         """Make a task with the textbook model."""
         data = DataFolder(self.aggregator.data)
-        database = Database(data.database, metadata)
+        database = open_database(data)
         with database.write() as connection:
             bundle = quadratic_bundle(dimension)
             create_task(connection, BlobStore(data.blobs), bundle, plan, self.release_key, time.time())

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloud_server.rounds.rounds import list_rounds
-from cloud_server.storage.database import Database
-from cloud_server.storage.schema import metadata
+from cloud_server.settings import DataFolder
+from cloud_server.storage.opening import open_database
 from cloud_server.tasks import load_task
 from models.full_size import FOLDER_VARIABLE
 from models.registry import get_task
@@ -166,7 +166,7 @@ class Demo:
 
     def _watch(self) -> None:
         """Follow the rounds until the task is done, and let the two accidents happen."""
-        database = Database(self._server.data / "server.db", metadata)
+        database = open_database(DataFolder(self._server.data))
         announced, changed_s = 0, time.monotonic()
         while True:
             with database.read() as connection:
