@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from shared.errors import BrokenState, UsageError
 from shared.wire.signed import SigningKey
 
 AUTHORITY_KEY_FILE = "authority.key"
-PRIVATE_MODE = 0o600
+NEW_SUFFIX = ".new"  # of what a killed process was writing
 FOLDER_MODE = 0o700
 
 
@@ -90,14 +91,18 @@ class DataFolder:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write ``data`` so that only the owner reads it, durably and whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    # A name of its own for each writer: two processes may store the same content at once. Only the owner may read it.
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=NEW_SUFFIX, dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -94,5 +94,5 @@ class Leases:
 def _insert_if_new(connection: Connection, values: dict[str, object]) -> bool:
     """Insert a lease unless there is one of that name, and say whether it was inserted."""
     dialect_insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-    statement = dialect_insert(lease).values(values).on_conflict_do_nothing()
-    return bool(connection.execute(statement).rowcount)
+    statement = dialect_insert(lease).values(values).on_conflict_do_nothing().returning(lease.c.name)
+    return connection.execute(statement).one_or_none() is not None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cloud_server.settings import DataFolder
-from cloud_server.storage.database import Database, sqlite_url
+from cloud_server.settings import DataFolder, write_private
+from cloud_server.storage.database import Database, require_database_url, sqlite_url
 from cloud_server.storage.revisions import AGGREGATOR
 
 
@@ -17,3 +17,15 @@ def database_url(folder: DataFolder) -> str:
 def open_database(folder: DataFolder) -> Database:
     """Open a folder's database; raises as ``Database``."""
     return Database(database_url(folder), AGGREGATOR)
+
+
+def use_database(folder: DataFolder, url: str) -> None:
+    """Let a folder's aggregator use the PostgreSQL database at ``url`` from now on, with tables where there are none.
+
+    Raises:
+        UsageError: ``bad-database-url``, or ``database-outdated`` and the like of what is there.
+        TryLater: ``no-database``.
+    """
+    stored = require_database_url(url)
+    Database(stored, AGGREGATOR).close()
+    write_private(folder.database_url_file, stored.encode("utf-8"))

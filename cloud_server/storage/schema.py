@@ -154,7 +154,7 @@ audit = Table(
     "audit",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("at_s", Float, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
     Column("actor", String, nullable=False),  # operator, driver, device
     Column("action", String, nullable=False),
     Column("subject", String, nullable=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ __all__ = ["activity_bundle", "activity_folder", "conftest", "local"]
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> Iterator[Local]:
+def local(tmp_path: Path, new_database: Callable[[], str | None]) -> Iterator[Local]:
     """Return an aggregator in this process."""
-    made = Local(tmp_path / "data")
+    made = Local(tmp_path / "data", new_database())
     yield made
     made.close()

@@ -22,6 +22,7 @@ from cloud_server.authority.registry import Authority
 from cloud_server.rounds.driver import Driver
 from cloud_server.rounds.leases import LEASE_S
 from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.storage.opening import use_database
 from cloud_server.tasks import create_task
 from cloud_server.tls import ensure_certificates
 from shared.plan import Cohort, Deadlines, Plan, Server, Stop, Update
@@ -77,11 +78,14 @@ class Local:
 
     Args:
         folder: for its data.
+        database_url: of a PostgreSQL database; a file in ``folder`` if None.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str | None = None) -> None:
         self.clock = ManualClock()
         keys = DataFolder.open(folder).keys
+        if database_url is not None:
+            use_database(DataFolder.open(folder), database_url)
         ensure_certificates(keys, "127.0.0.1", dt.datetime.now(dt.UTC))
         self.parts = make_context(folder, self.clock)
         self.app = create_app(self.parts)

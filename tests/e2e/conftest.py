@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,7 +13,7 @@ __all__ = ["personal_bundle", "running"]
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def running(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str | None]) -> Iterator[Deployment]:
     """Return a server whose processes run while tests do; every test makes tasks of its own."""
-    with deployment(tmp_path_factory.mktemp("deployment")) as server:
+    with deployment(tmp_path_factory.mktemp("deployment"), new_database()) as server:
         yield server

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import urllib3
+from sqlalchemy import TextClause, text
 
 from cloud_server.app import RELEASE_KEY_FILE
 from cloud_server.authority.registry import Authority
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore
-from cloud_server.storage.opening import open_database
+from cloud_server.storage.opening import open_database, use_database
 from cloud_server.tasks import create_task
 from edge_client.transport import pinned_pool
 from shared.bundle import Bundle, read_bundle
@@ -108,13 +108,13 @@ class Deployment:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Read the server's database."""
-        with closing(sqlite3.connect(self._folder.database, timeout=30)) as connection:
-            return connection.execute(query, values).fetchall()
+        with self._database.read() as connection:
+            return [tuple(row) for row in connection.execute(*_bound(query, values))]
 
     def change(self, query: str, *values: object) -> int:
         """Write into the server's database and return how many rows changed."""
-        with closing(sqlite3.connect(self._folder.database, timeout=30)) as connection, connection:
-            return connection.execute(query, values).rowcount
+        with self._database.write() as connection:
+            return connection.execute(*_bound(query, values)).rowcount
 
     def phase(self, cohort: str) -> str:
         """Return where a cohort stands."""
@@ -140,9 +140,11 @@ class Deployment:
 
 
 @contextmanager
-def deployment(folder: Path) -> Iterator[Deployment]:
-    """Run a server until the block ends."""
+def deployment(folder: Path, database_url: str | None = None) -> Iterator[Deployment]:
+    """Run a server until the block ends, on that PostgreSQL database or on a file of its own."""
     server = Server(folder / "server", folder / "server.log")
+    if database_url is not None:
+        use_database(DataFolder.open(server.data), database_url)
     server.start()
     try:
         running = Deployment(server, f"https://127.0.0.1:{server.port}", _root(server))
@@ -150,6 +152,13 @@ def deployment(folder: Path) -> Iterator[Deployment]:
         running.close()
     finally:
         server.stop()
+
+
+def _bound(query: str, values: Sequence[object]) -> tuple[TextClause, dict[str, object]]:
+    """Return a query with question marks in the form that every database takes."""
+    parts = query.split("?")
+    named = "".join(f"{part}:v{number}" for number, part in enumerate(parts[:-1])) + parts[-1]
+    return text(named), {f"v{number}": value for number, value in enumerate(values)}
 
 
 def _root(server: Server) -> Root:

@@ -1,0 +1,31 @@
+"""Which database the aggregators of the tests use: a file, unless ``--database postgresql`` is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests import postgres as postgresql
+from tests.postgres import Cluster
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option."""
+    parser.addoption("--database", choices=("sqlite", "postgresql"), default="sqlite", help="of the tests' aggregators")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """Return a real PostgreSQL of this worker's own."""
+    with postgresql.cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def new_database(request: pytest.FixtureRequest) -> Callable[[], str | None]:
+    """Return what makes an empty database and returns its address; None stands for a file in the data folder."""
+    if request.config.getoption("--database") == "sqlite":
+        return lambda: None
+    cluster: Cluster = request.getfixturevalue("postgres")
+    return cluster.new_database

@@ -1,0 +1,84 @@
+"""A PostgreSQL server of the tests' own: a cluster in a temporary folder, reached by its socket, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from shared.ids import random_id
+
+USER: Final = "postgres"
+_INSTALLED: Final = Path("/usr/lib/postgresql")
+
+
+def programs() -> Path:
+    """Return the folder of the newest installed PostgreSQL's programs."""
+    found = sorted(_INSTALLED.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        raise FileNotFoundError("PostgreSQL is not installed: apt-get install postgresql")
+    return found[-1].parent
+
+
+class Cluster:
+    """A running PostgreSQL.
+
+    Args:
+        folder: for its files; everybody may enter it, since PostgreSQL refuses to run as root.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._data = folder / "data"
+        self._programs = programs()
+        self._as_root = os.geteuid() == 0
+        if self._as_root:
+            os.chown(folder, pwd.getpwnam(USER).pw_uid, -1)
+        self._run("initdb", "-D", self._data, "-U", USER, "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = f"-k {self.folder} -c listen_addresses= -c max_connections=200 -c shared_buffers=32MB"
+        self._run("pg_ctl", "-D", self._data, "-w", "-l", self.folder / "log", "-o", options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop it; ``immediate`` is what a power cut does."""
+        self._run("pg_ctl", "-D", self._data, "-w", "-m", mode, "stop")
+
+    def new_database(self) -> str:
+        """Return the address of an empty database."""
+        name = random_id("test", os.urandom).replace("-", "_")
+        with psycopg.connect(host=str(self.folder), user=USER, dbname="postgres", autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
+
+    def _run(self, program: str, *words: str | Path) -> None:
+        command: Sequence[str | Path] = [self._programs / program, *words]
+        if self._as_root:
+            command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *command]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+        if done.returncode:
+            raise RuntimeError(f"{program}: {done.stderr or done.stdout}")
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """Run a cluster."""
+    folder = Path(tempfile.mkdtemp(prefix="fedloom-postgres-", dir="/tmp"))  # a socket's path must be short
+    running = Cluster(folder)
+    try:
+        running.start()
+        try:
+            yield running
+        finally:
+            running.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
