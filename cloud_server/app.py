@@ -9,6 +9,7 @@ from flask import Flask
 
 from cloud_server.api import cohorts, enrolment, problems, work
 from cloud_server.api.context import EXTENSION, Context
+from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
 from cloud_server.settings import FOLDER_MODE, DataFolder, load_or_create_key
@@ -28,7 +29,7 @@ def make_context(data: Path, clock: Clock) -> Context:
     """Open the parts of the aggregator whose data folder is ``data``.
 
     Raises:
-        UsageError: ``no-root`` before ``serve`` has made or been given TLS files.
+        UsageError: ``no-root`` before ``serve`` has made or been given TLS files; ``database-behind``.
     """
     folder = DataFolder.open(data)
     tls_root = folder.keys / ROOT_FILE
@@ -40,7 +41,10 @@ def make_context(data: Path, clock: Clock) -> Context:
         )
     release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
     authority = authority_of(folder, release_key, clock, description_of(folder))
-    database = open_database(folder)
+    database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
+    with database.read() as connection:
+        anchor.require_contained(connection)
+        anchor.extend(connection)
     return Context(
         folder=folder,
         database=database,
@@ -49,6 +53,7 @@ def make_context(data: Path, clock: Clock) -> Context:
         uploads=UploadStore(folder.uploads),
         authority=authority,
         root=authority.root(release_key.public, tls_root.read_text("ascii")),
+        anchor=anchor,
         clock=clock,
     )
 

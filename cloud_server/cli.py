@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from cloud_server import audit
 from cloud_server.api.context import Context
 from cloud_server.app import RELEASE_KEY_FILE, make_context
+from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
 from cloud_server.cautions import cautions
 from cloud_server.listening import read_text
@@ -183,6 +185,9 @@ def _task_create(arguments: argparse.Namespace) -> Json:
     database = open_database(folder)
     with database.write() as connection:
         create_task(connection, BlobStore(folder.blobs), bundle, plan, key, SystemClock().now_s())
+    with database.read() as connection:
+        Anchor(folder.path / ANCHOR_FILE).extend(connection)
+    database.close()
     notes = cautions(plan)
     if not arguments.json:
         for note in notes:
@@ -280,4 +285,9 @@ def _mint(arguments: argparse.Namespace, valid_s: float) -> tuple[list[bytes], s
             "start `fedloom-server serve` once, or give --url https://HOST:PORT",
         )
     secrets = parts.authority.mint(arguments.task, count=arguments.count, valid_s=valid_s)
+    with parts.database.write() as connection:
+        detail: dict[str, Json] = {"count": arguments.count, "valid_s": valid_s}
+        audit.record(connection, parts.clock.now_s(), "operator", "codes-created", arguments.task, detail)
+    with parts.database.read() as connection:
+        parts.anchor.extend(connection)
     return secrets, url, parts.root

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, insert, select
 
+from cloud_server import audit
 from cloud_server.storage.schema import privacy_event
 from shared.errors import UsageError
 from shared.layout import Layout
@@ -61,6 +62,8 @@ def charge_frozen(
             charged_s=now_s,
         )
     )
+    detail: dict[str, Json] = {"cohort": cohort_id, "members": members, "survivors": survivors}
+    audit.record(connection, now_s, "server", "privacy-charged", plan.task, detail)
 
 
 def spent_reason(connection: Connection, plan: Plan, layout: Layout) -> str:

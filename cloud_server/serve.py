@@ -48,6 +48,7 @@ def run_driver(data: Path, supervisor: int) -> None:
         clock=parts.clock,
         random_bytes=os.urandom,
         seed_source=parts.authority.draw_seed,
+        anchor=parts.anchor,
         workers=os.cpu_count() or 1,
     )
     commits = changes(parts.database, ACTIVE_TICK_S / 2 if parts.database.is_sqlite else REMOTE_TICK_S)

@@ -11,6 +11,7 @@ from shared.errors import BrokenState, UsageError
 from shared.wire.signed import SigningKey
 
 AUTHORITY_KEY_FILE = "authority.key"
+PRIVATE_MODE = 0o600
 NEW_SUFFIX = ".new"  # of what a killed process was writing
 FOLDER_MODE = 0o700
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, desc, insert, select, update
 
+from cloud_server import audit
 from cloud_server.privacy import require_possible
 from cloud_server.publishing import Version, make_version
 from cloud_server.storage.blobs import BlobStore
@@ -21,7 +22,7 @@ from shared.layout import Layout
 from shared.plan import Personalisation, Plan
 from shared.release import PLAN_FILE, FileEntry, parse_release, sign_release
 from shared.training_inputs import require_known_inputs
-from shared.wire.canonical import decode, encode
+from shared.wire.canonical import Json, decode, encode
 from shared.wire.signed import SigningKey
 
 
@@ -118,6 +119,14 @@ def create_task(
             created_s=now_s,
         )
     )
+    audit.record(
+        connection,
+        now_s,
+        "operator",
+        "task-created",
+        plan.task,
+        {"plan_sha256": plan.sha256.hex(), "bundle": dict(stored)},
+    )
     master = initial_weights(bundle)
     made = make_version(0, master, plan=plan, manifest=manifest, bundle=files, key=key, now_s=now_s)
     store_version(connection, blobs, plan.task, made, master, now_s)
@@ -172,6 +181,8 @@ def store_version(
             created_s=now_s,
         )
     )
+    detail: dict[str, Json] = {"version": made.number, "model_sha256": made.model_sha256.hex()}
+    audit.record(connection, now_s, "server", "version-published", task_name, detail)
 
 
 def newest_version(connection: Connection, task_name: str) -> int:

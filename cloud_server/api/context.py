@@ -7,6 +7,7 @@ from typing import cast
 
 from flask import current_app
 
+from cloud_server.audit import Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import RemoteAuthority
 from cloud_server.settings import DataFolder
@@ -30,6 +31,7 @@ class Context:
         uploads: masked vectors.
         authority: enrolment and graphs' seeds, in this process or far away.
         root: the document that codes pin.
+        anchor: the end of the audit log, outside the database.
         clock: the time.
     """
 
@@ -40,6 +42,7 @@ class Context:
     uploads: UploadStore
     authority: Authority | RemoteAuthority
     root: Root
+    anchor: Anchor
     clock: Clock
 
 

@@ -20,6 +20,7 @@ from cloud_server.aggregation.central_noise import with_central_noise
 from cloud_server.aggregation.clip_norm import next_plan
 from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weights
 from cloud_server.aggregation.running_sum import RunningSum, VectorsLost
+from cloud_server.audit import Anchor
 from cloud_server.privacy import charge_frozen, spent_reason
 from cloud_server.publishing import Version, make_version
 from cloud_server.rounds.leases import Leases, task_lease
@@ -80,6 +81,7 @@ class Driver:
         clock: the time.
         random_bytes: the operating system's randomness.
         seed_source: asks the authority for a sparse graph's seed.
+        anchor: is told of every entry of the audit log.
         workers: how many processes may recover masks.
     """
 
@@ -94,6 +96,7 @@ class Driver:
         clock: Clock,
         random_bytes: Callable[[int], bytes],
         seed_source: SeedSource,
+        anchor: Anchor,
         workers: int = 1,
     ) -> None:
         self._database = database
@@ -104,6 +107,7 @@ class Driver:
         self._clock = clock
         self._random_bytes = random_bytes
         self._seed_source = seed_source
+        self._anchor = anchor
         self._workers = workers
         self._name = random_id("driver", random_bytes)
         self._leases = Leases(database, clock, self._name)
@@ -124,6 +128,9 @@ class Driver:
             self._renew_releases()
         self._cleans_up = HOUSEKEEPING in held
         moved = [self._try_task(name) for name in names if task_lease(name) in held]  # every task gets its turn
+        if any(moved):
+            with self._database.read() as connection:
+                self._anchor.extend(connection)
         return any(moved)
 
     def _try_task(self, name: str) -> bool:

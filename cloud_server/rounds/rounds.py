@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, desc, func, insert, select, update
 
+from cloud_server import audit
 from cloud_server.storage.database import bump
 from cloud_server.storage.schema import round_
 from cloud_server.storage.schema import task as task_table
@@ -117,6 +118,7 @@ def close_round(
         connection.execute(
             update(task_table).where(task_table.c.name == task.name).values(state="done", reason=stopped)
         )
+        audit.record(connection, now_s, "server", "task-done", task.name, {"reason": stopped})
     bump(connection)
 
 

@@ -109,6 +109,7 @@ class Local:
             clock=self.clock,
             random_bytes=os.urandom,
             seed_source=self.authority.draw_seed,
+            anchor=self.parts.anchor,
         )
 
     def kill_driver(self) -> None:

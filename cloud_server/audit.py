@@ -1,0 +1,194 @@
+"""The audit log: what operators and drivers did, each entry's hash covering the one before it.
+
+The last hashes are also appended to a file outside the database, the anchor. A database that does not contain what its
+anchor names is an older copy: it would lower versions and forget what of a privacy budget was spent, so nothing
+serves from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from sqlalchemy import Connection, Row, desc, insert, select, text
+
+from cloud_server.settings import PRIVATE_MODE, sync_folder
+from cloud_server.storage.schema import audit
+from shared.errors import BrokenState, UsageError
+from shared.wire.canonical import Json, decode, encode, sha256, transcript
+
+ANCHOR_FILE: Final = "audit.anchor"
+_APPENDING: Final = 0x6665646C6F6F6E  # PostgreSQL's advisory lock: entries have an order
+_DOMAIN: Final = "fedloom/1/audit"
+_ANCHORED_AT_ONCE: Final = 1000
+_LONGEST_LINE_BYTES: Final = 100
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a chain ends: number and hash of its last entry; 0 and nothing before the first."""
+
+    number: int = 0
+    sha256: bytes = b""
+
+
+def record(
+    connection: Connection,
+    now_s: float,
+    actor: str,
+    action: str,
+    subject: str,
+    detail: Mapping[str, Json] | None = None,
+) -> None:
+    """Append an entry in the caller's transaction.
+
+    Args:
+        connection: of the transaction that does what is recorded.
+        now_s: the time.
+        actor: ``operator``, ``driver`` or ``server``.
+        action: a verb in the past, such as ``task-created``.
+        subject: what it was done to.
+        detail: nothing secret.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _APPENDING})
+    last = head(connection)
+    entry = {
+        "number": last.number + 1,
+        "at_ms": int(now_s * 1000),
+        "actor": actor,
+        "action": action,
+        "subject": subject,
+        "detail": encode(dict(detail or {})),
+    }
+    connection.execute(insert(audit).values(**entry, sha256=_hash(last.sha256, entry)))
+
+
+def head(connection: Connection) -> Head:
+    """Return the end of the chain."""
+    query = select(audit.c.number, audit.c.sha256).order_by(desc(audit.c.number)).limit(1)
+    row = connection.execute(query).one_or_none()
+    return Head() if row is None else Head(row.number, row.sha256)
+
+
+def entries(connection: Connection, *, after: int = 0, limit: int | None = None) -> Iterator[dict[str, Json]]:
+    """Yield entries as plain values, oldest first."""
+    query = select(audit).where(audit.c.number > after).order_by(audit.c.number).limit(limit)
+    for row in connection.execute(query):
+        yield {
+            "number": row.number,
+            "at_ms": row.at_ms,
+            "actor": row.actor,
+            "action": row.action,
+            "subject": row.subject,
+            "detail": decode(row.detail),
+            "sha256": row.sha256.hex(),
+        }
+
+
+def verify_chain(connection: Connection) -> Head:
+    """Return the chain's end after computing every hash again.
+
+    Raises:
+        BrokenState: ``audit-damaged`` naming the first entry that does not follow from the one before.
+    """
+    last = Head()
+    for row in connection.execute(select(audit).order_by(audit.c.number)):
+        if row.number != last.number + 1 or row.sha256 != _hash(last.sha256, _entry(row)):
+            raise BrokenState(
+                "audit-damaged", f"Entry {last.number + 1} of the audit log was changed or removed.", "restore a backup"
+            )
+        last = Head(row.number, row.sha256)
+    return last
+
+
+def _entry(row: Row[tuple[object, ...]]) -> dict[str, object]:
+    return {name: getattr(row, name) for name in ("number", "at_ms", "actor", "action", "subject", "detail")}
+
+
+def _hash(previous: bytes, entry: Mapping[str, object]) -> bytes:
+    values = [entry[name] for name in ("number", "at_ms", "actor", "action", "subject", "detail")]
+    return sha256(transcript(_DOMAIN, previous, *values))  # type: ignore[arg-type]  # integers, texts and octets
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The file outside the database.
+
+    Attributes:
+        path: a line per entry: its number and hash. Copy it elsewhere as often as you like; it reveals nothing.
+    """
+
+    path: Path
+
+    def head(self) -> Head:
+        """Return what the last whole line names.
+
+        Raises:
+            BrokenState: ``anchor-damaged``.
+        """
+        if not self.path.exists():
+            return Head()
+        with self.path.open("rb") as file:
+            file.seek(max(0, self.path.stat().st_size - 2 * _LONGEST_LINE_BYTES))
+            lines = file.read().split(b"\n")[:-1]  # power may have gone in the middle of the last one
+        if not lines:
+            return Head()
+        try:
+            number, digest = lines[-1].decode("ascii").split(" ")
+            found = Head(int(number), bytes.fromhex(digest))
+        except ValueError as error:
+            raise BrokenState("anchor-damaged", f"{self.path} is damaged.", "copy it back from elsewhere") from error
+        return found
+
+    def require_contained(self, connection: Connection) -> None:
+        """Refuse a database that does not contain what this file names.
+
+        Raises:
+            UsageError: ``database-behind``.
+        """
+        anchored, last = self.head(), head(connection)
+        query = select(audit.c.sha256).where(audit.c.number == anchored.number)
+        if anchored.number and connection.execute(query).scalar_one_or_none() != anchored.sha256:
+            raise UsageError(
+                "database-behind",
+                f"The database's audit log ends at entry {last.number} and does not contain entry {anchored.number},"
+                f" which {self.path} names: it is an older copy or another deployment's. Versions and the privacy"
+                " ledger would go back.",
+                "restore a newer backup; where there is none, devices must enrol in a new deployment",
+            )
+
+    def extend(self, connection: Connection) -> None:
+        """Append what the database has and the file lacks, durably."""
+        last = self.head()
+        if not self._following(connection, last):
+            return
+        is_new = not self.path.exists()
+        with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE_MODE), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # web processes, drivers and commands
+            file.seek(_end_of_last_line(file))
+            file.truncate()
+            last = self.head()
+            while rows := self._following(connection, last):
+                file.write(b"".join(b"%d %s\n" % (row.number, row.sha256.hex().encode()) for row in rows))
+                last = rows[-1]
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync_folder(self.path.parent)
+
+    def _following(self, connection: Connection, last: Head) -> list[Head]:
+        query = select(audit.c.number, audit.c.sha256).where(audit.c.number > last.number).order_by(audit.c.number)
+        return [Head(row.number, row.sha256) for row in connection.execute(query.limit(_ANCHORED_AT_ONCE))]
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    """Return where whole lines end: a power cut may have left half a one."""
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - 2 * _LONGEST_LINE_BYTES)
+    file.seek(start)
+    return start + file.read().rfind(b"\n") + 1
