@@ -18,6 +18,7 @@ from cloud_server.app import RELEASE_KEY_FILE, make_context
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
 from cloud_server.cautions import cautions
+from cloud_server.database_cli import add_database
 from cloud_server.listening import read_text
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import privacy_report
@@ -131,6 +132,9 @@ def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     privacy = commands.add_parser("privacy", help="privacy budgets").add_subparsers(required=True, metavar="VERB")
     budget = _add(privacy, "show", "show a task's privacy budget and what was spent of it", _privacy_show)
     budget.add_argument("task")
+    db = commands.add_parser("db", help="the database: upgrade, check, backup, restore")
+    verbs = db.add_subparsers(required=True, metavar="VERB")
+    add_database(lambda name, text, run: _add(verbs, name, text, run))
     model = commands.add_parser("model", help="published versions").add_subparsers(required=True, metavar="VERB")
     export = _add(model, "export", "write a version's files into a folder", _model_export)
     export.add_argument("task")

@@ -228,13 +228,18 @@ def renew_release(connection: Connection, stored: Task, key: SigningKey, now_s: 
     )
 
 
+def release_files(release: bytes) -> Mapping[str, FileEntry]:
+    """Return the files of a stored release by name."""
+    return parse_release(release).files
+
+
 def file_of_release(release: bytes, name: str) -> FileEntry:
     """Return the entry of one file in a stored release.
 
     Raises:
         Missing: ``file-unknown``.
     """
-    entry = parse_release(release).files.get(name)
+    entry = release_files(release).get(name)
     if entry is None:
         raise Missing("file-unknown", f"The version has no file {name}.")
     return entry

@@ -95,6 +95,17 @@ class Database:
         self._reader.dispose()
 
 
+@contextmanager
+def unprepared(url: str) -> Iterator[Connection]:
+    """Run a transaction on a database of whatever revision."""
+    engine = _sqlite(url, "BEGIN IMMEDIATE") if make_url(url).get_backend_name() == "sqlite" else _postgresql(url)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
 def no_database() -> TryLater:
     """Return the error for a database that does not answer; what it said may hold a password."""
     return TryLater("no-database", "The database does not answer.", "check that it runs; it is tried again")

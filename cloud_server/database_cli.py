@@ -1,0 +1,114 @@
+"""``fedloom-server db``: use another database, bring it up to date, look for damage, back up and restore."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.exc import OperationalError
+
+from cloud_server import audit
+from cloud_server.audit import ANCHOR_FILE, Anchor
+from cloud_server.settings import DataFolder, write_private
+from cloud_server.storage.backup import restore, write_backup
+from cloud_server.storage.blobs import BlobStore, UploadStore
+from cloud_server.storage.check import find_damage
+from cloud_server.storage.database import no_database, unprepared
+from cloud_server.storage.opening import database_url, open_database, use_database
+from cloud_server.storage.revisions import AGGREGATOR
+from shared.clock import SystemClock
+from shared.errors import BrokenState, UsageError
+from shared.wire.canonical import Json
+
+Add = Callable[[str, str, Callable[[argparse.Namespace], Json]], argparse.ArgumentParser]
+
+
+def add_database(add: Add) -> None:
+    """Declare the verbs.
+
+    Args:
+        add: makes a parser of a name, a sentence and what runs it.
+    """
+    using = add("use", "use a PostgreSQL database from now on; tables are made in an empty one", _use)
+    using.add_argument(
+        "url", metavar="URL", help="postgresql://user:password@host/database, or - to read it from stdin"
+    )
+    add("upgrade", "bring the database to this program's revision; stop every process before", _upgrade)
+    add("check", "look for damage: database, audit log, released files, vectors", _check)
+    backing_up = add("backup", "write everything into one file, while the server runs", _backup)
+    backing_up.add_argument("--out", type=Path, required=True, metavar="FILE", help="it will hold secret keys")
+    restoring = add("restore", "fill an empty folder from a backup", _restore)
+    restoring.add_argument("backup", type=Path, metavar="FILE")
+    restoring.add_argument(
+        "--anchor", type=Path, metavar="FILE", help="the deployment's audit.anchor, if --data does not have it"
+    )
+    restoring.add_argument("--database", metavar="URL", help="a PostgreSQL database to restore into")
+
+
+def _use(arguments: argparse.Namespace) -> Json:
+    folder = DataFolder.open(arguments.data)
+    if folder.database.exists():
+        raise UsageError(
+            "not-empty",
+            f"{folder.path} has a database in a file.",
+            "back it up, and restore the backup into another folder with `db restore --database URL`",
+        )
+    use_database(folder, sys.stdin.readline().strip() if arguments.url == "-" else arguments.url)
+    return {"database": "postgresql", "revision": AGGREGATOR.newest}
+
+
+def _upgrade(arguments: argparse.Namespace) -> Json:
+    from cloud_server.storage.upgrade import upgrade  # noqa: PLC0415  # Alembic; no other command needs it
+
+    folder = DataFolder.existing(arguments.data)
+    try:
+        with unprepared(database_url(folder)) as connection:
+            before, after = upgrade(connection, AGGREGATOR)
+            if before != after:
+                now_s = SystemClock().now_s()
+                audit.record(connection, now_s, "operator", "upgraded", after, {"from": before})
+    except OperationalError as error:
+        raise no_database() from error
+    return {"before": before, "after": after}
+
+
+def _check(arguments: argparse.Namespace) -> Json:
+    folder = DataFolder.existing(arguments.data)
+    database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
+    found = find_damage(database, BlobStore(folder.blobs), UploadStore(folder.uploads), anchor)
+    database.close()
+    if problems := found["problems"]:
+        assert isinstance(problems, list)  # noqa: S101  # find_damage makes it
+        sentences = " ".join(str(problem) for problem in problems)
+        raise BrokenState("damaged", sentences, "restore a backup; see docs/operating.md")
+    return found
+
+
+def _backup(arguments: argparse.Namespace) -> Json:
+    folder = DataFolder.existing(arguments.data)
+    database = open_database(folder)
+    manifest = write_backup(folder, database, BlobStore(folder.blobs), arguments.out)
+    database.close()
+    return {
+        "file": str(arguments.out),
+        "bytes": arguments.out.stat().st_size,
+        "audit_entries": manifest["audit"]["number"],
+    }
+
+
+def _restore(arguments: argparse.Namespace) -> Json:
+    if not arguments.backup.is_file():
+        raise UsageError("no-backup", f"{arguments.backup} is not a file.", "give a file that `db backup` wrote")
+    folder = DataFolder.open(arguments.data)
+    if arguments.anchor is not None:
+        write_private(folder.path / ANCHOR_FILE, arguments.anchor.read_bytes())
+    if arguments.database is not None:
+        use_database(folder, arguments.database)
+    database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
+    manifest = restore(arguments.backup, folder, database, anchor, SystemClock().now_s())
+    with database.read() as connection:
+        anchor.extend(connection)
+    database.close()
+    return {"audit_entries": manifest["audit"]["number"], "parts": len(manifest["parts"])}

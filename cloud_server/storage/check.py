@@ -1,0 +1,48 @@
+"""Look for damage in everything that an aggregator keeps, without changing anything."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from cloud_server import audit
+from cloud_server.audit import Anchor
+from cloud_server.rounds.machine import OVER
+from cloud_server.rounds.records import devices_in_order, step_bodies
+from cloud_server.storage.backup import referenced
+from cloud_server.storage.blobs import BlobStore, UploadStore
+from cloud_server.storage.database import Database
+from cloud_server.storage.schema import cohort, partial_sum
+from shared.errors import FedloomError
+from shared.secagg.roster import from_bitmap
+from shared.wire.canonical import Json
+
+
+def find_damage(database: Database, blobs: BlobStore, uploads: UploadStore, anchor: Anchor) -> dict[str, Json]:
+    """Return counts of what was looked at, and a sentence for each thing that is wrong."""
+    problems: list[Json] = []
+    with database.read() as connection:
+        if database.is_sqlite and (found := connection.exec_driver_sql("PRAGMA quick_check").scalar_one()) != "ok":
+            problems.append(f"The database is damaged: {found}")
+        entries = 0
+        try:
+            entries = audit.verify_chain(connection).number
+            anchor.require_contained(connection)
+        except FedloomError as error:
+            problems.append(str(error))
+        digests = sorted(referenced(connection))
+        running = list(connection.execute(select(cohort).where(cohort.c.phase.not_in([p.value for p in OVER]))))
+        vectors = 0
+        for row in running:
+            added = connection.execute(select(partial_sum.c.members).where(partial_sum.c.cohort == row.id)).scalar()
+            done = from_bitmap(added, row.members) if added is not None else frozenset()
+            devices = devices_in_order(row.roster) if row.roster is not None else ()
+            for device in step_bodies(connection, row.id, "vector"):
+                vectors += 1
+                if devices.index(device) not in done and not uploads.path(row.id, device).is_file():
+                    problems.append(f"The vector of {device} in cohort {row.id} is not there.")
+    for digest in digests:
+        try:
+            blobs.get(digest)
+        except FedloomError as error:
+            problems.append(f"{digest}: {error}")
+    return {"audit_entries": entries, "blobs": len(digests), "vectors": vectors, "problems": problems}
