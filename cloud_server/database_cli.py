@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from cloud_server import audit
 from cloud_server.audit import ANCHOR_FILE, Anchor
+from cloud_server.listening import read_text
 from cloud_server.settings import DataFolder, write_private
 from cloud_server.storage.backup import restore, write_backup
 from cloud_server.storage.blobs import BlobStore, UploadStore
@@ -89,6 +90,8 @@ def _check(arguments: argparse.Namespace) -> Json:
 def _backup(arguments: argparse.Namespace) -> Json:
     folder = DataFolder.existing(arguments.data)
     database = open_database(folder)
+    with database.read() as connection:
+        Anchor(folder.path / ANCHOR_FILE).extend(connection)
     manifest = write_backup(folder, database, BlobStore(folder.blobs), arguments.out)
     database.close()
     return {
@@ -103,7 +106,8 @@ def _restore(arguments: argparse.Namespace) -> Json:
         raise UsageError("no-backup", f"{arguments.backup} is not a file.", "give a file that `db backup` wrote")
     folder = DataFolder.open(arguments.data)
     if arguments.anchor is not None:
-        write_private(folder.path / ANCHOR_FILE, arguments.anchor.read_bytes())
+        text = read_text(arguments.anchor, "ascii", "bad-anchor", "the deployment's audit.anchor")
+        write_private(folder.path / ANCHOR_FILE, text.encode("ascii"))
     if arguments.database is not None:
         use_database(folder, arguments.database)
     database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)

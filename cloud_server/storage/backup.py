@@ -138,12 +138,14 @@ def restore(path: Path, folder: DataFolder, database: Database, anchor: Anchor, 
         UsageError: ``bad-backup``, ``backup-revision``, ``not-empty``, or ``backup-behind``: what happened after the
             backup would be forgotten.
     """
-    with tarfile.open(path) as tar:
+    with _opened(path) as tar:
         manifest = _manifest(tar, path)
-        _require_not_behind(manifest, anchor)
         with database.write() as connection:
             if connection.execute(select(task.c.name)).first() or any(folder.keys.glob("*.key")):
                 raise UsageError("not-empty", f"{folder.path} is in use.", "restore into an empty folder and database")
+            _require_not_behind(manifest, anchor)
+            for name in manifest["parts"]:  # all of them, before the first file is written
+                _part(tar, manifest, name)
             for table in metadata.sorted_tables:
                 if table.name not in _LEFT_OUT:
                     _fill(connection, table, _part(tar, manifest, f"tables/{table.name}.jsonl"))
@@ -154,6 +156,13 @@ def restore(path: Path, folder: DataFolder, database: Database, anchor: Anchor, 
             for name in manifest["parts"]:
                 _place(folder, name, _part(tar, manifest, name))
     return manifest
+
+
+def _opened(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path)
+    except tarfile.TarError as error:
+        raise _bad(path, "it cannot be read") from error
 
 
 def _manifest(tar: tarfile.TarFile, path: Path) -> dict[str, Any]:
