@@ -12,10 +12,14 @@ import time
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy.exc import DBAPIError
+
 from cloud_server.app import make_context
 from cloud_server.rounds.driver import Driver
+from cloud_server.rounds.leases import LEASE_S
 from cloud_server.settings import load_or_create_key
 from cloud_server.storage.database import changes
+from cloud_server.storage.failures import failure_of
 from shared.clock import SystemClock
 from shared.errors import FedloomError
 from shared.limits import MAX_POLL_HOLD_S
@@ -26,6 +30,8 @@ IDLE_TICK_S: Final = 0.25  # how often it looks at deadlines
 RESTART_S: Final = 1.0
 QUICK_DEATH_S: Final = 10.0
 MAX_QUICK_DEATHS: Final = 3
+FIRST_PAUSE_S: Final = 0.05  # after the first failure of disk or database
+LONGEST_PAUSE_S: Final = 5.0
 SUPERVISOR_VARIABLE: Final = "FEDLOOM_SUPERVISOR_PID"
 log = logging.getLogger("fedloom")
 
@@ -35,8 +41,11 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
 
-def run_driver(data: Path, supervisor: int) -> None:
-    """Drive rounds until the process is told to stop, or ``supervisor``, its parent's process id, is gone."""
+def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
+    """Drive rounds until the process is told to stop, or ``supervisor``, its parent's process id, is gone.
+
+    A disk or a database that fails is waited for: nothing that was acknowledged is lost meanwhile.
+    """
     set_up_logging()
     parts = make_context(data, SystemClock())
     driver = Driver(
@@ -50,15 +59,24 @@ def run_driver(data: Path, supervisor: int) -> None:
         seed_source=parts.authority.draw_seed,
         anchor=parts.anchor,
         workers=os.cpu_count() or 1,
+        lease_s=lease_s,
     )
     commits = changes(parts.database, ACTIVE_TICK_S / 2 if parts.database.is_sqlite else REMOTE_TICK_S)
     mark, looked_s = "", 0.0
+    failures = 0
     while os.getppid() == supervisor:
-        now_mark, now_s = commits.mark(), time.monotonic()
-        if now_mark != mark or now_s - looked_s >= IDLE_TICK_S:
-            mark, looked_s = now_mark, now_s
-            while driver.tick():
-                pass
+        try:
+            now_mark, now_s = commits.mark(), time.monotonic()
+            if now_mark != mark or now_s - looked_s >= IDLE_TICK_S:
+                mark, looked_s = now_mark, now_s
+                while driver.tick():
+                    pass
+            failures = 0
+        except (OSError, DBAPIError) as error:
+            failures += 1
+            log.error("the driver waits: %s", failure_of(error))  # noqa: TRY400  # its text may quote rows
+            driver.forget()
+            time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures, 10)))
         time.sleep(ACTIVE_TICK_S)
 
 
@@ -123,7 +141,8 @@ class Supervisor:
         for name, child in list(self._children.items()):
             if child.poll() is None or self._stopping:
                 continue
-            quick = time.monotonic() - self._started_s[name] < QUICK_DEATH_S
+            # One that was killed did not fail by itself; one that gave up at once will do so again.
+            quick = child.returncode >= 0 and time.monotonic() - self._started_s[name] < QUICK_DEATH_S
             self._quick_deaths[name] = self._quick_deaths.get(name, 0) + 1 if quick else 0
             if self._quick_deaths[name] >= MAX_QUICK_DEATHS:
                 return name

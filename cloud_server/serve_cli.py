@@ -15,6 +15,7 @@ from cloud_server.app import RELEASE_KEY_FILE, authority_of, description_of, mak
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description
 from cloud_server.listening import add_listening, public_url, read_text, tls_files
+from cloud_server.rounds.leases import LEASE_S
 from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.opening import open_database
@@ -26,6 +27,9 @@ from shared.root import Root
 from shared.wire.canonical import sha256
 
 ROOT_DOCUMENT: Final = "root.json"  # for the operator of an authority elsewhere
+SHORTEST_LEASE_S: Final = 0.5
+LONGEST_LEASE_S: Final = 600.0
+MAX_PROCESSES: Final = 64
 log = logging.getLogger("fedloom")
 
 
@@ -33,17 +37,41 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``serve``."""
     add_listening(parser, 8443)
     parser.add_argument("--workers", type=int, default=1, help="web processes")
+    parser.add_argument(
+        "--drivers",
+        type=int,
+        default=1,
+        help="driver processes, which divide the tasks; 0 where `fedloom-server driver` runs elsewhere",
+    )
+    _add_lease(parser)
     parser.add_argument("--authority", type=Path, metavar="FILE", help="authority.json of an authority elsewhere")
 
 
 def add_driver(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``driver``."""
     parser.add_argument("--supervisor", type=int, default=os.getppid(), help="end with this process")
+    _add_lease(parser)
+
+
+def _add_lease(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lease-s",
+        type=float,
+        default=LEASE_S,
+        metavar="SECONDS",
+        help="how long the work of a driver that died waits for another one (default %(default)g)",
+    )
+
+
+def _require_lease(lease_s: float) -> float:
+    if not SHORTEST_LEASE_S <= lease_s <= LONGEST_LEASE_S:
+        raise UsageError("bad-lease", f"--lease-s must lie between {SHORTEST_LEASE_S:g} and {LONGEST_LEASE_S:g}.")
+    return lease_s
 
 
 def drive(arguments: argparse.Namespace) -> int:
     """Drive rounds until told to stop."""
-    run_driver(arguments.data, arguments.supervisor)
+    run_driver(arguments.data, arguments.supervisor, _require_lease(arguments.lease_s))
     return 0
 
 
@@ -51,9 +79,12 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the aggregator until it is told to stop.
 
     Raises:
-        UsageError: ``root-changed``, or what is wrong with an option.
+        UsageError: ``bad-lease``, ``bad-count``, ``root-changed``, or what is wrong with an option.
     """
     set_up_logging()
+    _require_lease(arguments.lease_s)
+    if not 0 <= arguments.drivers <= MAX_PROCESSES or not 1 <= arguments.workers <= MAX_PROCESSES:
+        raise UsageError("bad-count", f"--workers must lie between 1 and {MAX_PROCESSES}, --drivers from 0 on.")
     folder = DataFolder.open(arguments.data)
     url, public_host = public_url(arguments)
     tls = tls_files(arguments, folder.keys, public_host)
@@ -77,10 +108,11 @@ def serve(arguments: argparse.Namespace) -> int:
             " protected from outsiders, and from an honest operator's mistakes, but not from a lying operator"
         )
     driver = [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)]
+    driver += ["--lease-s", str(arguments.lease_s), "--supervisor", str(os.getpid())]
     return Supervisor(
         {
             "web": web_command(folder.path, arguments.listen, tls.certificate, tls.key, arguments.workers),
-            "driver": [*driver, "--supervisor", str(os.getpid())],
+            **{f"driver {number}": driver for number in range(1, arguments.drivers + 1)},
         }
     ).run()
 

@@ -6,8 +6,10 @@ import logging
 import traceback
 
 from flask import Flask, Response, request
+from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
+from cloud_server.storage.failures import failure_of
 from shared.errors import FedloomError
 from shared.wire.canonical import encode
 from shared.wire.requests import PROBLEM
@@ -43,6 +45,13 @@ def register(app: Flask) -> None:
     def refused(error: HTTPException) -> Response:
         code = (error.name or "error").lower().replace(" ", "-")
         return problem(error.code or 500, code, error.description or "")
+
+    @app.errorhandler(OSError)
+    @app.errorhandler(DBAPIError)
+    def unavailable(error: OSError | DBAPIError) -> Response:
+        # Nothing was acknowledged, so the same request may be sent again.
+        log.error("%s %s: %s", request.method, request.endpoint, failure_of(error))
+        return problem(503, "storage-unavailable", "The server cannot store anything now.", "it is tried again later")
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:

@@ -23,7 +23,7 @@ from cloud_server.aggregation.running_sum import RunningSum, VectorsLost
 from cloud_server.audit import Anchor
 from cloud_server.privacy import charge_frozen, spent_reason
 from cloud_server.publishing import Version, make_version
-from cloud_server.rounds.leases import Leases, task_lease
+from cloud_server.rounds.leases import LEASE_S, Leases, task_lease
 from cloud_server.rounds.machine import OVER, CohortState, Effect, Phase, Seen, advance
 from cloud_server.rounds.records import (
     COHORT_VALID_S,
@@ -83,6 +83,7 @@ class Driver:
         seed_source: asks the authority for a sparse graph's seed.
         anchor: is told of every entry of the audit log.
         workers: how many processes may recover masks.
+        lease_s: how long another driver waits before it takes over what this one did not finish.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Driver:
         seed_source: SeedSource,
         anchor: Anchor,
         workers: int = 1,
+        lease_s: float = LEASE_S,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -110,7 +112,7 @@ class Driver:
         self._anchor = anchor
         self._workers = workers
         self._name = random_id("driver", random_bytes)
-        self._leases = Leases(database, clock, self._name)
+        self._leases = Leases(database, clock, self._name, lease_s)
         self._renewed_s = 0.0
         self._cleans_up = False
         self._sums = Sums(database, uploads, self._leases)
@@ -132,6 +134,12 @@ class Driver:
             with self._database.read() as connection:
                 self._anchor.extend(connection)
         return any(moved)
+
+    def forget(self) -> None:
+        """Drop what is in memory, after a failure of the disk or the database: it is read again."""
+        self._sums.clear()
+        self._unmask_failed.clear()
+        self._leases.forget()
 
     def _try_task(self, name: str) -> bool:
         """Advance one task; what is wrong with it, a damaged file for instance, must not stop the others."""

@@ -33,12 +33,14 @@ class Leases:
         database: of the aggregator.
         clock: the time.
         owner: the driver's name, which no other has.
+        lease_s: how long the work of a driver that died waits.
     """
 
-    def __init__(self, database: Database, clock: Clock, owner: str) -> None:
+    def __init__(self, database: Database, clock: Clock, owner: str, lease_s: float = LEASE_S) -> None:
         self._database = database
         self._clock = clock
         self._owner = owner
+        self._lease_s = lease_s
         self._wanted: frozenset[str] = frozenset()
         self._held: frozenset[str] = frozenset()
         self._until_s = 0.0
@@ -52,7 +54,7 @@ class Leases:
         """
         now_s = self._clock.now_s()
         wanted = frozenset(shared)
-        if now_s < self._until_s - LEASE_S / 2 and wanted == self._wanted:
+        if now_s < self._until_s - self._lease_s / 2 and wanted == self._wanted:
             return self._held
         with self._database.write() as connection:
             self._take(connection, _DRIVER + self._owner, now_s)
@@ -69,8 +71,12 @@ class Leases:
                     held.append(name)
             if self._take(connection, single, now_s):
                 held.append(single)
-        self._wanted, self._held, self._until_s = wanted, frozenset(held), now_s + LEASE_S
+        self._wanted, self._held, self._until_s = wanted, frozenset(held), now_s + self._lease_s
         return self._held
+
+    def forget(self) -> None:
+        """Ask again at the next look: nobody knows whether the last one was committed."""
+        self._held, self._until_s = frozenset(), 0.0
 
     def is_mine(self, connection: Connection, name: str) -> bool:
         """Say, inside a transaction, whether a lease is still this driver's; nobody takes it before the commit."""
@@ -80,7 +86,7 @@ class Leases:
 
     def _take(self, connection: Connection, name: str, now_s: float) -> bool:
         free = (lease.c.owner == self._owner) | (lease.c.expires_s <= now_s)
-        values = {"owner": self._owner, "expires_s": now_s + LEASE_S}
+        values = {"owner": self._owner, "expires_s": now_s + self._lease_s}
         if connection.execute(update(lease).where(lease.c.name == name, free).values(values)).rowcount:
             return True
         return _insert_if_new(connection, {"name": name, **values})

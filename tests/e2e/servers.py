@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,10 @@ import urllib3
 from sqlalchemy import TextClause, text
 
 from cloud_server.app import RELEASE_KEY_FILE
+from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.settings import DataFolder, load_or_create_key
-from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.opening import open_database, use_database
 from cloud_server.tasks import create_task
 from edge_client.transport import pinned_pool
@@ -66,6 +68,28 @@ class Deployment:
         self._database = open_database(self._folder)
         self._authority = Authority(self._folder.authority, SystemClock(), os.urandom)
         self._pools: list[urllib3.PoolManager] = []
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The server's released files."""
+        return BlobStore(self._folder.blobs)
+
+    @property
+    def uploads(self) -> UploadStore:
+        """The masked vectors of running cohorts."""
+        return UploadStore(self._folder.uploads)
+
+    @property
+    def anchor(self) -> Anchor:
+        """The end of the audit log outside the database."""
+        return Anchor(self._folder.path / ANCHOR_FILE)
+
+    def kill_web(self) -> None:
+        """Kill gunicorn and its workers; the supervisor starts them again."""
+        assert self.server.process is not None
+        for process in _below(self.server.process.pid):
+            if b"gunicorn" in Path(f"/proc/{process}/cmdline").read_bytes():
+                os.kill(process, signal.SIGKILL)
 
     @property
     def data(self) -> Path:
@@ -140,9 +164,9 @@ class Deployment:
 
 
 @contextmanager
-def deployment(folder: Path, database_url: str | None = None) -> Iterator[Deployment]:
+def deployment(folder: Path, database_url: str | None = None, drivers: int = 1) -> Iterator[Deployment]:
     """Run a server until the block ends, on that PostgreSQL database or on a file of its own."""
-    server = Server(folder / "server", folder / "server.log")
+    server = Server(folder / "server", folder / "server.log", command=("serve", "--drivers", str(drivers)))
     if database_url is not None:
         use_database(DataFolder.open(server.data), database_url)
     server.start()
@@ -152,6 +176,12 @@ def deployment(folder: Path, database_url: str | None = None) -> Iterator[Deploy
         running.close()
     finally:
         server.stop()
+
+
+def _below(process: int) -> list[int]:
+    """Return a process's children, and theirs, eldest first."""
+    children = list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+    return children + [below for child in children for below in _below(child)]
 
 
 def _bound(query: str, values: Sequence[object]) -> tuple[TextClause, dict[str, object]]:
