@@ -66,6 +66,7 @@ def create_app(parts: Context) -> Flask:
     """Return the WSGI application over ``parts``."""
     app = Flask("fedloom", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_VECTOR_BYTES
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # every answer comes from a view that states its policy
     app.extensions[EXTENSION] = parts
     problems.register(app)
     for blueprint in (enrolment.blueprint, work.blueprint, cohorts.blueprint):

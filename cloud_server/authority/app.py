@@ -9,6 +9,7 @@ from typing import Final
 from flask import Flask, Response, request
 
 from cloud_server.api import problems
+from cloud_server.api.policy import public, stating
 from cloud_server.authority.registry import Authority
 from shared.clock import SystemClock
 from shared.errors import TryLater
@@ -39,15 +40,18 @@ def create_app(authority: Authority, folder: Path) -> Flask:
     """Return the WSGI application over ``authority``, whose files are in ``folder``."""
     app = Flask("fedloom-authority", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     problems.register(app)
 
     @app.post(ENROL)
+    @public
     def enrol() -> Response:
         """Redeem a code; the device shows its certificate to the aggregator itself."""
         certificate = authority.redeem(EnrolRequest.from_bytes(request.get_data()), read_root(folder).fingerprint)
         return Response(write_signed("certificate", certificate.signed), content_type=JSON)
 
     @app.post(SEEDS)
+    @stating("aggregator")
     def draw() -> Response:
         """Draw for the aggregator alone: anybody else could use up its cohorts' ids."""
         wanted = SeedRequest.from_bytes(request.get_data())
