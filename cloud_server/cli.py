@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from cloud_server.api.context import Context
+from cloud_server.api.operator import AUDIENCES
 from cloud_server.app import RELEASE_KEY_FILE, make_context
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
 from cloud_server.listening import add_listening, public_url, read_text, tls_files
+from cloud_server.logs import choose_form
+from cloud_server.metrics import share_between_processes
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import privacy_report
 from cloud_server.rounds.rounds import list_rounds
-from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
+from cloud_server.serve import Supervisor, run_driver, web_command
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.database import Database
@@ -90,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = _add(commands, "serve", "run the aggregator", _serve, json_option=False)
     add_listening(serve, 8443)
     serve.add_argument("--workers", type=int, default=1, help="web processes")
+    serve.add_argument("--metrics", choices=AUDIENCES, default="local", help="who may read /metrics: this machine only")
     serve.add_argument("--authority", type=Path, metavar="FILE", help="authority.json of an authority elsewhere")
     add_authority(
         _add(commands, "authority", "run the enrolment authority by itself", serve_authority, json_option=False)
@@ -167,7 +171,7 @@ def _for_people(value: Json, indent: str = "") -> str:
 
 
 def _serve(arguments: argparse.Namespace) -> Json:
-    set_up_logging()
+    choose_form(arguments.log)
     folder = DataFolder.open(arguments.data)
     url, public_host = public_url(arguments)
     certificate, key = tls_files(arguments, folder.keys, public_host)
@@ -186,10 +190,19 @@ def _serve(arguments: argparse.Namespace) -> Json:
             "this process is also the enrolment authority: whoever runs it could invent devices, so members are"
             " protected from outsiders, and from an honest operator's mistakes, but not from a lying operator"
         )
+    share_between_processes(folder.metrics)
     driver = [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)]
     return Supervisor(
         {
-            "web": web_command(folder.path, arguments.listen, certificate, key, arguments.workers),
+            "web": web_command(
+                "cloud_server.app",
+                folder.path,
+                arguments.listen,
+                certificate,
+                key,
+                workers=arguments.workers,
+                metrics=arguments.metrics,
+            ),
             "driver": [*driver, "--supervisor", str(os.getpid())],
         }
     ).run()

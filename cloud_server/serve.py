@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from cloud_server.app import make_context
+from cloud_server.logs import set_up_logging
+from cloud_server.metrics import DriverMetrics, registry_for_values
 from cloud_server.rounds.driver import Driver
 from cloud_server.settings import load_or_create_key
 from cloud_server.storage.database import Changes
@@ -27,11 +29,6 @@ QUICK_DEATH_S: Final = 10.0
 MAX_QUICK_DEATHS: Final = 3
 SUPERVISOR_VARIABLE: Final = "FEDLOOM_SUPERVISOR_PID"
 log = logging.getLogger("fedloom")
-
-
-def set_up_logging() -> None:
-    """Log to standard error, one line per event, without secrets."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
 
 def run_driver(data: Path, supervisor: int) -> None:
@@ -49,28 +46,46 @@ def run_driver(data: Path, supervisor: int) -> None:
         seed_source=parts.authority.draw_seed,
         workers=os.cpu_count() or 1,
     )
+    metrics = DriverMetrics(registry_for_values())
     changes = Changes(parts.database, ACTIVE_TICK_S / 2)
     mark, looked_s = -1, 0.0
     while os.getppid() == supervisor:
         now_mark, now_s = changes.mark(), time.monotonic()
         if now_mark != mark or now_s - looked_s >= IDLE_TICK_S:
             mark, looked_s = now_mark, now_s
-            while driver.tick():
+            while _timed_tick(driver, metrics):
                 pass
         time.sleep(ACTIVE_TICK_S)
 
 
+def _timed_tick(driver: Driver, metrics: DriverMetrics) -> bool:
+    with metrics.tick():
+        return driver.tick()
+
+
 def web_command(
-    data: Path, listen: str, certificate: Path, key: Path, workers: int, application: str = "cloud_server.app"
+    application: str, data: Path, listen: str, certificate: Path, key: Path, *, workers: int = 1, **options: str
 ) -> list[str]:
-    """Return the command line of the web processes of the module ``application``: gunicorn with gevent and TLS."""
+    """Return the command line of the web processes of the module ``application``: gunicorn with gevent and TLS.
+
+    Args:
+        application: module whose function ``application`` makes the WSGI application.
+        data: its first argument.
+        listen: address to bind.
+        certificate: for TLS.
+        key: for TLS.
+        workers: how many processes.
+        options: further arguments of ``application``.
+    """
+    arguments = ", ".join([repr(str(data)), *(f"{name}={value!r}" for name, value in options.items())])
     return [
         sys.executable,
         "-m",
         "gunicorn",
-        f"{application}:application({str(data)!r})",
+        f"{application}:application({arguments})",
         f"--bind={listen}",
-        "--worker-class=gevent",
+        "--worker-class=cloud_server.web_worker.ProblemWorker",
+        "--logger-class=cloud_server.web_worker.OneLog",
         f"--workers={workers}",
         f"--certfile={certificate}",
         f"--keyfile={key}",

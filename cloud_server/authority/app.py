@@ -8,7 +8,8 @@ from typing import Final
 
 from flask import Flask, Response, request
 
-from cloud_server.api import problems
+from cloud_server.api import health, problems
+from cloud_server.api.observing import observe
 from cloud_server.api.policy import public, stating
 from cloud_server.authority.registry import Authority
 from shared.clock import SystemClock
@@ -41,7 +42,13 @@ def create_app(authority: Authority, folder: Path) -> Flask:
     app = Flask("fedloom-authority", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # a second spelling of a path is no path, instead of a redirect
     problems.register(app)
+    health.register(
+        app,
+        {"database": health.database_answers(authority.database), "folder": health.folder_writable(folder)},
+    )
+    observe(app, os.urandom)
 
     @app.post(ENROL)
     @public

@@ -15,6 +15,7 @@ DEVICE_HEADER: Final = "Fedloom-Device"
 COUNTER_HEADER: Final = "Fedloom-Counter"
 BODY_HEADER: Final = "Fedloom-Body-Sha256"
 SIGNATURE_HEADER: Final = "Fedloom-Signature"
+REQUEST_ID_HEADER: Final = "Fedloom-Request-Id"  # in every answer; the server's log has it too
 
 ROOT: Final = "/v1/root"  # GET, public: the root document
 ENROL: Final = "/v1/enrol"  # POST, a one-time code: a certificate

@@ -141,9 +141,9 @@ class Deployment:
 
 
 @contextmanager
-def deployment(folder: Path) -> Iterator[Deployment]:
-    """Run a server until the block ends."""
-    server = Server(folder / "server", folder / "server.log")
+def deployment(folder: Path, *options: str) -> Iterator[Deployment]:
+    """Run a server, with further options of ``serve``, until the block ends."""
+    server = Server(folder / "server", folder / "server.log", command=("serve", *options))
     server.start()
     try:
         running = Deployment(server, f"https://127.0.0.1:{server.port}", _root(server))
