@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from cloud_server.api import cohorts, enrolment, health, operator, problems, work
+from cloud_server.api import cohorts, enrolment, health, openapi, operator, problems, work
 from cloud_server.api.context import EXTENSION, Context
 from cloud_server.api.observing import observe
 from cloud_server.api.operator import Audience
@@ -85,6 +85,7 @@ def create_app(parts: Context, metrics: Audience = "local") -> Flask:
     )
     registry, state = registry_for_values(), StateCollector(parts.database, parts.clock)
     operator.register(app, metrics, lambda: read_metrics(registry, state))
+    openapi.register(app)
     observe(app, os.urandom, RequestMetrics(registry).record)
     return app
 

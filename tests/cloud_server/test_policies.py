@@ -24,6 +24,7 @@ from shared.wire.requests import (
     COUNTER_HEADER,
     DEVICE_HEADER,
     ENROL,
+    OPENAPI,
     PROBLEM,
     ROOT,
     SEEDS,
@@ -34,7 +35,7 @@ from tests.cloud_server.local import Local
 from tests.edge_client.devices import ManualClock
 
 HEALTH = {HEALTHZ, READYZ}
-FOR_EVERYBODY = {ROOT, ENROL, ADMIT} | HEALTH
+FOR_EVERYBODY = {ROOT, ENROL, ADMIT, OPENAPI} | HEALTH
 VALUES = {"cohort_id": "cohort-a", "digest": "0" * 64, "number": "0"}
 UNKNOWN = {
     DEVICE_HEADER: "device-" + "0" * 32,
