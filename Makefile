@@ -10,7 +10,7 @@ LOCKS := requirements/edge.txt requirements/server.txt requirements/convert.txt 
 HAS_TFLITE_RUNTIME := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info < (3, 12) else "")')
 DEVICE_VENVS := .venv-edge $(if $(HAS_TFLITE_RUNTIME),.venv-edge-tflite)
 
-.PHONY: all demo test check format bench lock clean
+.PHONY: all demo test fuzz check format bench lock clean
 all: .venv $(DEVICE_VENVS)
 
 .venv: .venv/.ready
@@ -40,6 +40,10 @@ demo: all
 
 test: all
 	$(BIN)/pytest -n 2 --dist loadgroup tests
+
+# Ten times the requests of the default suite.
+fuzz: all
+	$(BIN)/python -m tests.e2e.run_fuzz --requests 20000
 
 check: .venv
 	$(BIN)/ruff format --check .

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from flask import Flask
 
-from cloud_server.api import cohorts, enrolment, problems, work
+from cloud_server.api import cohorts, enrolment, health, openapi, operator, problems, work
 from cloud_server.api.context import EXTENSION, Context
+from cloud_server.api.observing import observe
+from cloud_server.api.operator import Audience
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
+from cloud_server.metrics import RequestMetrics, StateCollector, read_metrics, registry_for_values
 from cloud_server.settings import FOLDER_MODE, DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Revisions
@@ -74,17 +77,31 @@ def authority_of(
     return Authority(folder.authority, clock, os.urandom)
 
 
-def create_app(parts: Context) -> Flask:
-    """Return the WSGI application over ``parts``."""
+def create_app(parts: Context, metrics: Audience = "local") -> Flask:
+    """Return the WSGI application over ``parts``, which shows its metrics to ``metrics``."""
     app = Flask("fedloom", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_VECTOR_BYTES
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # every answer comes from a view that states its policy
+    app.url_map.merge_slashes = False  # a second spelling of a path is no path, instead of a redirect
     app.extensions[EXTENSION] = parts
     problems.register(app)
     for blueprint in (enrolment.blueprint, work.blueprint, cohorts.blueprint):
         app.register_blueprint(blueprint)
+    health.register(
+        app,
+        {
+            "database": health.database_answers(parts.database),
+            "folder of blobs": health.folder_writable(parts.folder.blobs),
+            "driver": health.driver_alive(parts.database, parts.clock),
+        },
+    )
+    registry, state = registry_for_values(), StateCollector(parts.database, parts.clock)
+    operator.register(app, metrics, lambda: read_metrics(registry, state))
+    openapi.register(app)
+    observe(app, os.urandom, RequestMetrics(registry).record)
     return app
 
 
-def application(data: str) -> Flask:
+def application(data: str, metrics: Audience = "local") -> Flask:
     """Entry point of a web worker."""
-    return create_app(make_context(Path(data), SystemClock()))
+    return create_app(make_context(Path(data), SystemClock()), metrics)

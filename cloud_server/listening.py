@@ -1,4 +1,4 @@
-"""What every listening process needs: an address that others can reach, and TLS files."""
+"""What every listening process needs: an address that others can reach, TLS files, the form of its log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cloud_server.logs import FORMS
 from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, ensure_certificates
 from shared.errors import UsageError
 
@@ -17,12 +18,13 @@ _LARGEST_PORT = 65_535
 
 
 def add_listening(parser: argparse.ArgumentParser, port: int) -> None:
-    """Declare the options that ``public_url`` and ``tls_files`` read."""
+    """Declare ``--log``, and the options that ``public_url`` and ``tls_files`` read."""
     # A server is there to be reached.
     parser.add_argument("--listen", default=f"0.0.0.0:{port}", metavar="HOST:PORT")
     parser.add_argument("--public-url", help="address in enrolment codes, where it differs from --listen")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM, its root last")
     parser.add_argument("--tls-key", type=Path, metavar="FILE")
+    parser.add_argument("--log", choices=FORMS, default="text", help="form of the log: for people, or JSON lines")
 
 
 @dataclass(frozen=True)

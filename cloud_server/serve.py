@@ -15,11 +15,13 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from cloud_server.app import make_context
+from cloud_server.logs import set_up_logging
+from cloud_server.metrics import DriverMetrics, registry_for_values
 from cloud_server.rounds.driver import Driver
-from cloud_server.rounds.leases import LEASE_S
 from cloud_server.settings import load_or_create_key
 from cloud_server.storage.database import changes
 from cloud_server.storage.failures import failure_of
+from cloud_server.storage.leases import LEASE_S
 from shared.clock import SystemClock
 from shared.errors import FedloomError
 from shared.limits import MAX_POLL_HOLD_S
@@ -34,11 +36,6 @@ FIRST_PAUSE_S: Final = 0.05  # after the first failure of disk or database
 LONGEST_PAUSE_S: Final = 5.0
 SUPERVISOR_VARIABLE: Final = "FEDLOOM_SUPERVISOR_PID"
 log = logging.getLogger("fedloom")
-
-
-def set_up_logging() -> None:
-    """Log to standard error, one line per event, without secrets."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
 
 def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
@@ -61,6 +58,7 @@ def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
         workers=os.cpu_count() or 1,
         lease_s=lease_s,
     )
+    metrics = DriverMetrics(registry_for_values())
     commits = changes(parts.database, ACTIVE_TICK_S / 2 if parts.database.is_sqlite else REMOTE_TICK_S)
     mark, looked_s = "", 0.0
     failures = 0
@@ -69,7 +67,7 @@ def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
             now_mark, now_s = commits.mark(), time.monotonic()
             if now_mark != mark or now_s - looked_s >= IDLE_TICK_S:
                 mark, looked_s = now_mark, now_s
-                while driver.tick():
+                while _timed_tick(driver, metrics):
                     pass
             failures = 0
         except (OSError, DBAPIError) as error:
@@ -80,17 +78,34 @@ def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
         time.sleep(ACTIVE_TICK_S)
 
 
+def _timed_tick(driver: Driver, metrics: DriverMetrics) -> bool:
+    with metrics.tick():
+        return driver.tick()
+
+
 def web_command(
-    data: Path, listen: str, certificate: Path, key: Path, workers: int, application: str = "cloud_server.app"
+    application: str, data: Path, listen: str, certificate: Path, key: Path, *, workers: int = 1, **options: str
 ) -> list[str]:
-    """Return the command line of the web processes of the module ``application``: gunicorn with gevent and TLS."""
+    """Return the command line of the web processes of the module ``application``: gunicorn with gevent and TLS.
+
+    Args:
+        application: module whose function ``application`` makes the WSGI application.
+        data: its first argument.
+        listen: address to bind.
+        certificate: for TLS.
+        key: for TLS.
+        workers: how many processes.
+        options: further arguments of ``application``.
+    """
+    arguments = ", ".join([repr(str(data)), *(f"{name}={value!r}" for name, value in options.items())])
     return [
         sys.executable,
         "-m",
         "gunicorn",
-        f"{application}:application({str(data)!r})",
+        f"{application}:application({arguments})",
         f"--bind={listen}",
-        "--worker-class=gevent",
+        "--worker-class=cloud_server.web_worker.ProblemWorker",
+        "--logger-class=cloud_server.web_worker.OneLog",
         f"--workers={workers}",
         f"--certfile={certificate}",
         f"--keyfile={key}",

@@ -11,13 +11,16 @@ from typing import Final
 
 from sqlalchemy import func, select
 
+from cloud_server.api.operator import AUDIENCES
 from cloud_server.app import RELEASE_KEY_FILE, authority_of, description_of, make_context
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description
 from cloud_server.listening import add_listening, public_url, read_text, tls_files
-from cloud_server.rounds.leases import LEASE_S
-from cloud_server.serve import Supervisor, run_driver, set_up_logging, web_command
+from cloud_server.logs import choose_form
+from cloud_server.metrics import share_between_processes
+from cloud_server.serve import Supervisor, run_driver, web_command
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
+from cloud_server.storage.leases import LEASE_S
 from cloud_server.storage.opening import open_database
 from cloud_server.storage.schema import device, setting
 from cloud_server.tls import ROOT_FILE
@@ -44,6 +47,9 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         help="driver processes, which divide the tasks; 0 where `fedloom-server driver` runs elsewhere",
     )
     _add_lease(parser)
+    parser.add_argument(
+        "--metrics", choices=AUDIENCES, default="local", help="who may read /metrics: this machine only"
+    )
     parser.add_argument("--authority", type=Path, metavar="FILE", help="authority.json of an authority elsewhere")
 
 
@@ -81,7 +87,7 @@ def serve(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError: ``bad-lease``, ``bad-count``, ``root-changed``, or what is wrong with an option.
     """
-    set_up_logging()
+    choose_form(arguments.log)
     _require_lease(arguments.lease_s)
     if not 0 <= arguments.drivers <= MAX_PROCESSES or not 1 <= arguments.workers <= MAX_PROCESSES:
         raise UsageError("bad-count", f"--workers must lie between 1 and {MAX_PROCESSES}, --drivers from 0 on.")
@@ -107,11 +113,20 @@ def serve(arguments: argparse.Namespace) -> int:
             "this process is also the enrolment authority: whoever runs it could invent devices, so members are"
             " protected from outsiders, and from an honest operator's mistakes, but not from a lying operator"
         )
+    share_between_processes(folder.metrics)
     driver = [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)]
     driver += ["--lease-s", str(arguments.lease_s), "--supervisor", str(os.getpid())]
     return Supervisor(
         {
-            "web": web_command(folder.path, arguments.listen, tls.certificate, tls.key, arguments.workers),
+            "web": web_command(
+                "cloud_server.app",
+                folder.path,
+                arguments.listen,
+                tls.certificate,
+                tls.key,
+                workers=arguments.workers,
+                metrics=arguments.metrics,
+            ),
             **{f"driver {number}": driver for number in range(1, arguments.drivers + 1)},
         }
     ).run()

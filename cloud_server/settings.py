@@ -85,6 +85,11 @@ class DataFolder:
         return self.path / "keys"
 
     @property
+    def metrics(self) -> Path:
+        """Counts of the processes that run; worth nothing once they have ended."""
+        return self.path / "metrics"
+
+    @property
     def authority(self) -> Path:
         """Key, codes and certificates of the enrolment authority."""
         return self.path / "authority"

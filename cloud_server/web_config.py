@@ -5,7 +5,8 @@ import signal
 import threading
 import time
 
-from cloud_server.serve import SUPERVISOR_VARIABLE, set_up_logging, tls_context
+from cloud_server.logs import set_up_logging
+from cloud_server.serve import SUPERVISOR_VARIABLE, tls_context
 
 ssl_context = tls_context
 worker_connections = 2000

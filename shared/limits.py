@@ -15,6 +15,7 @@ MAX_VECTOR_BYTES: Final = 1024 * MIB  # one masked vector
 MAX_BLOB_BYTES: Final = 2048 * MIB  # one content-addressed file
 MAX_NAME_CHARACTERS: Final = 64  # names of tasks and devices
 READ_PIECE_BYTES: Final = 256 * KIB  # bodies are read and hashed in pieces of this size
+MIN_FREE_BYTES: Final = 64 * MIB  # on the aggregator's disk, below which it says that it is not ready
 
 # Secure aggregation
 MAX_COMPLETE_GRAPH_MEMBERS: Final = 64  # above it a sparse graph is used

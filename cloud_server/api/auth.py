@@ -1,4 +1,4 @@
-"""Who sends a request: policies of routes, and the proof that a request is a device's own."""
+"""Who sends a request: the proof that it is a device's own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flask import g, request
 from sqlalchemy import select, update
 
 from cloud_server.api.context import context
+from cloud_server.api.policy import stating
 from cloud_server.storage.schema import device
 from shared.errors import Conflict, Unauthenticated, UsageError
 from shared.limits import MAX_JSON_BYTES
@@ -29,7 +30,6 @@ from shared.wire.signed import SIGNATURE_BYTES, verify
 
 P = ParamSpec("P")
 R = TypeVar("R")
-POLICY_ATTRIBUTE: Final = "fedloom_policy"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -48,21 +48,15 @@ class Caller:
     body_sha256: str
 
 
-def public(view: Callable[P, R]) -> Callable[P, R]:
-    """Mark a route that anybody may call."""
-    setattr(view, POLICY_ATTRIBUTE, "public")
-    return view
-
-
 def for_devices(view: Callable[P, R]) -> Callable[P, R]:
     """Let only enrolled devices call a route, each request once."""
 
+    @stating("device")
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         g.caller = _authenticate()
         return view(*args, **kwargs)
 
-    setattr(guarded, POLICY_ATTRIBUTE, "device")
     return guarded
 
 

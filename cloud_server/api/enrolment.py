@@ -5,8 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response
 from sqlalchemy import insert, select
 
-from cloud_server.api.auth import body, public
+from cloud_server.api.auth import body
 from cloud_server.api.context import Context, context
+from cloud_server.api.policy import public
 from cloud_server.storage.schema import device
 from cloud_server.tasks import load_task
 from shared.errors import Refused

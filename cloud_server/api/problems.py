@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import logging
-import traceback
 
 from flask import Flask, Response, request
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
+from cloud_server import logs
 from cloud_server.storage.failures import failure_of
 from shared.errors import FedloomError
-from shared.wire.canonical import encode
+from shared.wire.canonical import Json, encode
 from shared.wire.requests import PROBLEM
 
 log = logging.getLogger("fedloom.web")
 
 
+def document(status: int, code: str, detail: str, remedy: str = "") -> bytes:
+    """Return the body of a problem; ``instance`` names the request, as the log does."""
+    fields: dict[str, Json] = {
+        "type": f"urn:fedloom:problem:{code}",
+        "title": code.replace("-", " ").capitalize(),
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "try": remedy,
+    }
+    if name := logs.request_id.get():
+        fields["instance"] = f"urn:fedloom:{name.replace('-', ':', 1)}"
+    return encode(fields)
+
+
 def problem(status: int, code: str, detail: str, remedy: str = "") -> Response:
     """Return a problem document."""
-    body = encode(
-        {
-            "type": f"urn:fedloom:problem:{code}",
-            "title": code.replace("-", " ").capitalize(),
-            "status": status,
-            "code": code,
-            "detail": detail,
-            "try": remedy,
-        }
-    )
-    return Response(body, status=status, content_type=PROBLEM)
+    return Response(document(status, code, detail, remedy), status=status, content_type=PROBLEM)
 
 
 def register(app: Flask) -> None:
@@ -38,7 +43,7 @@ def register(app: Flask) -> None:
     @app.errorhandler(FedloomError)
     def named(error: FedloomError) -> Response:
         # The route and not the path, in which a stranger could write line breaks.
-        log.info("%s %s: %s", request.method, request.endpoint, error.code)
+        log.info("%s: %s", request.endpoint, error.code, extra=logs.fields(code=error.code))
         return problem(error.http_status, error.code, error.message, error.remedy)
 
     @app.errorhandler(HTTPException)
@@ -55,7 +60,6 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
-        # Where and what kind, not the text: it might quote what a device sent.
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        log.error("%s %s: %s\n%s", request.method, request.endpoint, type(error).__name__, frames)
+        kind = type(error).__name__
+        log.error("%s %s: %s", request.method, request.endpoint, kind, extra=logs.where(error))
         return problem(500, "internal-error", "The server failed; nothing was stored.", "try again later")

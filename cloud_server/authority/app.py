@@ -8,7 +8,9 @@ from typing import Final
 
 from flask import Flask, Response, request
 
-from cloud_server.api import problems
+from cloud_server.api import health, problems
+from cloud_server.api.observing import observe
+from cloud_server.api.policy import public, stating
 from cloud_server.authority.registry import Authority
 from shared.clock import SystemClock
 from shared.errors import TryLater
@@ -39,15 +41,24 @@ def create_app(authority: Authority, folder: Path) -> Flask:
     """Return the WSGI application over ``authority``, whose files are in ``folder``."""
     app = Flask("fedloom-authority", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # a second spelling of a path is no path, instead of a redirect
     problems.register(app)
+    health.register(
+        app,
+        {"database": health.database_answers(authority.database), "folder": health.folder_writable(folder)},
+    )
+    observe(app, os.urandom)
 
     @app.post(ENROL)
+    @public
     def enrol() -> Response:
         """Redeem a code; the device shows its certificate to the aggregator itself."""
         certificate = authority.redeem(EnrolRequest.from_bytes(request.get_data()), read_root(folder).fingerprint)
         return Response(write_signed("certificate", certificate.signed), content_type=JSON)
 
     @app.post(SEEDS)
+    @stating("aggregator")
     def draw() -> Response:
         """Draw for the aggregator alone: anybody else could use up its cohorts' ids."""
         wanted = SeedRequest.from_bytes(request.get_data())

@@ -43,6 +43,11 @@ class Authority:
         self._random_bytes = random_bytes
 
     @property
+    def database(self) -> Database:
+        """Its codes and logs."""
+        return self._database
+
+    @property
     def public_key(self) -> bytes:
         """Ed25519 key that verifies certificates, 32 octets."""
         return self._key.public

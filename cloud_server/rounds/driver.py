@@ -23,7 +23,6 @@ from cloud_server.aggregation.running_sum import RunningSum, VectorsLost
 from cloud_server.audit import Anchor
 from cloud_server.privacy import charge_frozen, spent_reason
 from cloud_server.publishing import Version, make_version
-from cloud_server.rounds.leases import LEASE_S, Leases, task_lease
 from cloud_server.rounds.machine import OVER, CohortState, Effect, Phase, Seen, advance
 from cloud_server.rounds.records import (
     COHORT_VALID_S,
@@ -42,6 +41,7 @@ from cloud_server.rounds.seen import seen
 from cloud_server.rounds.sums import Sums, forget_partial_sum
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, bump
+from cloud_server.storage.leases import LEASE_S, Leases, task_lease
 from cloud_server.storage.schema import cohort
 from cloud_server.tasks import (
     Task,

@@ -14,10 +14,10 @@ from typing import Final
 from sqlalchemy import Connection, delete, insert, select
 
 from cloud_server.aggregation.running_sum import RunningSum
-from cloud_server.rounds.leases import Leases, task_lease
 from cloud_server.rounds.records import StoredCohort, devices_in_order, step_bodies
 from cloud_server.storage.blobs import UploadStore
 from cloud_server.storage.database import Database
+from cloud_server.storage.leases import Leases, task_lease
 from cloud_server.storage.partial_sums import PartialSums
 from cloud_server.storage.schema import partial_sum
 from shared.errors import TryLater

@@ -15,7 +15,9 @@ DEVICE_HEADER: Final = "Fedloom-Device"
 COUNTER_HEADER: Final = "Fedloom-Counter"
 BODY_HEADER: Final = "Fedloom-Body-Sha256"
 SIGNATURE_HEADER: Final = "Fedloom-Signature"
+REQUEST_ID_HEADER: Final = "Fedloom-Request-Id"  # in every answer; the server's log has it too
 
+OPENAPI: Final = "/v1/openapi.json"  # GET, public: every route, described
 ROOT: Final = "/v1/root"  # GET, public: the root document
 ENROL: Final = "/v1/enrol"  # POST, a one-time code: a certificate
 ADMIT: Final = "/v1/admit"  # POST, public: a certificate of the authority; the device may send requests then

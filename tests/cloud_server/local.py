@@ -20,8 +20,8 @@ from flask import Flask
 from cloud_server.app import RELEASE_KEY_FILE, create_app, make_context
 from cloud_server.authority.registry import Authority
 from cloud_server.rounds.driver import Driver
-from cloud_server.rounds.leases import LEASE_S
 from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.storage.leases import LEASE_S
 from cloud_server.storage.opening import use_database
 from cloud_server.tasks import create_task
 from cloud_server.tls import ensure_certificates

@@ -10,9 +10,9 @@ from safetensors.numpy import load
 from sqlalchemy import Connection
 
 from cloud_server.rounds.driver import MAX_ATTEMPTS, Driver
-from cloud_server.rounds.leases import LEASE_S
 from cloud_server.rounds.machine import CohortState, Seen
 from cloud_server.rounds.records import StoredCohort, save_state
+from cloud_server.storage.leases import LEASE_S
 from cloud_server.tasks import load_task
 from edge_client.problems import CohortOver
 from shared.errors import BrokenState

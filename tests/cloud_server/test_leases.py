@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud_server.rounds.leases import LEASE_S, Leases
 from cloud_server.storage.database import Database, sqlite_url
+from cloud_server.storage.leases import LEASE_S, Leases
 from cloud_server.storage.revisions import AGGREGATOR
 from cloud_server.storage.schema import lease
 from tests.edge_client.devices import ManualClock

@@ -15,5 +15,5 @@ __all__ = ["personal_bundle", "running"]
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str | None]) -> Iterator[Deployment]:
     """Return a server whose processes run while tests do; every test makes tasks of its own."""
-    with deployment(tmp_path_factory.mktemp("deployment"), new_database()) as server:
+    with deployment(tmp_path_factory.mktemp("deployment"), database_url=new_database()) as server:
         yield server

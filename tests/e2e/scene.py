@@ -158,7 +158,7 @@ def state(running: Deployment) -> dict[str, list[tuple[Any, ...]]]:
 def assert_refused(answer: Answer, status: int, code: str) -> None:
     assert (answer.status, answer.content_type) == (status, PROBLEM), answer
     problem = answer.problem
-    assert problem.keys() == {"type", "title", "status", "code", "detail", "try"}
+    assert problem.keys() == {"type", "title", "status", "code", "detail", "try", "instance"}
     assert (problem["status"], problem["code"]) == (status, code), problem
     assert problem["type"] == f"urn:fedloom:problem:{code}"
     assert problem["detail"]

@@ -164,9 +164,12 @@ class Deployment:
 
 
 @contextmanager
-def deployment(folder: Path, database_url: str | None = None, drivers: int = 1) -> Iterator[Deployment]:
-    """Run a server until the block ends, on that PostgreSQL database or on a file of its own."""
-    server = Server(folder / "server", folder / "server.log", command=("serve", "--drivers", str(drivers)))
+def deployment(folder: Path, *options: str, database_url: str | None = None) -> Iterator[Deployment]:
+    """Run a server, with further options of ``serve``, until the block ends.
+
+    It uses that PostgreSQL database, or a file of its own.
+    """
+    server = Server(folder / "server", folder / "server.log", command=("serve", *options))
     if database_url is not None:
         use_database(DataFolder.open(server.data), database_url)
     server.start()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +68,7 @@ def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if request.param == "postgresql":
         cluster: Cluster = request.getfixturevalue("postgres")
         url = cluster.new_database()
-    with deployment(tmp_path_factory.mktemp("web"), url, drivers=0) as running:
+    with deployment(tmp_path_factory.mktemp("web"), "--drivers", "0", database_url=url) as running:
         yield running
 
 
@@ -110,6 +111,14 @@ def check_published(web: Deployment, members: list[Member]) -> None:
     assert web.rows("SELECT state FROM task WHERE name = ?", task) == [("done",)]
 
 
+def begun(web: Deployment, task: str, driver: subprocess.Popen[bytes]) -> bool:
+    return driver.poll() is not None or bool(web.rows("SELECT 1 FROM round WHERE task = ?", task))
+
+
+def done(web: Deployment, task: str) -> bool:
+    return web.rows("SELECT state FROM task WHERE name = ?", task) == [("done",)]
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_any_commit_another_driver_takes_over(web: Deployment, moment: str) -> None:
     clean = False
@@ -118,18 +127,11 @@ def test_killed_at_any_commit_another_driver_takes_over(web: Deployment, moment:
         with drivers_of(web) as drivers:
             dying = drivers.start(str(number), moment)
             task = members[0].plan.task
-            wait_for(
-                lambda task=task, dying=dying: (
-                    bool(web.rows("SELECT 1 FROM round WHERE task = ?", task)) or dying.poll() is not None
-                ),
-                "the dying driver to begin",
-            )
+            wait_for(partial(begun, web, task, dying), "the dying driver to begin")
             for _ in range(1 + number % 2):
                 drivers.start()
             assert run_round(members) == MEMBERS
-            wait_for(
-                lambda task=task: web.rows("SELECT state FROM task WHERE name = ?", task) == [("done",)], "the end"
-            )
+            wait_for(partial(done, web, task), "the end")
             time.sleep(0.1)  # it may still clean up
             clean = dying.poll() is None
         check_published(web, members)

@@ -97,6 +97,12 @@ class Leases:
         return int(connection.execute(select(func.count()).where(drivers)).scalar_one())
 
 
+def drivers_until_s(connection: Connection) -> float | None:
+    """Return until when the driver that was seen last is known to live, None if there never was one."""
+    query = select(func.max(lease.c.expires_s)).where(lease.c.name.startswith(_DRIVER))
+    return connection.execute(query).scalar_one_or_none()
+
+
 def _insert_if_new(connection: Connection, values: dict[str, object]) -> bool:
     """Insert a lease unless there is one of that name, and say whether it was inserted."""
     dialect_insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert

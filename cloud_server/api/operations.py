@@ -1,0 +1,153 @@
+"""What each route takes and answers, by its view's name; ``openapi.py`` makes the document of it.
+
+A code stands here with the status that it is answered with. What a policy, a body or a path adds is added for every
+route that has one, so that only what is particular to a route is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloud_server.api.operator import PROMETHEUS
+from shared.wire.requests import JSON, OCTETS
+
+Codes = Mapping[int, tuple[str, ...]]  # problem codes by status
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One route.
+
+    Attributes:
+        answer: schema of the 200, or its media type where it is not JSON.
+        body: schema of the request's body, or its media type where it is not JSON; empty for none.
+        held: whether it waits for something to answer, and may say 202.
+        ranges: whether it answers conditional and range requests, as files are.
+        problems: the codes that only this route has.
+    """
+
+    answer: str
+    body: str = ""
+    held: bool = False
+    ranges: bool = False
+    problems: Codes = field(default_factory=dict)
+
+
+# Anything may be no HTTP at all, and is refused before a route is found.
+UNREADABLE: Final[Codes] = {
+    400: ("bad-http",),
+    414: ("target-too-long",),
+    417: ("bad-expectation",),
+    431: ("headers-too-large",),
+}
+WITH_BODY: Final[Codes] = {
+    400: ("bad-request", "broken-body", "body-too-large", "bad-json", "bad-field", "bad-octets"),
+    413: ("request-entity-too-large",),
+}
+WITH_PATH_PARAMETERS: Final[Codes] = {404: ("not-found",)}
+BY_DEVICES: Final[Codes] = {
+    400: ("bad-octets",),
+    401: ("unsigned-request", "unknown-device", "bad-signature"),
+    409: ("replayed-request",),
+}
+BY_DEVICES_WITH_BODY: Final[Codes] = {400: ("body-hash",)}
+# Why a cohort that a device is in can be over: what follows ended it for everybody, the first two for this device.
+OVER: Final[Codes] = {
+    410: (
+        "phase-over",
+        "cohort-closed",
+        "round-abandoned",
+        "no-graph-seed",
+        "too-few-shares",
+        "too-few-survivors",
+        "no-agreement",
+        "too-few-answers",
+        "bad-shares",
+        "implausible-counts",
+        "implausible-lanes",
+        "implausible-norm",
+        "duplicate-member",
+        "seed-drawn",
+        "bad-signature",
+        "expired-certificate",
+    )
+}
+
+
+def _step(body: str, problems: Codes) -> Operation:
+    """Return a message of a cohort's member."""
+    common: Codes = {404: ("cohort-unknown", "not-in-roster"), 409: ("different-repeat",), **OVER}
+    return Operation("Nothing", body, problems=both(common, problems))
+
+
+def _reading(answer: str) -> Operation:
+    """Return what a cohort's member reads."""
+    return Operation(answer, held=True, problems={404: ("cohort-unknown", "not-in-roster"), **OVER})
+
+
+def both(first: Codes, second: Codes) -> Codes:
+    """Return the codes of both, by status."""
+    statuses = sorted({*first, *second})
+    return {status: tuple(dict.fromkeys((*first.get(status, ()), *second.get(status, ())))) for status in statuses}
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "healthz": Operation("Health"),
+    "readyz": Operation("Health", problems={503: ("not-ready",)}),
+    "metrics": Operation(PROMETHEUS, problems={403: ("metrics-are-local",)}),
+    "openapi": Operation("OpenAPI"),
+    "enrolment.root": Operation("Root"),
+    "enrolment.enrol": Operation(
+        "SignedCertificate",
+        "EnrolRequest",
+        problems={
+            401: ("bad-signature",),
+            403: ("code-unknown", "code-expired", "other-authority"),
+            409: ("code-used",),
+        },
+    ),
+    "enrolment.admit": Operation(
+        "Nothing", "SignedCertificate", problems={401: ("bad-signature",), 403: ("expired-certificate",)}
+    ),
+    "work.check_in": Operation("Assignment", "CheckIn", held=True, problems={404: ("task-unknown",)}),
+    "work.rendezvous": Operation(
+        "Meeting", "Rendezvous", held=True, problems={404: ("task-unknown",), 409: ("version-closed",)}
+    ),
+    "work.release": Operation("Release", problems={404: ("version-unknown",)}),
+    "work.blob": Operation(
+        OCTETS, ranges=True, problems={404: ("blob-unknown",), 416: ("requested-range-not-satisfiable",)}
+    ),
+    "cohorts.join": _step(
+        "Join",
+        {
+            400: ("bad-name",),
+            401: ("bad-signature", "wrong-device"),
+            403: (
+                "bad-public-key",
+                "expired-certificate",
+                "other-cohort",
+                "other-model",
+                "other-plan",
+                "other-task",
+                "same-keys",
+                "wrong-device",
+            ),
+            404: ("task-unknown",),
+            409: ("duplicate-member",),
+        },
+    ),
+    "cohorts.shares": _step("Shares", {400: ("wrong-receivers",)}),
+    "cohorts.vector": _step(
+        OCTETS, {400: ("never-shared", "wrong-vector-length"), 404: ("task-unknown",), 503: ("upload-in-progress",)}
+    ),
+    "cohorts.agreement": _step("Agreement", {400: ("not-a-survivor",), 401: ("bad-signature",)}),
+    "cohorts.answer": _step("Answer", {400: ("not-a-survivor", "wrong-shares")}),
+    "cohorts.roster": _reading("Roster"),
+    "cohorts.inbox": _reading("Inbox"),
+    "cohorts.survivors": _reading("Survivors"),
+    "cohorts.agreements": _reading("Agreements"),
+    "cohorts.outcome": _reading("Outcome"),
+}
+MEDIA: Final = frozenset({PROMETHEUS, OCTETS, JSON})

@@ -1,0 +1,127 @@
+"""JSON Schemas of the bodies that travel (JSON Schema 2020-12), for the OpenAPI document.
+
+They say what a well-formed body is; ``shared/wire/messages.py`` reads them, and refuses more than a schema can say.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from shared.limits import MAX_COHORT_MEMBERS
+from shared.release import MAX_VERSION
+from shared.secagg.sealing import SEALED_BYTES
+from shared.secagg.shares import SECRET_BYTES
+from shared.wire.signed import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
+
+Schema = dict[str, Any]
+_SIGN: Final = "[A-Za-z0-9_-]"
+_LAST: Final = ("", "[AQgw]", "[AEIMQUYcgkosw048]")  # after so many octets: unused bits are 0
+MAX_WAIT_MS: Final = 24 * 3600 * 1000
+
+
+def octets(length: int | None = None, text: str = "") -> Schema:
+    """Return the schema of ``length`` octets, or any number, as base64url without padding."""
+    schema: Schema = {"type": "string", "description": text or "Octets as base64url without padding."}
+    if length is None:
+        return schema | {"pattern": f"^({_SIGN}{{4}})*({_SIGN}[AQgw]|{_SIGN}{{2}}[AEIMQUYcgkosw048])?$"}
+    return schema | {"pattern": f"^{_SIGN}{{{length * 4 // 3}}}{_LAST[length % 3]}$"}
+
+
+def closed(**properties: Schema) -> Schema:
+    """Return the schema of an object with exactly these fields."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": sorted(properties),
+        "additionalProperties": False,
+    }
+
+
+def by_index(length: int) -> Schema:
+    """Return the schema of octets by roster index."""
+    return {
+        "type": "object",
+        "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,3})$"},
+        "additionalProperties": octets(length),
+        "maxProperties": MAX_COHORT_MEMBERS,
+    }
+
+
+def whole(low: int, high: int, text: str = "") -> Schema:
+    """Return the schema of an integer in ``low .. high``."""
+    return {"type": "integer", "minimum": low, "maximum": high} | ({"description": text} if text else {})
+
+
+def ref(name: str) -> Schema:
+    """Return a reference to one of ``SCHEMAS``."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_COHORT: Final[Schema] = {"type": "string", "maxLength": 64}
+SCHEMAS: Final[dict[str, Schema]] = {
+    "Problem": {
+        "description": "Problem details (RFC 9457). `code` is the contract; `detail` and `try` are for people.",
+        "type": "object",
+        "properties": {
+            "type": {"type": "string", "pattern": "^urn:fedloom:problem:[a-z0-9-]+$"},
+            "title": {"type": "string"},
+            "status": whole(400, 599),
+            "code": {"type": "string", "pattern": "^[a-z0-9-]{1,64}$"},
+            "detail": {"type": "string", "minLength": 1},
+            "try": {"type": "string"},
+            "instance": {"type": "string", "pattern": "^urn:fedloom:request:[0-9a-f]{32}$"},
+        },
+        "required": ["type", "title", "status", "code", "detail", "try", "instance"],
+        "additionalProperties": False,
+    },
+    "Signed": closed(body=octets(), signature=octets(SIGNATURE_BYTES)),
+    "Root": {
+        "type": "object",
+        "properties": {
+            "format": {"const": "fedloom-root-1"},
+            "authority_key": octets(PUBLIC_KEY_BYTES),
+            "release_key": octets(PUBLIC_KEY_BYTES),
+            "tls_root_pem_octets": octets(),
+            "authority_url": {"type": "string"},
+            "authority_tls_root_pem_octets": octets(),
+        },
+        "required": ["format", "authority_key", "release_key", "tls_root_pem_octets"],
+        "additionalProperties": False,
+    },
+    "EnrolRequest": closed(
+        secret=octets(), identity_key=octets(PUBLIC_KEY_BYTES), proof=octets(SIGNATURE_BYTES, "Ed25519, by that key.")
+    ),
+    "SignedCertificate": closed(certificate=ref("Signed")),
+    "CheckIn": closed(version=whole(-1, MAX_VERSION, "That the device uses, -1 before the first.")),
+    "Assignment": closed(
+        action={"enum": ["train", "wait", "done"]},
+        version=whole(0, MAX_VERSION, "The newest."),
+        round=whole(0, MAX_VERSION),
+        retry_after_ms=whole(0, MAX_WAIT_MS),
+    ),
+    "ComeBack": closed(retry_after_ms=whole(0, MAX_WAIT_MS)),
+    "Rendezvous": closed(version=whole(0, MAX_VERSION, "That the device trained from.")),
+    "Meeting": closed(cohort=_COHORT, expires_at_s=whole(0, 253_402_300_799)),
+    "Release": closed(
+        release=octets(text="The exact bytes of release.json."), signature=octets(SIGNATURE_BYTES, "Ed25519, detached.")
+    ),
+    "Join": closed(join=ref("Signed"), certificate=ref("Signed")),
+    "Shares": closed(commitment=octets(32), boxes=by_index(SEALED_BYTES)),
+    "Agreement": closed(signature=octets(SIGNATURE_BYTES)),
+    "Answer": closed(self_mask=by_index(SECRET_BYTES), mask_key=by_index(SECRET_BYTES)),
+    "Nothing": closed(),
+    "Roster": {
+        "type": "object",
+        "properties": {
+            "members": {"type": "array", "items": ref("Join"), "maxItems": MAX_COHORT_MEMBERS},
+            "seed": ref("Signed"),
+        },
+        "required": ["members"],
+        "additionalProperties": False,
+    },
+    "Inbox": closed(boxes=by_index(SEALED_BYTES)),
+    "Survivors": closed(bitmap=octets()),
+    "Agreements": closed(signatures=by_index(SIGNATURE_BYTES)),
+    "Outcome": closed(counted={"enum": ["yes", "no"]}),
+    "Health": closed(status={"enum": ["alive", "ready"]}),
+}
