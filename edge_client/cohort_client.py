@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from edge_client.journal import Record, State
 from edge_client.problems import CohortOver
-from edge_client.traffic import Upward
 from edge_client.transport import PATIENCE_S, Transport
+from edge_client.upload import send_vector
 from shared.clock import Clock
 from shared.errors import TryLater
 from shared.ids import require_name
@@ -28,7 +28,7 @@ from shared.wire.messages import (
     write_shares,
     write_version,
 )
-from shared.wire.requests import COHORTS, JSON, OCTETS, RENDEZVOUS
+from shared.wire.requests import COHORTS, RENDEZVOUS, VECTOR
 from shared.wire.signed import SIGNATURE_BYTES
 
 
@@ -87,14 +87,7 @@ class CohortClient:
 
     def upload(self, masked: MaskedUpdate) -> bytes:
         """Send the masked vector, and wait for the survivors."""
-        self._tell(
-            "vector",
-            masked.to_bytes(),
-            State.UPLOADING,
-            State.VECTOR_SENT,
-            content_type=OCTETS,
-            counts_as="vector_up",
-        )
+        self._tell(VECTOR, masked.to_bytes(), State.UPLOADING, State.VECTOR_SENT)
         return read_octets(self._ask("survivors"), "bitmap")
 
     def agree(self, signature: bytes) -> Mapping[int, bytes]:
@@ -107,28 +100,16 @@ class CohortClient:
         self._tell("answer", write_answer(answer), State.ANSWERING, State.ANSWERED)
         return Outcome.from_bytes(self._ask("outcome")).counted
 
-    def _tell(
-        self,
-        step: str,
-        body: bytes,
-        before: State,
-        after: State,
-        *,
-        content_type: str = JSON,
-        counts_as: Upward = "other_up",
-    ) -> None:
+    def _tell(self, step: str, body: bytes, before: State, after: State) -> None:
         now_s, expires_at_s = self._clock.now_s(), float(self._meeting.expires_at_s)
         if now_s > expires_at_s:
             raise CohortOver("cohort-expired", "The cohort took longer than its messages are valid.")
+        until_s = min(expires_at_s, now_s + PATIENCE_S)
         self._record(before)
-        self._transport.send(
-            "PUT",
-            self._target(step),
-            body,
-            content_type=content_type,
-            counts_as=counts_as,
-            until_s=min(expires_at_s, now_s + PATIENCE_S),
-        )
+        if step == VECTOR:
+            send_vector(self._transport, self._target(step), body, until_s, self._clock)
+        else:
+            self._transport.send("PUT", self._target(step), body, until_s=until_s)
         self._record(after)
 
     def _ask(self, step: str, max_bytes: int = MAX_JSON_BYTES) -> bytes:

@@ -158,9 +158,7 @@ class Transport:
             TryLater: ``no-connection``, ``not-the-server`` or the server's code, after every attempt failed.
             FedloomError: the error that the server named.
         """
-        headers = self.signed(method, target, body)
-        if body:
-            headers |= {"Content-Type": content_type, "Content-Length": str(len(body))}
+        headers = self._headers(method, target, body, content_type)
         failures = 0
         while True:
             self.back_off(failures)
@@ -172,6 +170,15 @@ class Transport:
                     failures >= ATTEMPTS and self._clock.now_s() >= until_s
                 ):
                     raise
+
+    def send_once(self, method: str, target: str, body: bytes, *, content_type: str, counts_as: Upward) -> Reply:
+        """Make one attempt; what to send next depends on how far this one came. Raises as ``send``."""
+        headers = self._headers(method, target, body, content_type)
+        return self._attempt(method, target, headers, body, counts_as, MAX_JSON_BYTES)
+
+    def _headers(self, method: str, target: str, body: bytes, content_type: str) -> dict[str, str]:
+        about = {"Content-Type": content_type, "Content-Length": str(len(body))} if body else {}
+        return self.signed(method, target, body) | about
 
     def _attempt(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, counts_as: Upward, max_bytes: int

@@ -6,19 +6,16 @@ until the driver has moved the cohort to the phase that has the answer.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import BinaryIO
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 from sqlalchemy import Connection
 
 from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
+from cloud_server.api.vectors import announced_part, asked_vector, receive, vector_bytes
 from cloud_server.api.waiting import hold
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.records import (
@@ -33,15 +30,21 @@ from cloud_server.rounds.records import (
     store_step,
 )
 from cloud_server.rounds.sealed import boxes_for, store_shares
-from cloud_server.tasks import layout_of, load_task
+from cloud_server.tasks import load_task
 from shared.errors import Missing, Unauthenticated, UsageError
-from shared.limits import READ_PIECE_BYTES
-from shared.secagg.masking import WORD_BYTES
 from shared.secagg.parameters import thresholds
 from shared.secagg.roster import to_bitmap, verify_member
 from shared.secagg.session import agreement_message
 from shared.wire.canonical import decode, sha256
-from shared.wire.messages import Outcome, read_answer, read_octets, read_shares, write_indexed, write_octets
+from shared.wire.messages import (
+    Outcome,
+    read_answer,
+    read_octets,
+    read_shares,
+    write_indexed,
+    write_octets,
+    write_received,
+)
 from shared.wire.requests import COHORTS, JSON
 from shared.wire.signed import SIGNATURE_BYTES, verify
 
@@ -132,49 +135,29 @@ def _neighbours(record: StoredCohort, index: int) -> tuple[int, ...]:
 @blueprint.put("/vector")
 @for_devices
 def vector(cohort_id: str) -> Response:
-    """Take a masked vector; the answer comes when it is on disk."""
-    record = _load(cohort_id)
-    digest = caller().body_sha256.encode()
-    if not _is_new(record, "vector", digest):
-        return _accepted()
-    if _index(record) not in record.state.sharers:
-        raise UsageError("never-shared", "A device that did not share its keys cannot send a vector.")
-    parts = context()
-    with parts.uploads.incoming(record.id, caller().device) as file:
-        _receive(_vector_bytes(record), file)
-        with parts.database.write() as connection:
-            if check_step(connection, load_cohort(connection, record.id, lock=True), caller().device, "vector", digest):
-                parts.uploads.keep(record.id, caller().device)
-                store_step(connection, record.id, caller().device, "vector", digest, parts.clock.now_s())
+    """Take a masked vector, or the rest of one; the answer comes when all of it is on disk."""
+    record, part = _load(cohort_id), announced_part()
+    if _is_new(record, "vector", part.whole_sha256.encode()):
+        _require_sharer(record)
+        receive(record, part)
     return _accepted()
 
 
-def _vector_bytes(record: StoredCohort) -> int:
-    parts = context()
-    with parts.database.read() as connection:
-        task = load_task(connection, record.task)
-    layout = layout_of(parts.blobs, task)
-    return task.plan.vector_words(layout.shared.size, layout.statistics.size) * WORD_BYTES
+@blueprint.get("/vector")
+@for_devices
+def received(cohort_id: str) -> Response:
+    """Say how much of the caller's vector is on disk: where the next ``PUT`` goes on."""
+    record, whole_sha256 = _load(cohort_id), asked_vector()
+    if not _is_new(record, "vector", whole_sha256.encode()):
+        return Response(write_received(vector_bytes(record)), content_type=JSON)
+    _require_sharer(record)
+    held = context().uploads.incoming(record.id, caller().device, whole_sha256).sync()
+    return Response(write_received(held), content_type=JSON)
 
 
-def _receive(expected_bytes: int, file: BinaryIO) -> None:
-    """Stream the body into ``file`` and sync it; it has exactly the expected size and signed hash."""
-    digest, received = hashlib.sha256(), 0
-    while piece := request.stream.read(min(READ_PIECE_BYTES, expected_bytes + 1 - received)):
-        received += len(piece)
-        digest.update(piece)
-        file.write(piece)
-    file.flush()
-    os.fsync(file.fileno())
-    _check_received(received, expected_bytes, digest.hexdigest())
-
-
-def _check_received(received: int, expected_bytes: int, digest: str) -> None:
-    if received != expected_bytes:
-        size = "more" if received > expected_bytes else f"{received} bytes"
-        raise UsageError("wrong-vector-length", f"The vector has {size}, {expected_bytes} bytes are expected.")
-    if not hmac.compare_digest(digest, caller().body_sha256):
-        raise UsageError("body-hash", "The body is not the one that was signed.")
+def _require_sharer(record: StoredCohort) -> None:
+    if _index(record) not in record.state.sharers:
+        raise UsageError("never-shared", "A device that did not share its keys cannot send a vector.")
 
 
 @blueprint.put("/agreement")

@@ -24,7 +24,7 @@ from cloud_server.api.operations import (
 )
 from cloud_server.api.policy import Route, public, routes
 from cloud_server.api.schemas import SCHEMAS, Schema, ref
-from shared.limits import MAX_NAME_CHARACTERS
+from shared.limits import MAX_NAME_CHARACTERS, MAX_VECTOR_BYTES
 from shared.release import MAX_VERSION
 from shared.wire.canonical import encode
 from shared.wire.requests import (
@@ -32,10 +32,12 @@ from shared.wire.requests import (
     COUNTER_HEADER,
     DEVICE_HEADER,
     JSON,
+    OFFSET_QUERY,
     OPENAPI,
     PROBLEM,
     REQUEST_ID_HEADER,
     SIGNATURE_HEADER,
+    WHOLE_QUERY,
 )
 
 _ABOUT: Final = """What a Fedloom aggregator answers to devices, to anybody, and to its operator.
@@ -53,6 +55,13 @@ _SIGNED_HEADERS: Final = {
     COUNTER_HEADER: ("Larger than in every request before.", {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}),
     BODY_HEADER: ("SHA-256 of the body.", {"type": "string", "pattern": "^[0-9a-f]{64}$"}),
     SIGNATURE_HEADER: ("Ed25519, as base64url.", {"type": "string", "pattern": "^[A-Za-z0-9_-]{86}$"}),
+}
+_QUERIES: Final = {
+    OFFSET_QUERY: (
+        f"Which byte of the vector the body begins with; with {WHOLE_QUERY}, where an upload goes on.",
+        {"type": "integer", "minimum": 0, "maximum": MAX_VECTOR_BYTES},
+    ),
+    WHOLE_QUERY: ("SHA-256 of the whole vector.", {"type": "string", "pattern": "^[0-9a-f]{64}$"}),
 }
 _QUOTED: Final = '^"[0-9a-f]{64}"$'
 _RANGE_HEADERS: Final = {
@@ -128,6 +137,11 @@ def _parameters(route: Route, operation: Operation) -> list[Schema]:
             {"name": name, "in": "header", "required": True, "description": text, "schema": schema}
             for name, (text, schema) in _SIGNED_HEADERS.items()
         ]
+    found += [
+        {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
+        for name, required in operation.queries.items()
+        for text, schema in [_QUERIES[name]]
+    ]
     if operation.ranges:
         found += [
             {"name": name, "in": "header", "description": text, "schema": {"type": "string", "pattern": pattern}}

@@ -7,11 +7,11 @@ route that has one, so that only what is particular to a route is listed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cloud_server.api.operator import PROMETHEUS
-from shared.wire.requests import JSON, OCTETS
+from shared.wire.requests import JSON, OCTETS, OFFSET_QUERY, WHOLE_QUERY
 
 Codes = Mapping[int, tuple[str, ...]]  # problem codes by status
 
@@ -24,6 +24,7 @@ class Operation:
         answer: schema of the 200, or its media type where it is not JSON.
         body: schema of the request's body, or its media type where it is not JSON; empty for none.
         held: whether it waits for something to answer, and may say 202.
+        queries: names of the query's parameters, and whether each must be there.
         ranges: whether it answers conditional and range requests, as files are.
         problems: the codes that only this route has.
     """
@@ -32,6 +33,7 @@ class Operation:
     body: str = ""
     held: bool = False
     ranges: bool = False
+    queries: Mapping[str, bool] = field(default_factory=dict)
     problems: Codes = field(default_factory=dict)
 
 
@@ -41,6 +43,7 @@ UNREADABLE: Final[Codes] = {
     414: ("target-too-long",),
     417: ("bad-expectation",),
     431: ("headers-too-large",),
+    503: ("storage-unavailable",),
 }
 WITH_BODY: Final[Codes] = {
     400: ("bad-request", "broken-body", "body-too-large", "bad-json", "bad-field", "bad-octets"),
@@ -139,8 +142,27 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         },
     ),
     "cohorts.shares": _step("Shares", {400: ("wrong-receivers",)}),
-    "cohorts.vector": _step(
-        OCTETS, {400: ("never-shared", "wrong-vector-length"), 404: ("task-unknown",), 503: ("upload-in-progress",)}
+    "cohorts.vector": replace(
+        _step(
+            OCTETS,
+            {
+                400: ("bad-query", "never-shared", "wrong-vector-length"),
+                404: ("task-unknown",),
+                409: ("wrong-offset", "upload-damaged"),
+                503: ("upload-broke-off",),
+            },
+        ),
+        queries={OFFSET_QUERY: False, WHOLE_QUERY: False},
+    ),
+    "cohorts.received": Operation(
+        "Received",
+        queries={WHOLE_QUERY: True},
+        problems={
+            400: ("bad-query", "never-shared"),
+            404: ("cohort-unknown", "not-in-roster", "task-unknown"),
+            409: ("different-repeat",),
+            **OVER,
+        },
     ),
     "cohorts.agreement": _step("Agreement", {400: ("not-a-survivor",), 401: ("bad-signature",)}),
     "cohorts.answer": _step("Answer", {400: ("not-a-survivor", "wrong-shares")}),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from shared.limits import MAX_COHORT_MEMBERS
+from shared.limits import MAX_COHORT_MEMBERS, MAX_VECTOR_BYTES
 from shared.release import MAX_VERSION
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.shares import SECRET_BYTES
@@ -110,6 +110,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Agreement": closed(signature=octets(SIGNATURE_BYTES)),
     "Answer": closed(self_mask=by_index(SECRET_BYTES), mask_key=by_index(SECRET_BYTES)),
     "Nothing": closed(),
+    "Received": closed(received_bytes=whole(0, MAX_VECTOR_BYTES, "Of the vector, on disk.")),
     "Roster": {
         "type": "object",
         "properties": {

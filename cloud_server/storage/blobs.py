@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
 
 from cloud_server.settings import sync_folder, write_private
-from shared.errors import BrokenState, Missing, TryLater
+from cloud_server.storage.incoming import PART, Incoming, alone
+from shared.errors import BrokenState, Missing
 from shared.wire.canonical import sha256
-
-_PART: Final = ".part"
 
 
 @dataclass(frozen=True)
@@ -69,64 +64,18 @@ class UploadStore:
         """Return where a member's vector is or will be; both names are made by the server."""
         return self.folder / cohort / device
 
-    def _part(self, cohort: str, device: str) -> Path:
-        return self.folder / f"{cohort}.{device}{_PART}"
-
-    @contextmanager
-    def incoming(self, cohort: str, device: str) -> Iterator[BinaryIO]:
-        """Open an empty file for a member's upload; it is gone at the end unless ``keep`` was called.
-
-        A member has one at a time, so that nobody fills the disk; what a killed process left is written over.
-
-        Raises:
-            TryLater: ``upload-in-progress``.
-        """
-        path = self._part(cohort, device)
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-            if not _locked(file, path):
-                raise TryLater("upload-in-progress", "This device's vector is being received already.")
-            file.truncate(0)
-            try:
-                yield file
-            finally:
-                if _is_at(file, path):
-                    path.unlink(missing_ok=True)
-
-    def keep(self, cohort: str, device: str) -> None:
-        """Move what is ``incoming``, already synced, to its place, durably."""
-        path = self.path(cohort, device)
-        path.parent.mkdir(exist_ok=True)
-        self._part(cohort, device).replace(path)
-        sync_folder(path.parent)
-        sync_folder(self.folder)
+    def incoming(self, cohort: str, device: str, whole_sha256: str) -> Incoming:
+        """Return a member's upload that is on its way, or could be; the hash is hexadecimal."""
+        return Incoming(self.folder, cohort, device, whole_sha256)
 
     def cohorts(self) -> list[str]:
         """Return the cohorts that have vectors here."""
-        names = {path.name if path.is_dir() else path.name.split(".")[0] for path in self.folder.iterdir()}
-        return sorted(names)
+        return sorted({path.name.split(".")[0] for path in self.folder.iterdir()})
 
     def remove(self, cohort: str) -> None:
-        """Delete every vector of a cohort that is over."""
-        for part in self.folder.glob(f"{cohort}.*{_PART}"):
-            part.unlink(missing_ok=True)
-        folder = self.folder / cohort
-        if not folder.is_dir():
-            return
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-
-
-def _locked(file: BinaryIO, path: Path) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return _is_at(file, path)  # whoever held the lock before may have moved or deleted it meanwhile
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+        """Delete every vector of a cohort that is over, also what came of those that never arrived whole."""
+        with alone(self.folder):
+            for part in self.folder.glob(f"{cohort}.*{PART}"):
+                shutil.rmtree(part)
+        if (folder := self.folder / cohort).is_dir():
+            shutil.rmtree(folder)

@@ -292,6 +292,19 @@ class Outcome:
         return message
 
 
+def write_received(received_bytes: int) -> bytes:
+    """Return how much of a vector is stored: what a device asks before it goes on."""
+    return encode({"received_bytes": received_bytes})
+
+
+def read_received(body: bytes, size_bytes: int) -> int:
+    """Undo ``write_received``, for a vector of ``size_bytes``."""
+    fields = Fields(decode(body), "received")
+    received = fields.integer("received_bytes", 0, size_bytes)
+    fields.end()
+    return received
+
+
 def write_release(body: bytes, signature: bytes) -> bytes:
     """Return the answer of the releases route: the exact bytes of release.json and the detached signature."""
     return encode({"release": octets_to_text(body), "signature": octets_to_text(signature)})

@@ -27,10 +27,19 @@ RENDEZVOUS: Final = "/v1/rendezvous"  # POST: the cohort that forms for a versio
 RELEASES: Final = "/v1/releases"  # GET /{version}: release.json and its signature
 BLOBS: Final = "/v1/blobs"  # GET /{sha256}: a file of a release, Range allowed
 COHORTS: Final = "/v1/cohorts"  # PUT and GET /{cohort}/{step}
+VECTOR: Final = "vector"  # the step whose PUT may go on at a byte, and whose GET says at which
+OFFSET_QUERY: Final = "offset"  # of PUT vector: which byte the body begins with
+WHOLE_QUERY: Final = "sha256"  # of PUT and GET vector: hexadecimal hash of the whole vector
 
 OCTETS: Final = "application/octet-stream"
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
+
+
+def vector_target(target: str, whole_sha256: str, offset: int | None = None) -> str:
+    """Return where the rest of a vector goes from ``offset`` on; without one, where to ask how far it came."""
+    start = "" if offset is None else f"{OFFSET_QUERY}={offset}&"
+    return f"{target}?{start}{WHOLE_QUERY}={whole_sha256}"
 
 
 def request_message(fingerprint: bytes, device: str, counter: int, method: str, target: str, body_sha256: str) -> bytes:

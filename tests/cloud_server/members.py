@@ -46,7 +46,7 @@ from shared.wire.messages import (
     write_shares,
     write_version,
 )
-from shared.wire.requests import BLOBS, COHORTS, ENROL, OCTETS, RELEASES, RENDEZVOUS, enrolment_message
+from shared.wire.requests import BLOBS, COHORTS, ENROL, RELEASES, RENDEZVOUS, enrolment_message
 from shared.wire.signed import SIGNATURE_BYTES, Certificate, Signed, SigningKey
 
 STEPS: Final = ("join", "share", "upload", "agree", "answer")
@@ -146,8 +146,7 @@ class Member:
     def do(self, step: str) -> None:
         """Read what the step before led to, and send the message of ``step``."""
         route, body = self.prepare(step)
-        content = {"content_type": OCTETS} if route == "vector" else {}
-        self._steps._tell(route, body, State.TRAINING, State.TRAINING, **content)  # type: ignore[arg-type]
+        self._steps._tell(route, body, State.TRAINING, State.TRAINING)
 
     def prepare(self, step: str) -> tuple[str, bytes]:
         """Return the route and the body of a step without sending it."""
