@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +20,7 @@ from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
 from cloud_server.cautions import cautions
 from cloud_server.database_cli import add_database
+from cloud_server.devices import State, set_state
 from cloud_server.listening import read_text
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import privacy_report
@@ -129,6 +131,18 @@ def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     show.add_argument("task")
     device = commands.add_parser("device", help="enrolled devices").add_subparsers(required=True, metavar="VERB")
     _add(device, "list", "list the devices, when they were seen and what they use", _device_list)
+    verbs_of_states: tuple[tuple[str, str, State], ...] = (
+        ("revoke", "let a device take part no more, for good", "revoked"),
+        ("quarantine", "let a device take part no more for now", "quarantined"),
+        ("reinstate", "let a quarantined device take part again", "active"),
+    )
+    for verb, text, state in verbs_of_states:
+        changing = _add(device, verb, text, partial(_device_change, state=state))
+        changing.add_argument("device")
+        changing.add_argument("--reason", default="", help="for the audit log")
+    auditing = commands.add_parser("audit", help="what operators and drivers did")
+    listing = _add(auditing.add_subparsers(required=True, metavar="VERB"), "list", "list the audit log", _audit_list)
+    listing.add_argument("--after", type=int, default=0, metavar="N", help="only entries after number N")
     privacy = commands.add_parser("privacy", help="privacy budgets").add_subparsers(required=True, metavar="VERB")
     budget = _add(privacy, "show", "show a task's privacy budget and what was spent of it", _privacy_show)
     budget.add_argument("task")
@@ -235,10 +249,28 @@ def _device_list(arguments: argparse.Namespace) -> Json:
             "enrolled_s": row.enrolled_s,
             "last_seen_s": row.last_seen_s,
             "version": row.version,
+            "state": row.state,
+            "reason": row.state_reason,
+            "vectors": row.vectors,
         }
         for row in rows
     ]
     return {"devices": devices}
+
+
+def _device_change(arguments: argparse.Namespace, state: State) -> Json:
+    parts = _open(arguments)
+    with parts.database.write() as connection:
+        set_state(connection, arguments.device, state, arguments.reason, parts.clock.now_s())
+    with parts.database.read() as connection:
+        parts.anchor.extend(connection)
+    return {"device": arguments.device, "state": state}
+
+
+def _audit_list(arguments: argparse.Namespace) -> Json:
+    parts = _open(arguments)
+    with parts.database.read() as connection:
+        return {"entries": list(audit.entries(connection, after=arguments.after))}
 
 
 def _privacy_show(arguments: argparse.Namespace) -> Json:

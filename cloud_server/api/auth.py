@@ -11,12 +11,13 @@ from functools import wraps
 from typing import Final, ParamSpec, TypeVar
 
 from flask import g, request
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from cloud_server.api.context import context
 from cloud_server.api.policy import stating
+from cloud_server.devices import Request, accept, require_active
 from cloud_server.storage.schema import device
-from shared.errors import Conflict, Unauthenticated, UsageError
+from shared.errors import Unauthenticated, UsageError
 from shared.limits import MAX_JSON_BYTES
 from shared.wire.canonical import MAX_SAFE_INTEGER, octets_from_text, sha256
 from shared.wire.requests import (
@@ -98,7 +99,11 @@ def _authenticate() -> Caller:
     target = request.full_path if request.query_string else request.path
     message = request_message(parts.root.fingerprint, name, counter, request.method, target, body_sha256)
     verify(row.identity_key, message, signature, "the request")
-    _use_counter(name, counter, sha256(message).hex())
+    require_active(row)
+    with parts.database.write() as connection:
+        refusal = accept(connection, Request(name, counter, sha256(message).hex(), parts.clock.now_s()))
+    if refusal is not None:
+        raise refusal
     return Caller(name, row.task, body_sha256)
 
 
@@ -106,21 +111,3 @@ def _counter(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 17) or int(text) > MAX_SAFE_INTEGER:
         raise Unauthenticated("unsigned-request", "The request has no counter.", "use fedloom-agent")
     return int(text)
-
-
-def _use_counter(name: str, counter: int, digest: str) -> None:
-    """Accept a counter that grows, or an exact repeat of the last request, which every route answers alike."""
-    parts = context()
-    with parts.database.write() as connection:
-        row = connection.execute(select(device.c.counter, device.c.last_request).where(device.c.device == name)).one()
-        if counter < row.counter or (counter == row.counter and digest != row.last_request):
-            raise Conflict(
-                "replayed-request",
-                "A newer request of this device was already answered.",
-                "if two agents run with one identity, stop one",
-            )
-        connection.execute(
-            update(device)
-            .where(device.c.device == name)
-            .values(counter=counter, last_request=digest, last_seen_s=parts.clock.now_s())
-        )

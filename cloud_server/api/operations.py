@@ -52,7 +52,8 @@ WITH_BODY: Final[Codes] = {
 WITH_PATH_PARAMETERS: Final[Codes] = {404: ("not-found",)}
 BY_DEVICES: Final[Codes] = {
     400: ("bad-octets",),
-    401: ("unsigned-request", "unknown-device", "bad-signature"),
+    401: ("unsigned-request", "unknown-device", "bad-signature", "device-revoked"),
+    403: ("identity-quarantined",),
     409: ("replayed-request",),
 }
 BY_DEVICES_WITH_BODY: Final[Codes] = {400: ("body-hash",)}

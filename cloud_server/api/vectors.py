@@ -20,6 +20,7 @@ from werkzeug.exceptions import ClientDisconnected
 
 from cloud_server.api.auth import caller
 from cloud_server.api.context import context
+from cloud_server.devices import count_vector
 from cloud_server.rounds.machine import OVER
 from cloud_server.rounds.records import StoredCohort, check_step, load_cohort, store_step
 from cloud_server.storage.incoming import Incoming, wrong_offset
@@ -163,6 +164,7 @@ def _keep(record: StoredCohort, incoming: Incoming, size_bytes: int) -> None:
         if check_step(connection, load_cohort(connection, record.id, lock=True), caller().device, "vector", digest):
             incoming.keep(size_bytes)
             store_step(connection, record.id, caller().device, "vector", digest, parts.clock.now_s())
+            count_vector(connection, caller().device, parts.clock.now_s())
             return
     incoming.cut(0)  # another request was quicker
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask import Blueprint, Response, send_file
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
@@ -29,8 +29,12 @@ def check_in() -> Response:
     """Say what the device should do, holding the request while that is to wait."""
     message = CheckIn.from_bytes(body())
     device, task_name = caller().device, caller().task
-    with context().database.write() as connection:
-        connection.execute(update(device_table).where(device_table.c.device == device).values(version=message.version))
+    query = device_table.c.device == device
+    with context().database.read() as connection:
+        changed = connection.execute(select(device_table.c.version).where(query)).scalar_one() != message.version
+    if changed:
+        with context().database.write() as connection:
+            connection.execute(update(device_table).where(query).values(version=message.version))
 
     def answer() -> bytes | None:
         with context().database.read() as connection:

@@ -158,6 +158,10 @@ class Deployment:
         query = "UPDATE cohort SET since_s = since_s - 1000000 WHERE id = ? AND phase = ?"
         assert self.change(query, cohort, phase) == 1
 
+    def reinstate(self) -> None:
+        """Let quarantined devices take part again."""
+        self.change("UPDATE device SET state = 'active', behind = 0 WHERE state = 'quarantined'")
+
     def retire(self, task: str) -> None:
         """Let the driver forget a task."""
         self.change("UPDATE task SET state = 'done' WHERE name = ?", task)
