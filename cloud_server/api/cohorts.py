@@ -17,7 +17,7 @@ from typing import BinaryIO
 from flask import Blueprint, Response, request
 from sqlalchemy import Connection
 
-from cloud_server.api.auth import body, caller, for_devices
+from cloud_server.api.auth import body, caller, for_devices, require_type
 from cloud_server.api.context import context
 from cloud_server.api.waiting import hold
 from cloud_server.rounds.machine import Phase
@@ -42,7 +42,7 @@ from shared.secagg.roster import to_bitmap, verify_member
 from shared.secagg.session import agreement_message
 from shared.wire.canonical import decode, sha256
 from shared.wire.messages import Outcome, read_answer, read_octets, read_shares, write_indexed, write_octets
-from shared.wire.requests import COHORTS, JSON
+from shared.wire.requests import COHORTS, JSON, OCTETS
 from shared.wire.signed import SIGNATURE_BYTES, verify
 
 blueprint = Blueprint("cohorts", __name__, url_prefix=f"{COHORTS}/<cohort_id>")
@@ -133,6 +133,7 @@ def _neighbours(record: StoredCohort, index: int) -> tuple[int, ...]:
 @for_devices
 def vector(cohort_id: str) -> Response:
     """Take a masked vector; the answer comes when it is on disk."""
+    require_type(OCTETS)
     record = _load(cohort_id)
     digest = caller().body_sha256.encode()
     if not _is_new(record, "vector", digest):
