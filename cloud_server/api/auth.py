@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from http import HTTPStatus
 from typing import Final, ParamSpec, TypeVar
 
 from flask import g, request
@@ -24,6 +25,7 @@ from shared.wire.requests import (
     BODY_HEADER,
     COUNTER_HEADER,
     DEVICE_HEADER,
+    JSON,
     SIGNATURE_HEADER,
     request_message,
 )
@@ -32,6 +34,12 @@ from shared.wire.signed import SIGNATURE_BYTES, verify
 P = ParamSpec("P")
 R = TypeVar("R")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class UnsupportedType(UsageError):
+    """The body is of another type, or packed, and was not read."""
+
+    http_status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,25 @@ def caller() -> Caller:
     return found
 
 
-def body() -> bytes:
-    """Return the request's whole body, checked against the hash that was signed.
+def require_type(media_type: str) -> None:
+    """Refuse a body that says that it is something else, or that it must be unpacked first.
 
     Raises:
-        UsageError: ``body-too-large`` or ``body-hash``.
+        UnsupportedType: ``wrong-content-type`` or ``content-encoded``.
     """
+    if request.content_type is not None and request.mimetype != media_type:
+        raise UnsupportedType("wrong-content-type", f"The body should be {media_type}.")
+    if "Content-Encoding" in request.headers:
+        raise UnsupportedType("content-encoded", "The body is packed; this server unpacks nothing.")
+
+
+def body() -> bytes:
+    """Return the request's whole body, JSON, checked against the hash that was signed.
+
+    Raises:
+        UsageError: ``body-too-large`` or ``body-hash``; UnsupportedType as ``require_type``.
+    """
+    require_type(JSON)
     data = request.stream.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise UsageError("body-too-large", f"The body is larger than {MAX_JSON_BYTES} bytes.")

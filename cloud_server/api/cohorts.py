@@ -13,7 +13,7 @@ from itertools import islice
 from flask import Blueprint, Response
 from sqlalchemy import Connection
 
-from cloud_server.api.auth import body, caller, for_devices
+from cloud_server.api.auth import body, caller, for_devices, require_type
 from cloud_server.api.context import context
 from cloud_server.api.vectors import announced_part, asked_vector, receive, vector_bytes
 from cloud_server.api.waiting import hold
@@ -45,7 +45,7 @@ from shared.wire.messages import (
     write_octets,
     write_received,
 )
-from shared.wire.requests import COHORTS, JSON
+from shared.wire.requests import COHORTS, JSON, OCTETS
 from shared.wire.signed import SIGNATURE_BYTES, verify
 
 blueprint = Blueprint("cohorts", __name__, url_prefix=f"{COHORTS}/<cohort_id>")
@@ -136,6 +136,7 @@ def _neighbours(record: StoredCohort, index: int) -> tuple[int, ...]:
 @for_devices
 def vector(cohort_id: str) -> Response:
     """Take a masked vector, or the rest of one; the answer comes when all of it is on disk."""
+    require_type(OCTETS)
     record, part = _load(cohort_id), announced_part()
     if _is_new(record, "vector", part.whole_sha256.encode()):
         _require_sharer(record)

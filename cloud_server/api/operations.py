@@ -48,6 +48,7 @@ UNREADABLE: Final[Codes] = {
 WITH_BODY: Final[Codes] = {
     400: ("bad-request", "broken-body", "body-too-large", "bad-json", "bad-field", "bad-octets"),
     413: ("request-entity-too-large",),
+    415: ("wrong-content-type", "content-encoded"),
 }
 WITH_PATH_PARAMETERS: Final[Codes] = {404: ("not-found",)}
 BY_DEVICES: Final[Codes] = {

@@ -11,6 +11,7 @@ from dp_accounting import rdp
 from safetensors.numpy import load
 
 from cloud_server.aggregation.central_noise import gaussian, with_central_noise
+from cloud_server.api.operator import METRICS
 from cloud_server.privacy import privacy_report, spent_reason
 from cloud_server.tasks import create_task, load_task
 from shared.bundle import TensorSpec
@@ -48,6 +49,11 @@ def epsilon_spent(local: Local) -> float:
     return found
 
 
+def epsilon_in_metrics(local: Local) -> float:
+    text = local.app.test_client().get(METRICS).get_data(as_text=True)
+    return float(text.partition('fedloom_privacy_epsilon{task="point"} ')[2].partition("\n")[0])
+
+
 def expected_epsilon(plan: Plan, times: int) -> float:
     loss = loss_of(plan, plan.encoding(4, DIMENSION, 0))
     return float(rdp.compute_epsilon(list(ORDERS), list(composed([loss] * times)), plan.privacy.delta)[0])
@@ -56,8 +62,10 @@ def expected_epsilon(plan: Plan, times: int) -> float:
 def test_rounds_are_charged_until_one_more_would_exceed_the_budget(local: Local) -> None:
     plan = noisy_plan()
     local.create(plan)
+    assert epsilon_in_metrics(local) == 0
     for version in range(2):
         run_round(local, plan, version)
+        assert epsilon_in_metrics(local) == epsilon_spent(local)
         assert epsilon_spent(local) == pytest.approx(expected_epsilon(plan, version + 1))
     local.settle()
     assert expected_epsilon(plan, 2) <= 8.5 < expected_epsilon(plan, 3)

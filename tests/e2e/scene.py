@@ -20,6 +20,7 @@ from shared.wire.requests import (
     COUNTER_HEADER,
     DEVICE_HEADER,
     JSON,
+    OCTETS,
     PROBLEM,
     SIGNATURE_HEADER,
 )
@@ -71,7 +72,8 @@ class Scene:
         """Send exactly this, once."""
         transport = self.attacker.transport
         length = {"Content-Length": str(len(body))} if body else {}
-        with transport.open(method, target, {"Content-Type": JSON, **headers, **length}, body) as response:
+        content = {"Content-Type": OCTETS if target.endswith("/vector") else JSON}
+        with transport.open(method, target, {**content, **headers, **length}, body) as response:
             data = response.read()
             return Answer(response.status, response.headers.get("Content-Type", ""), data)
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from typing import Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from shared.secagg.roster import CohortBinding
+from shared.secagg.roster import CohortBinding, make_member
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import DeviceSession, SharesMessage, UnmaskAnswer
-from shared.wire.canonical import encode
-from shared.wire.messages import Meeting, read_answer, read_shares, write_answer, write_octets, write_shares
+from shared.wire.canonical import encode, octets_from_text
+from shared.wire.messages import (
+    Meeting,
+    read_answer,
+    read_octets,
+    read_shares,
+    write_answer,
+    write_octets,
+    write_shares,
+)
 from shared.wire.signed import SigningKey
 from tests.cloud_server.members import STEPS, Member
 from tests.e2e.scene import (
@@ -112,6 +122,33 @@ def with_a_self_made_certificate(scene: Scene) -> Answer:
     return scene.put("join", encode(session.join().to_json()))
 
 
+def _join_with(scene: Scene, channel_key: bytes) -> Answer:
+    attacker = scene.attacker
+    mask_key = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    binding = attacker.session._binding
+    made = make_member(attacker.key, attacker.certificate, binding, channel_key=channel_key, mask_key=mask_key)
+    return scene.put("join", encode(made.to_json()))
+
+
+def with_a_key_of_low_order(scene: Scene) -> Answer:
+    return _join_with(scene, bytes(32))
+
+
+def with_another_key_of_low_order(scene: Scene) -> Answer:
+    return _join_with(scene, (1).to_bytes(32, "little"))
+
+
+def with_a_key_beyond_the_field(scene: Scene) -> Answer:
+    return _join_with(scene, (2**255 - 19 + 9).to_bytes(32, "little"))
+
+
+def with_a_key_of_another_member(scene: Scene) -> Answer:
+    query = "SELECT body FROM step WHERE cohort = ? AND step = 'join' AND device = ?"
+    stored = json.loads(scene.running.rows(query, scene.attacker.cohort, scene.members[1].device)[0][0])
+    body = json.loads(octets_from_text(stored["join"]["body"]))
+    return _join_with(scene, octets_from_text(body["channel_key"]))
+
+
 def _own_shares(scene: Scene) -> SharesMessage:
     return read_shares(scene.ready["shares"])
 
@@ -137,6 +174,37 @@ def for_a_receiver_that_is_not_there(scene: Scene) -> Answer:
 
 def with_short_boxes(scene: Scene) -> Answer:
     return scene.put("shares", write_shares(SharesMessage(bytes(32), {0: b"short"})))
+
+
+def _renamed(scene: Scene, step: str, field: str, name: str) -> Answer:
+    message = json.loads(scene.ready[step])
+    first, *rest = message[field]
+    message[field] = {name: message[field][first], **{index: message[field][index] for index in rest}}
+    return scene.put(step, json.dumps(message).encode())
+
+
+def for_an_index_with_a_zero_in_front(scene: Scene) -> Answer:
+    return _renamed(scene, "shares", "boxes", "01")
+
+
+def for_a_negative_index(scene: Scene) -> Answer:
+    return _renamed(scene, "shares", "boxes", "-1")
+
+
+def for_one_receiver_twice(scene: Scene) -> Answer:
+    body = scene.ready["shares"]
+    entry = body.partition(b'"boxes":{')[2].partition(b",")[0]
+    return scene.put("shares", body.replace(b'"boxes":{', b'"boxes":{' + entry + b",", 1))
+
+
+def for_an_owner_with_a_zero_in_front(scene: Scene) -> Answer:
+    return _renamed(scene, "answer", "self_mask", "00")
+
+
+def with_s_beyond_the_order(scene: Scene) -> Answer:
+    good = read_octets(scene.ready["agreement"], "signature")
+    scalar = int.from_bytes(good[32:], "little") + 2**252 + 27742317777372353535851937790883648493
+    return scene.put("agreement", write_octets("signature", good[:32] + scalar.to_bytes(32, "little")))
 
 
 def signed_by_another_key(scene: Scene) -> Answer:
@@ -171,6 +239,10 @@ STEP_ATTACKS: Final[dict[str, list[tuple[Attack, int, str]]]] = {
         (that_expires_later, 403, "other-cohort"),
         (of_another_device, 401, "wrong-device"),
         (with_a_self_made_certificate, 401, "bad-signature"),
+        (with_a_key_of_low_order, 403, "bad-public-key"),
+        (with_another_key_of_low_order, 403, "bad-public-key"),
+        (with_a_key_beyond_the_field, 403, "bad-public-key"),
+        (with_a_key_of_another_member, 409, "duplicate-member"),
         (early("join"), 400, "bad-field"),
         (early("shares"), 410, "phase-over"),
         (early("vector"), 410, "phase-over"),
@@ -183,6 +255,9 @@ STEP_ATTACKS: Final[dict[str, list[tuple[Attack, int, str]]]] = {
         (for_itself_too, 400, "wrong-receivers"),
         (for_a_receiver_that_is_not_there, 400, "wrong-receivers"),
         (with_short_boxes, 400, "bad-field"),
+        (for_an_index_with_a_zero_in_front, 400, "bad-field"),
+        (for_a_negative_index, 400, "bad-field"),
+        (for_one_receiver_twice, 400, "bad-json"),
         (early("vector"), 410, "phase-over"),
     ],
     "upload": [
@@ -196,12 +271,14 @@ STEP_ATTACKS: Final[dict[str, list[tuple[Attack, int, str]]]] = {
     "agree": [
         (signed_by_another_key, 401, "bad-signature"),
         (over_another_bitmap, 401, "bad-signature"),
+        (with_s_beyond_the_order, 401, "bad-signature"),
         (early("agreement"), 400, "bad-field"),
     ],
     "answer": [
         (with_both_shares_of_one_member, 400, "bad-field"),
         (for_the_wrong_fates, 400, "wrong-shares"),
         (for_too_few_members, 400, "wrong-shares"),
+        (for_an_owner_with_a_zero_in_front, 400, "bad-field"),
     ],
 }
 
