@@ -53,6 +53,6 @@ def test_a_unit_exposes_little(unit: Path) -> None:
 def test_a_unit_starts_a_command_that_exists(unit: Path) -> None:
     _, *words = command_of(unit)
     options = [word.replace("${STATE_DIRECTORY}", "/var/lib/x") for word in words if word != "$FEDLOOM_OPTIONS"]
-    arguments = cli._parser().parse_args([*options, "--public-url", "https://my-server:8443"])
+    arguments = cli.command_line().parse_args([*options, "--public-url", "https://my-server:8443"])
     assert (str(arguments.data), arguments.log) == ("/var/lib/x", "json")
     assert f"StateDirectory={unit.stem.removesuffix('-aggregator')}\n" in unit.read_text("utf-8")

@@ -37,7 +37,7 @@ from tests.e2e.servers import Deployment, deployment
 pytestmark = pytest.mark.xdist_group("bad-input-everywhere")
 STEP_OF_ROUTE: Final = {"join": "join", "shares": "share", "vector": "upload", "agreement": "agree", "answer": "answer"}
 WAITING_ONLY: Final = frozenset({"lease", "setting"})  # a driver that finds nothing to do writes these
-COUNTERS: Final = frozenset({"counter", "last_request", "last_seen_s"})
+COUNTERS: Final = frozenset({"counter", "last_request", "last_seen_s", "behind", "behind_counter"})
 GROUP_ORDER: Final = 2**252 + 27742317777372353535851937790883648493  # of Ed25519, RFC 8032
 BAD_NAMES: Final = {
     "SQL": "x'%20OR%201=1;--",
