@@ -19,8 +19,9 @@ from cloud_server.storage.schema import task, version
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, initial_weights
 from shared.errors import Conflict, Missing, UsageError
 from shared.layout import Layout
+from shared.numeric.differences import make_difference
 from shared.plan import Personalisation, Plan
-from shared.release import PLAN_FILE, FileEntry, parse_release, sign_release
+from shared.release import PLAN_FILE, WEIGHTS_FILE, FileEntry, parse_release, sign_release
 from shared.training_inputs import require_known_inputs
 from shared.wire.canonical import Json, decode, encode
 from shared.wire.signed import SigningKey
@@ -169,6 +170,8 @@ def store_version(
     """Store a version's files and its row; files first, so that a row never names one that is missing."""
     for data in made.files.values():
         blobs.put(data)
+    if made.number:
+        _store_difference(connection, blobs, task_name, made)
     connection.execute(
         insert(version).values(
             task=task_name,
@@ -183,6 +186,15 @@ def store_version(
     )
     detail: dict[str, Json] = {"version": made.number, "model_sha256": made.model_sha256.hex()}
     audit.record(connection, now_s, "server", "version-published", task_name, detail)
+
+
+def _store_difference(connection: Connection, blobs: BlobStore, task_name: str, made: Version) -> None:
+    """Store what leads from the weights of the version before to these, where it is shorter than they are."""
+    release, _ = release_of(connection, task_name, made.number - 1)
+    before, after = file_of_release(release, WEIGHTS_FILE).sha256, made.files[WEIGHTS_FILE]
+    difference = make_difference(blobs.get(before), after)
+    if difference is not None:
+        blobs.put_difference(before, FileEntry.of(after).sha256, difference)
 
 
 def newest_version(connection: Connection, task_name: str) -> int:

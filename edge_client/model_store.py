@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from edge_client.difference import download_difference
 from edge_client.download import download
 from edge_client.durable import naming_disk_errors, sync_folder, write_durably
 from edge_client.identity import Enrolment
@@ -24,7 +25,7 @@ from edge_client.trainer.protocol import F32
 from edge_client.transport import Transport
 from shared.bundle import INFER_INT8_FILE, MANIFEST_FILE, TRAIN_FILE, Bundle, BundleManifest, patch_model, verify_bundle
 from shared.clock import Clock
-from shared.errors import BundleError, Refused
+from shared.errors import BundleError, FedloomError, Refused
 from shared.layout import Layout
 from shared.numeric.starting_weights import read_start
 from shared.numeric.wire_weights import model_hash
@@ -37,6 +38,7 @@ from shared.release import (
     WEIGHTS_FILE,
     FileEntry,
     Release,
+    parse_release,
     verify_release,
 )
 from shared.wire.canonical import sha256
@@ -160,8 +162,21 @@ class ModelStore:
             if FileEntry.of(data) == entry:
                 return data
             path.unlink()  # the card is wearing out, or someone changed it
+        before = self._held_weights() if name == WEIGHTS_FILE else None
+        if before is not None and (made := download_difference(self._transport, entry, before)) is not None:
+            write_durably(path, made)
+            return made
         download(self._transport, entry, path, counts_as=counts_as)
         return entry.check(path.read_bytes(), name)
+
+    def _held_weights(self) -> bytes | None:
+        """Return the weights of the release in use, if they are there and whole."""
+        try:
+            release = parse_release((self._folder.current / RELEASE_FILE).read_bytes())
+            entry = _entry(release, WEIGHTS_FILE)
+            return entry.check((self._folder.store / entry.sha256).read_bytes(), WEIGHTS_FILE)
+        except (OSError, FedloomError):
+            return None  # before the first one, or the card is wearing out
 
     def _checked(self, release: Release, files: Mapping[str, bytes]) -> Installed:
         plan = self._plan(_present(files, PLAN_FILE))

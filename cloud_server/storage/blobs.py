@@ -24,10 +24,8 @@ class BlobStore:
         Raises:
             Missing: ``blob-unknown``.
         """
-        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-            raise Missing("blob-unknown", "There is no file of that hash.")
         path = self.folder / digest[:2] / digest
-        if not path.is_file():
+        if not _is_digest(digest) or not path.is_file():
             raise Missing("blob-unknown", "There is no file of that hash.")
         return path
 
@@ -40,6 +38,25 @@ class BlobStore:
             sync_folder(self.folder)
             write_private(path, data)
         return digest
+
+    def put_difference(self, before: str, after: str, data: bytes) -> None:
+        """Store durably what leads from one file to another, both given by their hashes."""
+        path = self._difference(before, after)
+        path.parent.mkdir(exist_ok=True)
+        write_private(path, data)
+
+    def difference_path(self, before: str, after: str) -> Path:
+        """Return where the difference between two files is.
+
+        Raises:
+            Missing: ``no-difference``.
+        """
+        if _is_digest(before) and _is_digest(after) and (path := self._difference(before, after)).is_file():
+            return path
+        raise Missing("no-difference", "There is no difference between these files.", "fetch the whole file")
+
+    def _difference(self, before: str, after: str) -> Path:
+        return self.folder / after[:2] / f"{after}.from.{before}"
 
     def get(self, digest: str) -> bytes:
         """Return the file's bytes.
@@ -79,3 +96,7 @@ class UploadStore:
                 shutil.rmtree(part)
         if (folder := self.folder / cohort).is_dir():
             shutil.rmtree(folder)
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")

@@ -30,6 +30,7 @@ class Fault:
         reset: whether it ends with a reset, which throws away what is on its way.
         silent: whether it stays open instead and carries nothing any more.
         doubled: whether everything is delivered a second time, on another connection.
+        bytes_down: to the device, after which the connection ends; None for never.
         bytes_per_s: how fast it is in the device's direction to the server; 0 for no limit.
     """
 
@@ -37,6 +38,7 @@ class Fault:
     reset: bool = False
     silent: bool = False
     doubled: bool = False
+    bytes_down: int | None = None
     bytes_per_s: float = 0.0
 
 
@@ -49,12 +51,14 @@ class Proxy:
         upstream_port: of the server.
         faults: by connection.
         forwarded: bytes that went to the server, by connection.
+        brought: bytes that came from it, by connection.
     """
 
     port: int
     upstream_port: int
     faults: Sequence[Fault]
     forwarded: list[int] = field(default_factory=list)
+    brought: list[int] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -66,6 +70,7 @@ class Proxy:
         """Carry one connection to its end."""
         number = len(self.forwarded)
         self.forwarded.append(0)
+        self.brought.append(0)
         fault = self.faults[min(number, len(self.faults) - 1)]
         with ExitStack() as ends, suppress(OSError):
             ends.enter_context(device)
@@ -90,9 +95,12 @@ class Proxy:
                 self.forwarded[number] += len(piece[:left])
             elif end is servers[0]:
                 device.sendall(piece)
+                self.brought[number] += len(piece)
             else:
                 continue
             if not piece or self.forwarded[number] == fault.cut_after:
+                return False
+            if fault.bytes_down is not None and self.brought[number] >= fault.bytes_down:
                 return False
         return not self.stopped.is_set()
 

@@ -79,7 +79,9 @@ def through(member: Member, proxy: Proxy) -> None:
     old = member.transport
     pool = transport_module.pinned_pool(member.root.tls_root_pem)
     new = Transport(proxy.url, pool, signer=old._signer, clock=member.clock, jitter=lambda: 0.5)
-    member.transport = member._steps._transport = new
+    member.transport = new
+    if hasattr(member, "_steps"):
+        member._steps._transport = new
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from shared.bundle import MANIFEST_FILE, ArraySpec, BundleManifest, TensorSpec
 from shared.errors import FedloomError
 from shared.layout import Layout
 from shared.numeric.contribution_vector import AggregateSum
+from shared.numeric.differences import make_difference
 from shared.plan import Cohort, Plan, Server, Training, Update
 from shared.root import EnrolmentCode, Root
 from shared.secagg.recovery import Fates
@@ -136,7 +137,7 @@ class Aggregator:
         if route == "rendezvous":
             return self._rendezvous()
         if route in {"releases", "blobs"}:
-            return self._file(route, rest[0])
+            return self._file(route, *rest)
         return self._step(device, rest[0], rest[1], request.body if request.method == "PUT" else None)
 
     def _rendezvous(self) -> Answer:
@@ -144,11 +145,14 @@ class Aggregator:
             return refusal(409, "version-closed")
         return Answer(body=Meeting(self.cohorts[-1].name, FAR_S).to_bytes())
 
-    def _file(self, route: str, name: str) -> Answer:
+    def _file(self, route: str, name: str, *held: str) -> Answer:
         if route == "releases":
             version = self.versions[int(name)]
             return Answer(body=write_release(version.release, version.signature))
         files = {sha256(data).hex(): data for version in self.versions for data in version.files.values()}
+        if held:
+            difference = make_difference(files[held[1]], files[name])
+            return refusal(404, "no-difference") if difference is None else Answer(body=difference, content_type=OCTETS)
         return Answer(body=files[name], content_type=OCTETS)
 
     def _enrol(self, request: EnrolRequest) -> Answer:

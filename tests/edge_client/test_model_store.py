@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,11 @@ from shared.plan import Plan
 from shared.release import FileEntry, Release, sign_release, verify_release
 from shared.wire.canonical import sha256
 from shared.wire.messages import read_release, write_release
+from shared.wire.requests import OCTETS
 from shared.wire.signed import SigningKey
 from tests.edge_client.aggregator import DIMENSION, RELEASE_KEY, Aggregator, publish
 from tests.edge_client.devices import ManualClock, enrolled
-from tests.edge_client.loopback import Answer, Request, serve
+from tests.edge_client.loopback import Answer, Request, refusal, serve
 from tests.shared.refusals import refused
 
 Change = Callable[[Request, Answer], Answer]
@@ -97,9 +99,48 @@ def test_versions_are_installed_in_turn(device: Device, store: ModelStore) -> No
     assert current_version(device.folder) == 1
     assert [path.name for path in device.folder.releases.iterdir()] == ["1"]
     blobs = [request.path for request in device.aggregator.requests if "blobs" in request.path]
-    assert len(blobs) == len(set(blobs)) == 4  # plan, manifest and weights, then weights alone
+    assert len(blobs) == len(set(blobs)) == 4  # plan, manifest and weights, then a difference of weights alone
     assert second.plan == device.aggregator.plan
     assert len(list(device.folder.store.iterdir())) == 3
+
+
+def _spoilt(change: Callable[[bytes], Answer]) -> Change:
+    return lambda request, answer: change(answer.body) if "/from/" in request.path else answer
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _spoilt(lambda body: Answer(body=body[:-1], content_type=OCTETS)),
+        _spoilt(lambda body: Answer(body=body[:-1] + bytes([body[-1] ^ 1]), content_type=OCTETS)),
+        _spoilt(lambda _body: Answer(body=zlib.compress(bytes(10**7)), content_type=OCTETS)),
+        _spoilt(lambda _body: Answer(body=bytes(10**6), content_type=OCTETS)),
+        _spoilt(lambda _body: refusal(404, "no-difference")),
+        _spoilt(lambda _body: refusal(503, "busy")),
+    ],
+    ids=["short", "garbled", "bomb", "endless", "missing", "busy"],
+)
+def test_without_a_good_difference_the_whole_file_is_fetched(device: Device, store: ModelStore, change: Change) -> None:
+    store.install(0)
+    device.change = change
+    np.testing.assert_array_equal(store.install(1).weights, np.ones(DIMENSION, np.float32))
+
+
+def test_a_broken_difference_is_gone_on_with(device: Device, store: ModelStore) -> None:
+    store.install(0)
+    ranges: list[str] = []
+
+    def cut(request: Request, answer: Answer) -> Answer:
+        if "/from/" not in request.path:
+            return answer
+        ranges.append(request.headers.get("Range", ""))
+        if len(ranges) == 1:
+            return Answer(200, answer.body[:10], OCTETS, announced=len(answer.body))
+        return Answer(206, answer.body[10:], OCTETS)
+
+    device.change = cut
+    np.testing.assert_array_equal(store.install(1).weights, np.ones(DIMENSION, np.float32))
+    assert ranges == ["", "bytes=10-"]
 
 
 def test_a_release_in_use_is_not_fetched_again(device: Device, store: ModelStore) -> None:

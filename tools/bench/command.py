@@ -13,6 +13,7 @@ from tools.bench.report import Result, to_json, to_text
 # loaded when it is asked for.
 BENCHES = {
     "accuracy": "tools.bench.accuracy",
+    "downloads": "tools.bench.downloads",
     "int8": "tools.bench.int8",
     "privacy": "tools.bench.privacy",
     "round": "tools.bench.round",
@@ -21,8 +22,8 @@ BENCHES = {
     "tuning": "tools.bench.tuning",
 }
 # Asked for by name: tuning trains 12 to 24 models, privacy needs data that do not ship.
-ALL = ("accuracy", "int8", "round", "secagg", "train-step")
-OF_A_TASK = ("accuracy", "tuning")
+ALL = ("accuracy", "downloads", "int8", "round", "secagg", "train-step")
+OF_A_TASK = ("accuracy", "downloads", "tuning")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="what to measure; all leaves out tuning, which trains 12 to 24 models, and privacy, which needs the full"
         " MNIST in the folder that FEDLOOM_DATA names",
     )
-    parser.add_argument("--task", default="activity", help="whose accuracy and tuning are measured (activity)")
+    parser.add_argument(
+        "--task", default="activity", help="whose accuracy, downloads and tuning are measured (activity)"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results to FILE too")
 
 
