@@ -72,7 +72,7 @@ class Scene:
         """Send exactly this, once."""
         transport = self.attacker.transport
         length = {"Content-Length": str(len(body))} if body else {}
-        content = {"Content-Type": OCTETS if target.endswith("/vector") else JSON}
+        content = {"Content-Type": OCTETS if target.partition("?")[0].endswith("/vector") else JSON}
         with transport.open(method, target, {**content, **headers, **length}, body) as response:
             data = response.read()
             return Answer(response.status, response.headers.get("Content-Type", ""), data)

@@ -21,7 +21,7 @@ from edge_client.transport import Transport
 from shared.errors import TryLater
 from shared.wire.canonical import decode, sha256
 from shared.wire.messages import read_received
-from shared.wire.requests import vector_target
+from shared.wire.requests import OCTETS, vector_target
 from tests.cloud_server.members import Member, one_hot
 from tests.e2e.proxy import Fault, Proxy, misbehaving
 from tests.e2e.scene import Answer, Scene, assert_refused, small_plan, state
@@ -174,7 +174,7 @@ def test_an_upload_goes_on_after_a_restart(tmp_path: Path) -> None:
         route, body = members[0].prepare("upload")
         target, whole = members[0].target(route), sha256(body).hex()
         with badly_connected(running, members[0], Fault(cut_after=PIECE)), pytest.raises(TryLater):
-            members[0].transport.send_once("PUT", target, body, content_type="x/y", counts_as="vector_up")
+            members[0].transport.send_once("PUT", target, body, content_type=OCTETS, counts_as="vector_up")
         wait_for(lambda: bool(held(running, members[0])), "half a vector")
         for member in members:
             member.transport.close()
@@ -185,7 +185,7 @@ def test_an_upload_goes_on_after_a_restart(tmp_path: Path) -> None:
         assert isinstance(offset, int)
         assert PIECE // 2 < offset < PIECE
         rest = vector_target(target, whole, offset)
-        members[0].transport.send_once("PUT", rest, body[offset:], content_type="x/y", counts_as="vector_up")
+        members[0].transport.send_once("PUT", rest, body[offset:], content_type=OCTETS, counts_as="vector_up")
         finish(members)
 
 
@@ -194,7 +194,9 @@ def half_sent(running: Deployment, name: str) -> tuple[Scene, bytes, int]:
     members = collecting(running, name)
     route, body = members[0].prepare("upload")
     with badly_connected(running, members[0], Fault(cut_after=PIECE)), pytest.raises(TryLater):
-        members[0].transport.send_once("PUT", members[0].target(route), body, content_type="x/y", counts_as="vector_up")
+        members[0].transport.send_once(
+            "PUT", members[0].target(route), body, content_type=OCTETS, counts_as="vector_up"
+        )
     scene = Scene(running, members, members[1], {route: body})
     wait_for(lambda: ask(scene, body) > PIECE // 2, "the part that arrived")
     return scene, body, ask(scene, body)

@@ -18,6 +18,7 @@ from edge_client.problems import CohortOver
 from shared.errors import FedloomError
 from shared.plan import Cohort, Deadlines, Plan, Server, Stop, Update
 from shared.secagg.parameters import thresholds
+from shared.wire.requests import OCTETS
 from tests.cloud_server.members import STEPS, Member, one_hot
 from tests.e2e.servers import Deployment, run_steps
 from tests.shared.refusals import refused
@@ -151,7 +152,7 @@ def test_a_device_that_missed_its_phase_is_told_so(running: Deployment) -> None:
     running.let_deadline_pass(late.cohort, "collecting")
     running.wait_for_phase(late.cohort, "agreeing")
     with refused("phase-over", FedloomError):
-        late.transport.send("PUT", late.target(route), body)
+        late.transport.send("PUT", late.target(route), body, content_type=OCTETS)
     for step in ("agree", "answer"):
         for member in members:
             member.do(step)
