@@ -48,6 +48,7 @@ and what the steps of a cohort mean is in shared/spec/PROTOCOL.md."""
 _PARAMETERS: Final[dict[str, Schema]] = {
     "cohort_id": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS},
     "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    "held": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
     "number": {"type": "integer", "minimum": 0, "maximum": MAX_VERSION},
 }
 _SIGNED_HEADERS: Final = {

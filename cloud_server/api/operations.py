@@ -124,6 +124,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "work.blob": Operation(
         OCTETS, ranges=True, problems={404: ("blob-unknown",), 416: ("requested-range-not-satisfiable",)}
     ),
+    "work.difference": Operation(
+        OCTETS, ranges=True, problems={404: ("no-difference",), 416: ("requested-range-not-satisfiable",)}
+    ),
     "cohorts.join": _step(
         "Join",
         {

@@ -88,7 +88,7 @@ def blob(digest: str) -> Response:
 def difference(digest: str, held: str) -> Response:
     """Return what leads from a file that the device holds to another one; Range and ETag as usual."""
     path = context().blobs.difference_path(held, digest)
-    return send_file(path, mimetype=OCTETS, etag=path.name, conditional=True, max_age=31_536_000)
+    return send_file(path, mimetype=OCTETS, etag=digest, conditional=True, max_age=31_536_000)
 
 
 @blueprint.post(RENDEZVOUS)

@@ -36,7 +36,7 @@ from tests.edge_client.devices import ManualClock
 
 HEALTH = {HEALTHZ, READYZ}
 FOR_EVERYBODY = {ROOT, ENROL, ADMIT, OPENAPI} | HEALTH
-VALUES = {"cohort_id": "cohort-a", "digest": "0" * 64, "number": "0"}
+VALUES = {"cohort_id": "cohort-a", "digest": "0" * 64, "held": "1" * 64, "number": "0"}
 UNKNOWN = {
     DEVICE_HEADER: "device-" + "0" * 32,
     COUNTER_HEADER: "1",

@@ -105,7 +105,12 @@ def prepare(running: Deployment) -> Target:
     digests = [ended.release(version).files[WEIGHTS_FILE].sha256 for version in numbers]
 
     def known(*members: Member) -> dict[str, list[Any]]:
-        return {"cohort_id": [member.cohort for member in members], "digest": digests, "number": numbers}
+        return {
+            "cohort_id": [member.cohort for member in members],
+            "digest": digests,
+            "held": digests,
+            "number": numbers,
+        }
 
     return Target(
         running,

@@ -85,7 +85,7 @@ class Stage:
 
     def target(self, path: str, **changed: str) -> str:
         """Return a path whose parameters name what is there, but for those that are ``changed``."""
-        known = {"cohort_id": self.scene_for(path).attacker.cohort, "number": "0", "digest": "0" * 64}
+        known = {"cohort_id": self.scene_for(path).attacker.cohort, "number": "0", "digest": "0" * 64, "held": "1" * 64}
         return path.format(**known | changed)
 
     def good_body(self, path: str) -> bytes:
@@ -180,7 +180,7 @@ def test_no_path_leads_to_what_is_not_the_devices(stage: Stage) -> None:
     before = stage.dump()
     for method, path in stage.device_routes():
         scene = stage.scene_for(path)
-        for parameter in ("cohort_id", "number", "digest"):
+        for parameter in ("cohort_id", "number", "digest", "held"):
             if f"{{{parameter}}}" not in path:
                 continue
             strange = {"another task's": scene.other.cohort, **BAD_NAMES}
@@ -190,7 +190,7 @@ def test_no_path_leads_to_what_is_not_the_devices(stage: Stage) -> None:
                 answer = scene.signed(method, target, body)
                 code = stage.assert_refused(method, path, answer, what)
                 # The signature is over the path as it is sent, and the server verifies it over the path as it reads it.
-                unknown = {"not-found", "cohort-unknown", "version-unknown", "blob-unknown"}
+                unknown = {"not-found", "cohort-unknown", "version-unknown", "blob-unknown", "no-difference"}
                 assert code in (unknown | {"bad-signature"} if "%" in name else unknown), (path, what, answer)
                 assert stage.dump() == before, (method, path, what)
 
