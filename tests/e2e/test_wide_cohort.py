@@ -1,4 +1,4 @@
-"""Two hundred members on a sparse graph over HTTPS, ten of whom vanish after they shared their keys: the sum is exact."""
+"""Two hundred members on a sparse graph over HTTPS, ten of whom vanish once their keys are shared: the sum is exact."""
 
 from __future__ import annotations
 
