@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 from flask import Flask
@@ -15,6 +17,7 @@ from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
 from cloud_server.metrics import RequestMetrics, StateCollector, read_metrics, registry_for_values
+from cloud_server.rounds.pacing import CHECK_INS_PER_S, Pacer
 from cloud_server.settings import FOLDER_MODE, DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Revisions
@@ -28,8 +31,20 @@ from shared.wire.signed import SigningKey
 RELEASE_KEY_FILE = "release.key"
 
 
-def make_context(data: Path, clock: Clock) -> Context:
+def make_context(
+    data: Path,
+    clock: Clock,
+    *,
+    jitter: Callable[[], float] = random.random,
+    check_ins_per_s: float = CHECK_INS_PER_S,
+) -> Context:
     """Open the parts of the aggregator whose data folder is ``data``.
+
+    Args:
+        data: the folder.
+        clock: the time.
+        jitter: random numbers in [0, 1) that spread devices in time.
+        check_ins_per_s: that the server is planned for.
 
     Raises:
         UsageError: ``no-root`` before ``serve`` has made or been given TLS files; ``database-behind``.
@@ -58,6 +73,7 @@ def make_context(data: Path, clock: Clock) -> Context:
         root=authority.root(release_key.public, tls_root.read_text("ascii")),
         anchor=anchor,
         clock=clock,
+        pacer=Pacer(database, clock, jitter, check_ins_per_s),
     )
 
 
@@ -102,6 +118,6 @@ def create_app(parts: Context, metrics: Audience = "local") -> Flask:
     return app
 
 
-def application(data: str, metrics: Audience = "local") -> Flask:
+def application(data: str, metrics: Audience = "local", check_ins_per_s: float = CHECK_INS_PER_S) -> Flask:
     """Entry point of a web worker."""
-    return create_app(make_context(Path(data), SystemClock()), metrics)
+    return create_app(make_context(Path(data), SystemClock(), check_ins_per_s=check_ins_per_s), metrics)

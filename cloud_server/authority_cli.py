@@ -102,4 +102,5 @@ def mint_at_authority(arguments: argparse.Namespace, valid_s: float) -> tuple[li
     if (known := authority.tasks()) and arguments.task not in known:
         note = f"note: the first codes for task {arguments.task}; so far there were codes for {', '.join(known)}."
         print(note, file=sys.stderr)
-    return authority.mint(arguments.task, count=arguments.count, valid_s=valid_s), require_url(arguments.url), root
+    secrets = authority.mint(arguments.task, count=arguments.count, valid_s=valid_s, group=arguments.group)
+    return secrets, require_url(arguments.url), root

@@ -113,6 +113,7 @@ def command_line() -> argparse.ArgumentParser:
     create.add_argument("--task", required=True)
     create.add_argument("--count", type=int, default=1)
     create.add_argument("--expires", default="24h", help="like 30m, 24h or 7d")
+    create.add_argument("--group", default="", help="that the devices will belong to; plans choose by it")
     create.add_argument("--url", help="the aggregator's address for devices, if serve has never run here")
     create.add_argument(
         "--root", type=Path, metavar="FILE", help="in an authority's folder: its aggregator's root.json"
@@ -251,7 +252,10 @@ def _device_list(arguments: argparse.Namespace) -> Json:
             "version": row.version,
             "state": row.state,
             "reason": row.state_reason,
+            "group": row.code_group,
+            "memory_mib": row.memory_mib,
             "vectors": row.vectors,
+            "contributions": row.contributions,
         }
         for row in rows
     ]
@@ -320,9 +324,9 @@ def _mint(arguments: argparse.Namespace, valid_s: float) -> tuple[list[bytes], s
             "Codes carry the server's address, and this server has never run.",
             "start `fedloom-server serve` once, or give --url https://HOST:PORT",
         )
-    secrets = parts.authority.mint(arguments.task, count=arguments.count, valid_s=valid_s)
+    secrets = parts.authority.mint(arguments.task, count=arguments.count, valid_s=valid_s, group=arguments.group)
     with parts.database.write() as connection:
-        detail: dict[str, Json] = {"count": arguments.count, "valid_s": valid_s}
+        detail: dict[str, Json] = {"count": arguments.count, "valid_s": valid_s, "group": arguments.group}
         audit.record(connection, parts.clock.now_s(), "operator", "codes-created", arguments.task, detail)
     with parts.database.read() as connection:
         parts.anchor.extend(connection)

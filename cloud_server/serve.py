@@ -84,7 +84,7 @@ def _timed_tick(driver: Driver, metrics: DriverMetrics) -> bool:
 
 
 def web_command(
-    application: str, data: Path, listen: str, certificate: Path, key: Path, *, workers: int = 1, **options: str
+    application: str, data: Path, listen: str, certificate: Path, key: Path, *, workers: int = 1, **options: object
 ) -> list[str]:
     """Return the command line of the web processes of the module ``application``: gunicorn with gevent and TLS.
 

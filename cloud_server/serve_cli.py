@@ -18,6 +18,7 @@ from cloud_server.authority.remote import DESCRIPTION_FILE, Description
 from cloud_server.listening import add_listening, public_url, read_text, tls_files
 from cloud_server.logs import choose_form
 from cloud_server.metrics import share_between_processes
+from cloud_server.rounds.pacing import CHECK_INS_PER_S
 from cloud_server.serve import Supervisor, run_driver, web_command
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.leases import LEASE_S
@@ -33,6 +34,7 @@ ROOT_DOCUMENT: Final = "root.json"  # for the operator of an authority elsewhere
 SHORTEST_LEASE_S: Final = 0.5
 LONGEST_LEASE_S: Final = 600.0
 MAX_PROCESSES: Final = 64
+MOST_CHECK_INS_PER_S: Final = 1e6
 log = logging.getLogger("fedloom")
 
 
@@ -49,6 +51,14 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     _add_lease(parser)
     parser.add_argument(
         "--metrics", choices=AUDIENCES, default="local", help="who may read /metrics: this machine only"
+    )
+    parser.add_argument(
+        "--check-ins-per-s",
+        type=float,
+        default=CHECK_INS_PER_S,
+        metavar="RATE",
+        help="check-ins per second that this deployment is planned for: devices are spread so that there are no more"
+        " (default %(default)g)",
     )
     parser.add_argument("--authority", type=Path, metavar="FILE", help="authority.json of an authority elsewhere")
 
@@ -85,10 +95,12 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the aggregator until it is told to stop.
 
     Raises:
-        UsageError: ``bad-lease``, ``bad-count``, ``root-changed``, or what is wrong with an option.
+        UsageError: ``bad-lease``, ``bad-count``, ``bad-rate``, ``root-changed``, or what is wrong with an option.
     """
     choose_form(arguments.log)
     _require_lease(arguments.lease_s)
+    if not 0 < arguments.check_ins_per_s <= MOST_CHECK_INS_PER_S:
+        raise UsageError("bad-rate", f"--check-ins-per-s must lie above 0 and be at most {MOST_CHECK_INS_PER_S:g}.")
     if not 0 <= arguments.drivers <= MAX_PROCESSES or not 1 <= arguments.workers <= MAX_PROCESSES:
         raise UsageError("bad-count", f"--workers must lie between 1 and {MAX_PROCESSES}, --drivers from 0 on.")
     folder = DataFolder.open(arguments.data)
@@ -126,6 +138,7 @@ def serve(arguments: argparse.Namespace) -> int:
                 tls.key,
                 workers=arguments.workers,
                 metrics=arguments.metrics,
+                check_ins_per_s=arguments.check_ins_per_s,
             ),
             **{f"driver {number}": driver for number in range(1, arguments.drivers + 1)},
         }

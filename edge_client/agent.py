@@ -2,7 +2,7 @@
 
     with open_agent(StateFolder(path), log=print) as agent:
         agent.once()   one contribution, or a named error
-        agent.run()    until the process is told to stop
+        agent.turn()   what is to do now, see ``turns.py``
 
 The clock, randomness and what happens after each step are parameters of ``open_agent``.
 """
@@ -25,6 +25,7 @@ from edge_client.examples import read_examples
 from edge_client.identity import Identity, load_identity
 from edge_client.int8_check import count_correct, does_worse
 from edge_client.journal import Contribution, Journal, State
+from edge_client.memory import total_memory_mib
 from edge_client.model_store import Installed, ModelStore, patched_twin
 from edge_client.personal import Personal, personalise
 from edge_client.problems import CohortOver
@@ -32,6 +33,7 @@ from edge_client.state_folder import StateFolder
 from edge_client.trainer.protocol import Trainer
 from edge_client.trainer.select import make_trainer
 from edge_client.transport import Signer, Transport, pinned_pool
+from edge_client.waits import WAITS_FOR
 from shared.bundle import Bundle
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, TryLater, Unauthenticated
@@ -76,6 +78,7 @@ class Surroundings:
         random_bytes: cryptographic randomness.
         jitter: numbers in [0, 1) that spread devices in time.
         log: takes one line per event.
+        memory_mib: that this device has.
         on_state: called after each state of a contribution is durable, with state and round. States named ``...ing``
             come before a message is sent, the others after the server acknowledged it.
     """
@@ -84,6 +87,7 @@ class Surroundings:
     random_bytes: Callable[[int], bytes]
     jitter: Callable[[], float]
     log: Callable[[str], None]
+    memory_mib: int
     on_state: OnState
 
 
@@ -104,6 +108,7 @@ class Agent:
         self._failures = 0  # since something last worked
         self._personalised: int | None = None  # the version that this process tried to train further
         self._ruled_out: ProtocolAbort | None = None  # why no round of this task can have this device any more
+        self._finished = False
         self._given_up = -1  # the round in which this device failed for a reason of its own
 
     def once(self) -> Contribution | None:
@@ -119,44 +124,54 @@ class Agent:
             self._personalise(installed)
             return None
         if assignment.action == "wait":
-            raise TryLater("no-round-open", "The server has no work for this device now.", "run it again later")
+            raise TryLater("no-round-open", f"Not now: {WAITS_FOR[assignment.reason]}.", "run it again later")
         return self._contribute(assignment.round_number, installed)
 
-    def run(self, *, exit_when_done: bool) -> None:
-        """Work for ever, or until the task is done and its last version installed.
+    @property
+    def task(self) -> str:
+        """The task that it works on."""
+        return self._enrolment.task
+
+    @property
+    def finished(self) -> bool:
+        """Whether the task is done and its last version installed."""
+        return self._finished
+
+    @property
+    def ruled_out(self) -> ProtocolAbort | None:
+        """Why no later round of the task can have this device: budget or plan."""
+        return self._ruled_out
+
+    def turn(self) -> float:
+        """Ask once what to do, do it, and return how many seconds to wait before the next turn.
 
         Errors are logged and remembered for ``status``; the next round is tried all the same.
 
         Raises:
-            ProtocolAbort: where it should end and no later round can be another: budget or plan rule this device out.
             Refused: if the server does not accept this device (any more).
             BrokenState: if this device's own state is damaged.
         """
-        while True:
-            try:
-                assignment = self._check_in()
-            except TryLater as error:
-                self._around.clock.sleep(self._failed(error))
-                continue
-            pause_s = self._act(assignment)
-            if exit_when_done and assignment.action == "done" and not self._failures:
-                return
-            if exit_when_done and self._ruled_out is not None:
-                raise self._ruled_out
-            self._around.clock.sleep(max(SHORTEST_WAIT_S, pause_s))
+        self._finished = False
+        try:
+            assignment = self._check_in()
+        except TryLater as error:
+            return self._failed(error)
+        pause_s = self._act(assignment)
+        self._finished = assignment.action == "done" and not self._failures
+        return max(SHORTEST_WAIT_S, pause_s)
 
     def _act(self, assignment: Assignment) -> float:
         """Do what the server asked for, and return how many seconds to wait before asking again."""
         try:
             installed = self._install_for(assignment)
             if assignment.action == "train" and assignment.round_number != self._given_up:
-                self._remember("train")
+                self._remember(assignment)
                 self._contribute(assignment.round_number, installed)
                 assignment = replace(assignment, retry_after_ms=0)
             elif assignment.action == "train":  # it failed in this round; the next one may be better
                 return self._pause_s()
             else:
-                self._remember(assignment.action)
+                self._remember(assignment)
                 if assignment.action == "done":
                     self._personalise(installed)
         except BrokenState:
@@ -179,7 +194,7 @@ class Agent:
         return longest * (0.5 + 0.5 * self._around.jitter())
 
     def _check_in(self) -> Assignment:
-        body = CheckIn(self._journal.installed_version).to_bytes()
+        body = CheckIn(self._journal.installed_version, self._around.memory_mib).to_bytes()
         return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
 
     def _install_for(self, assignment: Assignment) -> Installed:
@@ -388,8 +403,8 @@ class Agent:
         )
         self._around.on_state(state, self._journal.contribution(entry).round_number)
 
-    def _remember(self, action: str) -> None:
-        note = json.dumps({"action": action})
+    def _remember(self, assignment: Assignment) -> None:
+        note = json.dumps({"action": assignment.action, "reason": assignment.reason})
         if self._journal.get("note") != note:
             self._journal.put("note", note)
 
@@ -403,6 +418,7 @@ def open_agent(
     clock: Clock | None = None,
     random_bytes: Callable[[int], bytes] = os.urandom,
     jitter: Callable[[], float] = random.random,
+    memory_mib: int | None = None,
 ) -> Iterator[Agent]:
     """Open an enrolled device's state, close what an earlier process left unfinished, and yield the agent.
 
@@ -411,7 +427,8 @@ def open_agent(
         BrokenState: ``identity-damaged``, ``journal-damaged``.
         TryLater: ``agent-running``.
     """
-    around = Surroundings(clock or SystemClock(), random_bytes, jitter, log, on_state)
+    memory = total_memory_mib() if memory_mib is None else memory_mib
+    around = Surroundings(clock or SystemClock(), random_bytes, jitter, log, memory, on_state)
     identity = load_identity(folder)
     enrolment = identity.enrolment
     if enrolment.certificate.expires_at_s < around.clock.now_s():

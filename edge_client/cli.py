@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +20,7 @@ from edge_client.agent import open_agent
 from edge_client.enrolment import enrol
 from edge_client.identity import LARGEST_PRIVACY_FLOOR, load_enrolment
 from edge_client.state_folder import StateFolder
+from edge_client.turns import take_turns
 from shared.clock import SystemClock
 from shared.errors import FedloomError, TryLater, UsageError
 from shared.privacy.charges import PrivacyFloors
@@ -80,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         subparser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         subparser.set_defaults(command=command)
-        subparser.add_argument("--state", type=Path, required=True, metavar="DIR", help="this device's state")
+        many = "append" if command is _run else "store"
+        subparser.add_argument(
+            "--state", type=Path, action=many, required=True, metavar="DIR", help="this device's state"
+        )
         subparser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
         return subparser
 
@@ -121,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         help="refuse plans that clip to more than C (1000)",
     )
     add("once", _once, "contribute once, then exit")
-    running = add("run", _run, "contribute to every round")
+    running = add("run", _run, "contribute to every round; with --state more than once, to several tasks in turn")
     running.add_argument(
         "--exit-when-done", action="store_true", help="exit once the task is done, or rules this device out"
     )
@@ -212,11 +217,21 @@ def _once(arguments: argparse.Namespace) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _stop)
-    folder = StateFolder(arguments.state)
-    with open_agent(folder, log=_say) as agent:
-        agent.run(exit_when_done=arguments.exit_when_done)
+    folders = [StateFolder(path) for path in dict.fromkeys(path.resolve() for path in arguments.state)]
+    with ExitStack() as opened:
+        agents = [opened.enter_context(open_agent(folder, log=_log_of(folder, folders))) for folder in folders]
+        take_turns(agents, SystemClock(), _say, exit_when_done=arguments.exit_when_done)
     if arguments.json:
-        print(json.dumps(report.status(folder)))
+        for folder in folders:
+            print(json.dumps(report.status(folder)))
+
+
+def _log_of(folder: StateFolder, folders: Sequence[StateFolder]) -> Callable[[str], None]:
+    """Return what tells lines of one of several tasks apart."""
+    if len(folders) == 1:
+        return _say
+    task = load_enrolment(folder).task
+    return lambda text: _say(f"{task}: {text}")
 
 
 def _status(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from edge_client.identity import load_enrolment
 from edge_client.journal import Contribution, Journal, State
 from edge_client.model_store import current_version
 from edge_client.state_folder import StateFolder
+from edge_client.waits import WAITS_FOR
 from shared.privacy.charges import epsilon_of
 
 Report = dict[str, Any]
@@ -22,7 +23,6 @@ _ENDS = {
 }
 _ACTIONS = {
     "train": "it was asked to train and will",
-    "wait": "the server has no round open for it",
     "done": "the task is done",
 }
 
@@ -112,7 +112,8 @@ def _why(*, running: bool, note: Report, last: Contribution | None) -> str:
         return f"no: round {last.round_number} is trained, its cohort is at {last.state}"
     if error := note.get("error"):
         return f"no: {error['message']} [{error['code']}]" + (f" Try: {error['try']}" if error["try"] else "")
-    return f"no: {_ACTIONS.get(note.get('action', ''), 'it has not asked the server yet')}"
+    waits = WAITS_FOR.get(note.get("reason", "")) if note.get("action") == "wait" else None
+    return f"no: {waits or _ACTIONS.get(note.get('action', ''), 'it has not asked the server yet')}"
 
 
 def ledger(folder: StateFolder) -> Report:

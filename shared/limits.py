@@ -33,6 +33,7 @@ MAX_POLL_HOLD_S: Final = 10.0  # how long the server may hold a request that has
 POLL_INTERVAL_S: Final = 0.01  # how often a held request looks again
 REMOTE_POLL_INTERVAL_S: Final = 0.05  # the same where looking is a request to a database server
 RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must wait
+MAX_RETRY_AFTER_MS: Final = 24 * 3600 * 1000  # its longest advice
 
 # Numbers
 MAX_MEMBERS: Final = 100_000  # for which parameters are computed and messages are read
@@ -40,4 +41,6 @@ MAX_EXAMPLE_LOSS: Final = 100.0  # the evaluation loss of one example is clipped
 LOSS_UNITS_PER_NAT: Final = 2**16  # fixed point of the summed evaluation loss
 MAX_NOISED_LOSS: Final = 10.0  # nats; under noise a device's mean loss is clipped here, so that noise costs less
 MAX_TRAINING_INPUTS: Final = 16  # that a plan sets by name
+MAX_GROUPS: Final = 100  # of devices, that a plan names
+MAX_MEMORY_MIB: Final = 2**20  # that a device says it has
 MAX_EVALUATED_EXAMPLES: Final = 2**20  # per device and round

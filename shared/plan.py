@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from shared.errors import UsageError
 from shared.ids import require_name
-from shared.limits import MAX_COHORT_MEMBERS, MAX_COMPLETE_GRAPH_MEMBERS, MAX_TRAINING_INPUTS
+from shared.limits import MAX_COHORT_MEMBERS, MAX_COMPLETE_GRAPH_MEMBERS, MAX_GROUPS, MAX_TRAINING_INPUTS
 from shared.numeric.contribution_vector import Group
 from shared.numeric.encoding import Encoding
 from shared.numeric.noise import NoiseRule, NoisyGroup, noise_for
@@ -98,6 +98,23 @@ class Cohort:
 
 
 @dataclass(frozen=True)
+class Eligibility:
+    """Which devices are asked to train, and how often.
+
+    Attributes:
+        groups: of codes, whose devices take part; none: every device of the task.
+        min_memory_mib: that a device must have, in MiB.
+        min_interval_s: between two contributions of one device, in seconds.
+        max_contributions: of one device to the whole task, 0 for no bound.
+    """
+
+    groups: tuple[str, ...] = ()
+    min_memory_mib: int = 0
+    min_interval_s: float = 0.0
+    max_contributions: int = 0
+
+
+@dataclass(frozen=True)
 class Deadlines:
     """How long each phase waits for more members, in seconds.
 
@@ -108,6 +125,7 @@ class Deadlines:
         agreeing_s: for signatures over the survivors.
         unmasking_s: for shares of the survivors.
         round_s: for a whole round; it is abandoned then.
+        training_s: for a device that was asked to train; then another one is asked.
     """
 
     forming_s: float = 30.0
@@ -116,6 +134,7 @@ class Deadlines:
     agreeing_s: float = 60.0
     unmasking_s: float = 60.0
     round_s: float = 7 * 86400.0
+    training_s: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -203,6 +222,8 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "cohort.largest": (2, MAX_COHORT_MEMBERS),
     "cohort.corrupt_share": (0, 0.5),
     "cohort.dropout_share": (0, 0.5),
+    "eligibility.min_memory_mib": (0, 2**20),
+    "eligibility.max_contributions": (0, 10**9),
     "server.learning_rate": (1e-12, 1e6),
     "stop.rounds": (0, 10**9),
     "stop.target_accuracy": (0, 1),
@@ -229,6 +250,7 @@ class Plan:
     training: Training = field(default_factory=Training)
     update: Update = field(default_factory=Update)
     cohort: Cohort = field(default_factory=Cohort)
+    eligibility: Eligibility = field(default_factory=Eligibility)
     deadlines: Deadlines = field(default_factory=Deadlines)
     server: Server = field(default_factory=Server)
     stop: Stop = field(default_factory=Stop)
@@ -387,6 +409,7 @@ _SECTIONS: Final[dict[str, type[Any]]] = {
     "training": Training,
     "update": Update,
     "cohort": Cohort,
+    "eligibility": Eligibility,
     "deadlines": Deadlines,
     "server": Server,
     "stop": Stop,
@@ -421,6 +444,8 @@ def _value(where: str, value: object, default: object) -> object:
         return _inputs(value)
     if where == "personalisation.tensors":
         return _glob(where, value)
+    if where == "eligibility.groups":
+        return _groups(where, value)
     whole = isinstance(default, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise UsageError("bad-plan", f"{where} is {value!r}, {'a whole number' if whole else 'a number'} is needed.")
@@ -434,6 +459,12 @@ def _glob(where: str, value: object) -> str:
     if not isinstance(value, str) or not _GLOB.fullmatch(value):
         raise UsageError("bad-plan", f"{where} must be a glob over tensor paths.", 'such as "*" or "logits/*"')
     return value
+
+
+def _groups(where: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_GROUPS or not all(isinstance(name, str) for name in value):
+        raise UsageError("bad-plan", f"{where} must be a list of at most {MAX_GROUPS} names.", 'such as ["kitchen"]')
+    return tuple(require_name(name, "a group") for name in value)
 
 
 def _inputs(values: object) -> dict[str, float]:

@@ -7,7 +7,6 @@ until the driver has moved the cohort to the phase that has the answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import islice
 
 from flask import Blueprint, Response
@@ -17,6 +16,7 @@ from cloud_server.api.auth import body, caller, for_devices, require_type
 from cloud_server.api.context import context
 from cloud_server.api.vectors import announced_part, asked_vector, receive, vector_bytes
 from cloud_server.api.waiting import hold
+from cloud_server.rounds.eligibility import require_eligible
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.records import (
     StepName,
@@ -104,12 +104,13 @@ def join(cohort_id: str) -> Response:
     member = verify_member(decode(data), record.binding, parts.authority.public_key, parts.clock.now_s())
     if member.device != caller().device:
         raise Unauthenticated("wrong-device", "The join message is another device's.")
-    return _record(record, "join", data, partial(require_place, data=data, largest=_largest(record)))
 
+    def check(connection: Connection, current: StoredCohort) -> None:
+        plan = load_task(connection, record.task).plan
+        require_eligible(connection, member.device, plan, parts.clock.now_s())
+        require_place(connection, current, data=data, largest=plan.cohort.largest)
 
-def _largest(record: StoredCohort) -> int:
-    with context().database.read() as connection:
-        return load_task(connection, record.task).plan.cohort.largest
+    return _record(record, "join", data, check)
 
 
 @blueprint.put("/shares")

@@ -10,6 +10,7 @@ from flask import current_app
 from cloud_server.audit import Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import RemoteAuthority
+from cloud_server.rounds.pacing import Pacer
 from cloud_server.settings import DataFolder
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, Revisions
@@ -33,6 +34,7 @@ class Context:
         root: the document that codes pin.
         anchor: the end of the audit log, outside the database.
         clock: the time.
+        pacer: when devices come back.
     """
 
     folder: DataFolder
@@ -44,6 +46,7 @@ class Context:
     root: Root
     anchor: Anchor
     clock: Clock
+    pacer: Pacer
 
 
 def context() -> Context:

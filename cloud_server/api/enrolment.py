@@ -68,5 +68,6 @@ def _admit(parts: Context, certificate: Certificate) -> None:
                 last_request="",
                 last_seen_s=0.0,
                 version=-1,
+                code_group=certificate.group,
             )
         )

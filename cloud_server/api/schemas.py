@@ -5,18 +5,18 @@ They say what a well-formed body is; ``shared/wire/messages.py`` reads them, and
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from shared.limits import MAX_COHORT_MEMBERS, MAX_VECTOR_BYTES
+from shared.limits import MAX_COHORT_MEMBERS, MAX_MEMORY_MIB, MAX_RETRY_AFTER_MS, MAX_VECTOR_BYTES
 from shared.release import MAX_VERSION
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.shares import SECRET_BYTES
+from shared.wire.messages import Reason
 from shared.wire.signed import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 
 Schema = dict[str, Any]
 _SIGN: Final = "[A-Za-z0-9_-]"
 _LAST: Final = ("", "[AQgw]", "[AEIMQUYcgkosw048]")  # after so many octets: unused bits are 0
-MAX_WAIT_MS: Final = 24 * 3600 * 1000
 
 
 def octets(length: int | None = None, text: str = "") -> Schema:
@@ -92,14 +92,18 @@ SCHEMAS: Final[dict[str, Schema]] = {
         secret=octets(), identity_key=octets(PUBLIC_KEY_BYTES), proof=octets(SIGNATURE_BYTES, "Ed25519, by that key.")
     ),
     "SignedCertificate": closed(certificate=ref("Signed")),
-    "CheckIn": closed(version=whole(-1, MAX_VERSION, "That the device uses, -1 before the first.")),
+    "CheckIn": closed(
+        version=whole(-1, MAX_VERSION, "That the device uses, -1 before the first."),
+        memory_mib=whole(0, MAX_MEMORY_MIB, "That the device has."),
+    ),
     "Assignment": closed(
         action={"enum": ["train", "wait", "done"]},
         version=whole(0, MAX_VERSION, "The newest."),
         round=whole(0, MAX_VERSION),
-        retry_after_ms=whole(0, MAX_WAIT_MS),
+        reason={"enum": list(get_args(Reason)), "description": "Why the device waits."},
+        retry_after_ms=whole(0, MAX_RETRY_AFTER_MS),
     ),
-    "ComeBack": closed(retry_after_ms=whole(0, MAX_WAIT_MS)),
+    "ComeBack": closed(retry_after_ms=whole(0, MAX_RETRY_AFTER_MS)),
     "Rendezvous": closed(version=whole(0, MAX_VERSION, "That the device trained from.")),
     "Meeting": closed(cohort=_COHORT, expires_at_s=whole(0, 253_402_300_799)),
     "Release": closed(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
 from cloud_server.storage.database import Database, sqlite_url
@@ -61,19 +61,33 @@ class Authority:
         with self._database.read() as connection:
             return list(connection.execute(select(code.c.task).distinct().order_by(code.c.task)).scalars())
 
-    def mint(self, task: str, *, count: int, valid_s: float) -> list[bytes]:
+    def mint(self, task: str, *, count: int, valid_s: float, group: str = "") -> list[bytes]:
         """Return ``count`` secrets, each good for one device of ``task`` until it expires; only hashes are kept.
+
+        Args:
+            task: the task's name.
+            count: how many.
+            valid_s: for how long, in seconds.
+            group: that the devices will belong to, empty for none.
 
         Raises:
             UsageError: ``bad-count`` or ``bad-name``.
         """
         require_name(task, "the task")
+        if group:
+            require_name(group, "the group")
         if not 1 <= count <= MAX_CODES:
             raise UsageError("bad-count", f"{count} codes were asked for, 1 to {MAX_CODES} are possible.")
         now_s = self._clock.now_s()
         secrets = [self._random_bytes(SECRET_BYTES) for _ in range(count)]
         rows = [
-            {"secret_sha256": sha256(secret), "task": task, "created_s": now_s, "expires_s": now_s + valid_s}
+            {
+                "secret_sha256": sha256(secret),
+                "task": task,
+                "created_s": now_s,
+                "expires_s": now_s + valid_s,
+                "code_group": group,
+            }
             for secret in secrets
         ]
         with self._database.write() as connection:
@@ -103,18 +117,19 @@ class Authority:
                 return self._again(row.identity_key, row.certificate, request.identity_key)
             if row.expires_s < self._clock.now_s():
                 raise Refused("code-expired", "This enrolment code has expired.", "ask for a new code")
-            return self._issue(connection, row.task, digest, request.identity_key)
+            return self._issue(connection, row, request.identity_key)
 
     def _again(self, used_by: bytes, certificate: bytes, identity_key: bytes) -> Certificate:
         if used_by != identity_key:
             raise Conflict("code-used", "This enrolment code was used by another device.", "ask for a new code")
         return Certificate.verified(Signed.from_bytes(certificate), self.public_key)
 
-    def _issue(self, connection: Connection, task: str, digest: bytes, identity_key: bytes) -> Certificate:
+    def _issue(self, connection: Connection, redeemed: Row[Any], identity_key: bytes) -> Certificate:
         now_s = self._clock.now_s()
         certificate = Certificate.issue(
             self._key,
-            task=task,
+            task=redeemed.task,
+            group=redeemed.code_group,
             device=random_id("device", self._random_bytes),
             identity_key=identity_key,
             expires_at_s=int(now_s) + CERTIFICATE_VALID_S,
@@ -122,7 +137,7 @@ class Authority:
         stored = certificate.signed.to_bytes()
         connection.execute(
             update(code)
-            .where(code.c.secret_sha256 == digest)
+            .where(code.c.secret_sha256 == redeemed.secret_sha256)
             .values(device=certificate.device, identity_key=identity_key, certificate=stored)
         )
         connection.execute(insert(certificate_log).values(device=certificate.device, body=stored, issued_s=now_s))

@@ -89,11 +89,12 @@ class RemoteAuthority:
             "other-authority", "Codes of this deployment are redeemed elsewhere.", "use a newer fedloom-agent"
         )
 
-    def mint(self, _task: str, *, count: int, valid_s: float) -> list[bytes]:
+    def mint(self, _task: str, *, count: int, valid_s: float, group: str = "") -> list[bytes]:
         """Refuse: an aggregator cannot invent devices; raises ``other-authority``."""
         raise UsageError(
             "other-authority",
-            f"This aggregator cannot make {count} codes (valid for {valid_s:g} s): its authority is elsewhere.",
+            f"This aggregator cannot make {count} codes of group {group!r}, valid for {valid_s:g} s: its authority is"
+            " elsewhere.",
             "run `fedloom-server code create` with the authority's --data",
         )
 

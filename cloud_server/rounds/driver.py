@@ -23,11 +23,14 @@ from cloud_server.aggregation.running_sum import RunningSum, VectorsLost
 from cloud_server.audit import Anchor
 from cloud_server.privacy import charge_frozen, spent_reason
 from cloud_server.publishing import Version, make_version
+from cloud_server.rounds.eligibility import count_contributions
 from cloud_server.rounds.machine import OVER, CohortState, Effect, Phase, Seen, advance
+from cloud_server.rounds.pacing import count_arrivals
 from cloud_server.rounds.records import (
     COHORT_VALID_S,
     StoredCohort,
     current_cohort_id,
+    devices_in_order,
     load_cohort,
     roster_from_joins,
     save_state,
@@ -160,6 +163,8 @@ class Driver:
         if now_s - self._renewed_s < RENEWAL_CHECK_S:
             return
         self._renewed_s = now_s
+        with self._database.write() as connection:
+            count_arrivals(connection, now_s)
         with self._database.read() as connection:
             names = task_names(connection)
         for name in names:
@@ -423,6 +428,8 @@ class Driver:
     def _close(
         self, connection: Connection, task: Task, record: StoredCohort, aggregate: AggregateSum, now_s: float
     ) -> str:
+        devices = devices_in_order(record.roster_body or b"")
+        count_contributions(connection, [devices[index] for index in record.state.survivors], now_s)
         stopped = stop_reason(connection, task, aggregate.evaluation, now_s)
         close_round(connection, task, aggregate, now_s, members=record.state.members, stopped=stopped)
         return stopped

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, desc, func, insert, select, update
 
 from cloud_server import audit
+from cloud_server.rounds.selection import end_invitations
 from cloud_server.storage.database import bump
 from cloud_server.storage.schema import round_
 from cloud_server.storage.schema import task as task_table
@@ -104,10 +105,12 @@ def close_round(
             "correct": evaluation.correct,
             "loss_sum": evaluation.loss_sum,
         }
+    invited = end_invitations(connection, task.name)
     connection.execute(
         update(round_)
         .where(round_.c.task == task.name, round_.c.phase == OPEN)
         .values(
+            invited=invited,
             phase=ABANDONED if aggregate is None else CLOSED,
             closed_s=now_s,
             reason=reason,
@@ -129,6 +132,7 @@ def list_rounds(connection: Connection, task_name: str) -> list[dict[str, Json]]
         {
             "round": row.number,
             "base_version": row.base_version,
+            "invited": row.invited,
             "phase": row.phase,
             "opened_s": row.opened_s,
             "closed_s": row.closed_s,

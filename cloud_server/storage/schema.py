@@ -53,6 +53,28 @@ device = Table(
     Column("behind_counter", BigInteger, nullable=False, server_default="0"),  # the highest counter at the last one
     Column("vectors", Integer, nullable=False, server_default="0"),  # masked vectors taken from it, ever
     Column("last_vector_s", Float, nullable=False, server_default="0"),
+    Column("code_group", String, nullable=False, server_default=""),  # of the code that it redeemed
+    Column("memory_mib", Integer, nullable=False, server_default="0"),  # that it said it has, 0 before the first time
+    Column("contributions", Integer, nullable=False, server_default="0"),  # sums that were published with it
+    Column("last_contribution_s", Float, nullable=False, server_default="0"),
+)
+
+# Who was asked to train in the open round; gone when it is over.
+invitation = Table(
+    "invitation",
+    metadata,
+    Column("task", ForeignKey("task.name"), primary_key=True),
+    Column("device", ForeignKey("device.device"), primary_key=True),
+    Column("invited_s", Float, nullable=False),
+)
+
+# How many devices check in, by hour of the day (UTC).
+arrival = Table(
+    "arrival",
+    metadata,
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("devices", Float, nullable=False),  # moving mean over the days
+    Column("counted", Integer, nullable=False),  # hours since the epoch, when it was last counted
 )
 
 version = Table(
@@ -79,6 +101,7 @@ round_ = Table(
     Column("closed_s", Float),
     Column("reason", String, nullable=False),
     Column("result", LargeBinary),  # canonical JSON: counts and summed metrics
+    Column("invited", Integer, nullable=False, server_default="0"),  # devices that were asked to train, once over
 )
 
 cohort = Table(
@@ -182,6 +205,7 @@ code = Table(
     Column("device", String),  # set when redeemed
     Column("identity_key", LargeBinary),
     Column("certificate", LargeBinary),
+    Column("code_group", String, nullable=False, server_default=""),
 )
 
 # Append-only: every certificate that was ever issued.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, Literal, cast, get_args
 
 from shared.errors import UsageError
-from shared.limits import MAX_MEMBERS
+from shared.limits import MAX_MEMBERS, MAX_MEMORY_MIB, MAX_RETRY_AFTER_MS
 from shared.release import MAX_VERSION
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import SharesMessage, UnmaskAnswer
@@ -16,9 +16,11 @@ from shared.wire.canonical import Fields, Json, decode, encode, octets_from_text
 from shared.wire.signed import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signed
 
 _COMMITMENT_BYTES: Final = 32
-_MAX_WAIT_MS: Final = 24 * 3600 * 1000
 _YEAR_9999_S: Final = 253_402_300_799
 Action = Literal["train", "wait", "done"]
+Reason = Literal[
+    "", "no-round", "round-full", "other-group", "too-little-memory", "contributions-used", "too-soon"
+]  # why a device waits
 
 
 def write_by_index(values: Mapping[int, bytes]) -> dict[str, Json]:
@@ -117,19 +119,25 @@ def read_signed(body: bytes, name: str) -> Signed:
 
 @dataclass(frozen=True)
 class CheckIn:
-    """A device asks what to do, and says which version it uses; -1 before the first."""
+    """A device asks what to do, and says what it is.
+
+    Attributes:
+        version: that it uses; -1 before the first.
+        memory_mib: that it has.
+    """
 
     version: int
+    memory_mib: int
 
     def to_bytes(self) -> bytes:
         """Write."""
-        return encode({"version": self.version})
+        return encode({"version": self.version, "memory_mib": self.memory_mib})
 
     @classmethod
     def from_bytes(cls, body: bytes) -> CheckIn:
         """Read."""
         fields = Fields(decode(body), "check-in")
-        message = cls(fields.integer("version", -1, MAX_VERSION))
+        message = cls(fields.integer("version", -1, MAX_VERSION), fields.integer("memory_mib", 0, MAX_MEMORY_MIB))
         fields.end()
         return message
 
@@ -144,12 +152,14 @@ class Assignment:
         version: the newest release.
         round_number: the open round, or the last one.
         retry_after_ms: when to check in again, for ``wait`` and ``done``.
+        reason: why it waits, empty for other actions.
     """
 
     action: Action
     version: int
     round_number: int
     retry_after_ms: int
+    reason: Reason = ""
 
     def to_bytes(self) -> bytes:
         """Write."""
@@ -159,6 +169,7 @@ class Assignment:
                 "version": self.version,
                 "round": self.round_number,
                 "retry_after_ms": self.retry_after_ms,
+                "reason": self.reason,
             }
         )
 
@@ -170,7 +181,8 @@ class Assignment:
             cast("Action", fields.choice("action", ("train", "wait", "done"))),
             fields.integer("version", 0, MAX_VERSION),
             fields.integer("round", 0, MAX_VERSION),
-            fields.integer("retry_after_ms", 0, _MAX_WAIT_MS),
+            fields.integer("retry_after_ms", 0, MAX_RETRY_AFTER_MS),
+            cast("Reason", fields.choice("reason", get_args(Reason))),
         )
         fields.end()
         return message

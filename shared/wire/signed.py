@@ -119,6 +119,7 @@ class Certificate:
         identity_key: Ed25519 public key, 32 octets.
         expires_at_s: seconds since the epoch.
         signed: the exact bytes and the authority's signature.
+        group: of the code that was redeemed, empty for none.
     """
 
     task: str
@@ -126,22 +127,23 @@ class Certificate:
     identity_key: bytes
     expires_at_s: int
     signed: Signed
+    group: str = ""
 
     @classmethod
     def issue(
-        cls, authority: SigningKey, *, task: str, device: str, identity_key: bytes, expires_at_s: int
+        cls, authority: SigningKey, *, task: str, device: str, identity_key: bytes, expires_at_s: int, group: str = ""
     ) -> Certificate:
         """Sign a certificate."""
-        body = encode(
-            {
-                "format": "fedloom-certificate-1",
-                "task": task,
-                "device": device,
-                "identity_key": octets_to_text(identity_key),
-                "expires_at_s": expires_at_s,
-            }
-        )
-        return cls(task, device, identity_key, expires_at_s, Signed.make(authority, CERTIFICATE_DOMAIN, body))
+        fields: dict[str, Json] = {
+            "format": "fedloom-certificate-1",
+            "task": task,
+            "device": device,
+            "identity_key": octets_to_text(identity_key),
+            "expires_at_s": expires_at_s,
+        }
+        body = encode(fields | ({"group": group} if group else {}))
+        signed = Signed.make(authority, CERTIFICATE_DOMAIN, body)
+        return cls(task, device, identity_key, expires_at_s, signed, group)
 
     @classmethod
     def verified(cls, signed: Signed, authority_key: bytes) -> Certificate:
@@ -160,6 +162,7 @@ class Certificate:
             identity_key=fields.octets("identity_key", PUBLIC_KEY_BYTES),
             expires_at_s=fields.integer("expires_at_s", 0, _YEAR_9999_S),
             signed=signed,
+            group=require_name(fields.text("group"), "the group") if fields.has("group") else "",
         )
         fields.end()
         return certificate

@@ -17,7 +17,7 @@ from tests.cloud_server.local import Local, LocalPool, small_plan
 from tests.cloud_server.members import Member
 from tests.shared.refusals import refused
 
-BODY = CheckIn(0).to_bytes()
+BODY = CheckIn(0, 0).to_bytes()
 
 
 class Agent:

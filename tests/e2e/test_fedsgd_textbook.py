@@ -31,6 +31,7 @@ from shared.secagg.session import DeviceFloors
 from shared.wire.canonical import decode
 from tests.cloud_server.members import STEPS, one_hot
 from tests.e2e.servers import Deployment, run_steps
+from tests.edge_client.devices import work_on
 
 DIMENSION: Final = 10
 DEVICES: Final = 5
@@ -88,7 +89,7 @@ class Textbook:
         def work(number: int) -> None:
             try:
                 with open_agent(self.state(number), log=self.logs.append) as agent:
-                    agent.run(exit_when_done=True)
+                    work_on(agent)
             except FedloomError as error:
                 self.errors[number] = error
 

@@ -136,7 +136,7 @@ def test_a_device_enrols_at_the_authority_and_works_with_the_aggregator(pair: Pa
     identity = load_identity(StateFolder(tmp_path / "state"))
     pool = pinned_pool(pair.root.tls_root_pem)
     transport = new_transport(pair.url, pool, pair.root, enrolment.certificate, identity.key, SystemClock())
-    answer = Assignment.from_bytes(transport.send("POST", CHECK_IN, CheckIn(-1).to_bytes()).body)
+    answer = Assignment.from_bytes(transport.send("POST", CHECK_IN, CheckIn(-1, 0).to_bytes()).body)
     assert answer.version == 0
     pool.clear()
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_client.agent import Agent
 from edge_client.enrolment import enrol
 from edge_client.identity import Enrolment
 from edge_client.state_folder import StateFolder
-from shared.clock import SystemClock
+from edge_client.turns import take_turns
+from shared.clock import Clock, SystemClock
 from shared.privacy.charges import PrivacyFloors
 from shared.secagg.session import DeviceFloors
 from tests.edge_client.aggregator import DIMENSION, Aggregator
@@ -63,3 +65,8 @@ def enrolled(
         random_bytes=np.random.default_rng(number).bytes,
         jitter=lambda: 0.5,
     )
+
+
+def work_on(agent: Agent, clock: Clock | None = None, *, exit_when_done: bool = True) -> None:
+    """Let one agent work, as the command does."""
+    take_turns([agent], clock or SystemClock(), lambda _line: None, exit_when_done=exit_when_done)

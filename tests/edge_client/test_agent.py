@@ -20,7 +20,7 @@ from shared.numeric.differences import make_difference
 from shared.plan import Personalisation, Training
 from shared.wire.messages import Meeting
 from tests.edge_client.aggregator import Aggregator, publish
-from tests.edge_client.devices import ManualClock, enrolled, write_points
+from tests.edge_client.devices import ManualClock, enrolled, work_on, write_points
 from tests.edge_client.loopback import Answer, Request, serve
 from tests.shared.refusals import refused
 
@@ -38,7 +38,7 @@ def run_devices(paths: list[Path], states: dict[Path, list[str]]) -> None:
             states.setdefault(path, []).append(state)
 
         with open_agent(StateFolder(path / "state"), log=ignore, on_state=on_state) as agent:
-            agent.run(exit_when_done=True)
+            work_on(agent)
 
     threads = [threading.Thread(target=work, args=(path,)) for path in paths]
     for thread in threads:
@@ -173,7 +173,7 @@ def test_a_device_that_gave_up_asks_less_and_less(tmp_path: Path, certificates: 
             pytest.raises(Killed),
             open_agent(StateFolder(tmp_path / "state"), log=ignore, clock=clock, jitter=lambda: 1.0) as agent,
         ):
-            agent.run(exit_when_done=False)
+            work_on(agent, clock, exit_when_done=False)
     assert clock.slept_s[:4] == [0.5, 1.0, 2.0, 4.0]
     assert clock.slept_s[-1] == LONGEST_WAIT_S
     assert "[examples-shape]" in _why_not_training(tmp_path)
@@ -187,13 +187,14 @@ def test_a_clock_that_is_ahead_is_named(tmp_path: Path, certificates: Path) -> N
             return Answer(body=Meeting("cohort-0", 1_700_000_000).to_bytes())
         return aggregator(request)
 
+    clock = LateClock()
     with serve(certificates, expired) as url:
         enrolled(tmp_path, aggregator, url)
         with (
             pytest.raises(Killed),
-            open_agent(StateFolder(tmp_path / "state"), log=ignore, clock=LateClock()) as agent,
+            open_agent(StateFolder(tmp_path / "state"), log=ignore, clock=clock) as agent,
         ):
-            agent.run(exit_when_done=False)
+            work_on(agent, clock, exit_when_done=False)
     why = _why_not_training(tmp_path)
     assert "[clock-wrong]" in why
     assert "2023-11-14" in why
@@ -212,7 +213,7 @@ def test_a_full_disk_stops_nothing(tmp_path: Path, certificates: Path, monkeypat
         enrolled(tmp_path, aggregator, url)
         with open_agent(StateFolder(tmp_path / "state"), log=lines.append) as agent:
             monkeypatch.setattr("pathlib.Path.symlink_to", fail)
-            agent.run(exit_when_done=True)
+            work_on(agent)
     assert "[disk-write-failed]" in lines[0]
     assert "installed" in lines[1]
 

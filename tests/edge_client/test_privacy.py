@@ -18,7 +18,7 @@ from shared.numeric.noisy_encoding import NoisyEncoding
 from shared.plan import Plan, Privacy, Server
 from shared.privacy.charges import PrivacyFloors, epsilon_of, loss_of
 from tests.edge_client.aggregator import DIMENSION, Aggregator, publish
-from tests.edge_client.devices import enrolled, write_points
+from tests.edge_client.devices import enrolled, work_on, write_points
 from tests.edge_client.loopback import serve
 from tests.shared.refusals import refused
 
@@ -189,7 +189,7 @@ def test_a_device_that_may_take_part_no_more_ends_and_says_so(tmp_path: Path, ce
         assert all_once(paths) == []
         folder = StateFolder(paths[0] / "state")
         with open_agent(folder, log=ignore) as agent, refused("privacy-budget-spent", ProtocolAbort):
-            agent.run(exit_when_done=True)
+            work_on(agent)
         rows = report.ledger(folder)["contributions"]
         assert [(row["state"], row["reason"]) for row in rows] == [
             ("counted", ""),
@@ -206,7 +206,7 @@ def test_a_plan_below_the_owners_floor_is_in_the_ledger(tmp_path: Path, certific
         enrolled(tmp_path, aggregator, url, 0, privacy_floors=PrivacyFloors(min_noise_multiplier=1.0))
         folder = StateFolder(tmp_path / "state")
         with open_agent(folder, log=ignore) as agent, refused("floor-noise", ProtocolAbort):
-            agent.run(exit_when_done=True)
+            work_on(agent)
     text = report.ledger_text(report.ledger(folder))
     assert "[floor-noise]" in text
     assert "0 masked vectors have left this device." in text

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from edge_client.agent import open_agent
 from edge_client.state_folder import StateFolder
+from edge_client.turns import take_turns
+from shared.clock import SystemClock
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
         print(line, file=sys.stderr, flush=True)
 
     with open_agent(StateFolder(arguments.state), log=log, on_state=stop) as agent:
-        agent.run(exit_when_done=True)
+        take_turns([agent], SystemClock(), log, exit_when_done=True)
 
 
 if __name__ == "__main__":

@@ -78,16 +78,22 @@ CASES = {
             "proof": [octets(63), octets(65), 0],
         },
     ),
-    "check-in": Case(CheckIn(-1), CheckIn(-1).to_bytes(), CheckIn.from_bytes, {"version": [-2, 2**53, 1.5, "1", None]}),
+    "check-in": Case(
+        CheckIn(-1, 512),
+        CheckIn(-1, 512).to_bytes(),
+        CheckIn.from_bytes,
+        {"version": [-2, 2**53, 1.5, "1", None], "memory_mib": [-1, 2**20 + 1, 1.5, "1", None]},
+    ),
     "assignment": Case(
-        Assignment("train", 3, 4, 500),
-        Assignment("train", 3, 4, 500).to_bytes(),
+        Assignment("wait", 3, 4, 500, "too-soon"),
+        Assignment("wait", 3, 4, 500, "too-soon").to_bytes(),
         Assignment.from_bytes,
         {
             "action": ["", "TRAIN", None, 1],
             "version": [-1, 2**53],
             "round": [-1, 0.5],
             "retry_after_ms": [-1, 86_400_001],
+            "reason": ["no", None, 1],
         },
     ),
     "meeting": Case(
