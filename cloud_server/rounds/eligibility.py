@@ -72,10 +72,8 @@ def left_out(candidate: Candidate, plan: Plan, now_s: float) -> LeftOut | None:
     noised = plan.privacy.mechanism != "none" and candidate.vectors >= plan.privacy.max_participations
     if counted or noised:
         return LeftOut("contributions-used", _PERMANENT_S)
-    ready_s = candidate.last_contribution_s + rule.min_interval_s if candidate.contributions else 0.0
-    if now_s < ready_s:
-        return LeftOut("too-soon", ready_s - now_s)
-    return None
+    wait_s = min(candidate.last_contribution_s - now_s, 0.0) + rule.min_interval_s
+    return LeftOut("too-soon", wait_s) if candidate.contributions and wait_s > 0 else None
 
 
 def require_eligible(connection: Connection, name: str, plan: Plan, now_s: float) -> None:

@@ -128,12 +128,12 @@ class Local:
             bundle = quadratic_bundle(dimension)
             create_task(connection, self.parts.blobs, bundle, plan, self.release_key, self.clock.now_s())
 
-    def enrol(self, plan: Plan, count: int) -> list[Member]:
+    def enrol(self, plan: Plan, count: int, group: str = "") -> list[Member]:
         """Enrol devices."""
         pool, root = LocalPool(self.app), self.parts.root
         codes = [
             EnrolmentCode(URL, root.fingerprint, secret)
-            for secret in self.authority.mint(plan.task, count=count, valid_s=HOUR_S)
+            for secret in self.authority.mint(plan.task, count=count, valid_s=HOUR_S, group=group)
         ]
         return [enrol(pool, root, code, number, plan, self.clock) for number, code in enumerate(codes)]
 
