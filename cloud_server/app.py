@@ -16,7 +16,9 @@ from cloud_server.api.operator import Audience
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
+from cloud_server.devices import Acceptor, Apart, IdentityKeys, at_once
 from cloud_server.metrics import RequestMetrics, StateCollector, read_metrics, registry_for_values
+from cloud_server.rounds.assigning import Assigner
 from cloud_server.rounds.pacing import CHECK_INS_PER_S, Pacer
 from cloud_server.settings import FOLDER_MODE, DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore, UploadStore
@@ -37,6 +39,7 @@ def make_context(
     *,
     jitter: Callable[[], float] = random.random,
     check_ins_per_s: float = CHECK_INS_PER_S,
+    apart: Apart = at_once,
 ) -> Context:
     """Open the parts of the aggregator whose data folder is ``data``.
 
@@ -45,6 +48,7 @@ def make_context(
         clock: the time.
         jitter: random numbers in [0, 1) that spread devices in time.
         check_ins_per_s: that the server is planned for.
+        apart: runs a function while this process reads further requests.
 
     Raises:
         UsageError: ``no-root`` before ``serve`` has made or been given TLS files; ``database-behind``.
@@ -73,7 +77,9 @@ def make_context(
         root=authority.root(release_key.public, tls_root.read_text("ascii")),
         anchor=anchor,
         clock=clock,
-        pacer=Pacer(database, clock, jitter, check_ins_per_s),
+        assigner=Assigner(database, clock, Pacer(database, clock, jitter, check_ins_per_s)),
+        acceptor=Acceptor(database if apart is at_once else open_database(folder), apart),
+        identity_keys=IdentityKeys(database),
     )
 
 
@@ -120,4 +126,7 @@ def create_app(parts: Context, metrics: Audience = "local") -> Flask:
 
 def application(data: str, metrics: Audience = "local", check_ins_per_s: float = CHECK_INS_PER_S) -> Flask:
     """Entry point of a web worker."""
-    return create_app(make_context(Path(data), SystemClock(), check_ins_per_s=check_ins_per_s), metrics)
+    from cloud_server.web_worker import in_a_thread  # noqa: PLC0415  # gevent belongs to web workers alone
+
+    parts = make_context(Path(data), SystemClock(), check_ins_per_s=check_ins_per_s, apart=in_a_thread)
+    return create_app(parts, metrics)

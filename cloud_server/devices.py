@@ -8,18 +8,53 @@ agent, whose own counter runs behind, sends them again and again.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from functools import partial
+from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from cloud_server import audit
+from cloud_server.storage.database import Database
 from cloud_server.storage.schema import device
 from shared.errors import Conflict, FedloomError, Missing, Refused, Unauthenticated
 
+KNOWN: Final = (
+    device.c.device,
+    device.c.task,
+    device.c.counter,
+    device.c.last_request,
+    device.c.behind,
+    device.c.behind_counter,
+    device.c.state,
+    device.c.version,
+    device.c.code_group,
+    device.c.memory_mib,
+    device.c.vectors,
+    device.c.contributions,
+    device.c.last_contribution_s,
+)  # columns that requests are answered from
+# Made once: building a statement takes as long as running it.
+_READ: Final = select(*KNOWN).where(device.c.device == bindparam("name")).with_for_update()
+_TAKE: Final = (
+    update(device)
+    .where(device.c.device == bindparam("name"))
+    .values(counter=bindparam("new_counter"), last_request=bindparam("new_request"), last_seen_s=bindparam("seen_s"))
+)
+_KEY: Final = select(device.c.identity_key).where(device.c.device == bindparam("name"))
+MAX_REMEMBERED_KEYS: Final = 100_000
 MAX_BEHIND: Final = 8  # requests with counters of the past, before two agents are suspected
 FORGET_BEHIND_AFTER: Final = 1000  # counters without another one, after which they are forgotten
+Outcome = Row[*tuple[Any, ...]] | Exception
+Apart = Callable[[Callable[[], None]], None]
 State = Literal["active", "quarantined", "revoked"]
+
+
+def at_once(function: Callable[[], None]) -> None:
+    """Run a function here."""
+    function()
 
 
 @dataclass(frozen=True)
@@ -39,35 +74,65 @@ class Request:
     now_s: float
 
 
-def require_active(row: Row[tuple[object, ...]]) -> None:
-    """Refuse a device that may not take part.
+class IdentityKeys:
+    """The keys of devices that sent requests lately, which never change.
 
-    Raises:
-        Unauthenticated: ``device-revoked``.
-        Refused: ``identity-quarantined``.
+    Args:
+        database: of the aggregator.
     """
-    if row.state == "revoked":
-        raise Unauthenticated("device-revoked", "The operator has revoked this device.", "ask for a new code")
-    if row.state == "quarantined":
-        raise Refused(
-            "identity-quarantined",
-            "Two agents have used this device's identity, so neither may take part.",
-            "on each device run `fedloom-agent leave`, and enrol it with a code of its own",
-        )
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys: dict[str, bytes] = {}
+
+    def of(self, name: str) -> bytes:
+        """Return a device's Ed25519 public key, 32 octets.
+
+        Raises:
+            Unauthenticated: ``unknown-device``.
+        """
+        key = self._keys.get(name)
+        if key is None:
+            with self._database.read() as connection:
+                key = connection.execute(_KEY, {"name": name}).scalar_one_or_none()
+            if key is None:
+                raise _unknown()
+            if len(self._keys) >= MAX_REMEMBERED_KEYS:
+                self._keys.clear()
+            self._keys[name] = key
+        return key
 
 
-def accept(connection: Connection, request: Request) -> FedloomError | None:
-    """Take a request's counter, or return why the request must not have any effect.
+def _unknown() -> Unauthenticated:
+    return Unauthenticated("unknown-device", "The server does not know this device.", "enrol it with a new code")
+
+
+def _inactive(state: State) -> FedloomError:
+    """Return the error for a device that may not take part."""
+    if state == "revoked":
+        return Unauthenticated("device-revoked", "The operator has revoked this device.", "ask for a new code")
+    return Refused(
+        "identity-quarantined",
+        "Two agents have used this device's identity, so neither may take part.",
+        "on each device run `fedloom-agent leave`, and enrol it with a code of its own",
+    )
+
+
+def accept(connection: Connection, request: Request) -> Row[*tuple[Any, ...]] | FedloomError:
+    """Take a request's counter and return its device's row (``KNOWN``), or why it must not have any effect.
 
     A counter that grows is taken, and an exact repeat of the last request, which every route answers alike. The caller
     raises what is returned after the transaction, which may have quarantined the device.
     """
-    columns = (device.c.counter, device.c.last_request, device.c.behind, device.c.behind_counter, device.c.state)
-    row = connection.execute(select(*columns).where(device.c.device == request.device).with_for_update()).one()
+    row = connection.execute(_READ, {"name": request.device}).one_or_none()
+    if row is None:
+        return _unknown()
+    if row.state != "active":
+        return _inactive(row.state)
     if request.counter > row.counter or (request.counter == row.counter and request.digest == row.last_request):
-        values = {"counter": request.counter, "last_request": request.digest, "last_seen_s": request.now_s}
-        connection.execute(update(device).where(device.c.device == request.device).values(values))
-        return None
+        values = {"new_counter": request.counter, "new_request": request.digest, "seen_s": request.now_s}
+        connection.execute(_TAKE, {"name": request.device, **values})
+        return row
     lately = row.counter - row.behind_counter <= FORGET_BEHIND_AFTER
     behind = row.behind + 1 if lately else 1
     values = {"behind": behind, "behind_counter": row.counter, "last_seen_s": request.now_s}
@@ -77,13 +142,64 @@ def accept(connection: Connection, request: Request) -> FedloomError | None:
         reason = f"two different requests had counter {request.counter}"
     elif behind > MAX_BEHIND:
         reason = f"{behind} requests lately had counters of the past"
-    if reason and row.state == "active":
+    if reason:
         set_state(connection, request.device, "quarantined", reason, request.now_s, actor="server")
     return Conflict(
         "replayed-request",
         "A newer request of this device was already answered.",
         "if two agents run with one identity, stop one",
     )
+
+
+class Acceptor:
+    """Takes the counters of one process's requests, those that came at once in one transaction.
+
+    Making a transaction durable takes longer than all else about a small request, and no longer for a batch. While one
+    batch is made durable, the next one gathers.
+
+    Args:
+        database: of the aggregator; nobody else uses it where ``apart`` leads to another thread.
+        apart: runs a function while this process reads further requests.
+    """
+
+    def __init__(self, database: Database, apart: Apart) -> None:
+        self._database = database
+        self._apart = apart
+        self._turn = threading.Lock()
+        self._waiting: list[_Waiting] = []
+
+    def accept(self, request: Request) -> Row[*tuple[Any, ...]]:
+        """Take a verified request's counter, durably, and return its device's row.
+
+        Raises:
+            FedloomError: as ``accept`` returns.
+        """
+        mine = _Waiting(request)
+        self._waiting.append(mine)
+        with self._turn:
+            if mine.outcome is None:
+                batch, self._waiting = self._waiting, []
+                self._apart(partial(self._take, batch))
+        if isinstance(mine.outcome, BaseException):
+            raise mine.outcome
+        if mine.outcome is None:
+            raise TypeError("a request was not taken with its batch")
+        return mine.outcome
+
+    def _take(self, batch: list[_Waiting]) -> None:
+        try:
+            with self._database.write() as connection:
+                outcomes: list[Outcome] = [accept(connection, one.request) for one in batch]
+        except Exception as error:  # noqa: BLE001  # raised again by each request of the batch
+            outcomes = [error for _ in batch]
+        for one, outcome in zip(batch, outcomes, strict=True):
+            one.outcome = outcome
+
+
+@dataclass
+class _Waiting:
+    request: Request
+    outcome: Outcome | None = None
 
 
 def set_state(

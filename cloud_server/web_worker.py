@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final
 
 import gevent
+from gevent.threadpool import ThreadPool
 from gunicorn import glogging, util
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
@@ -76,6 +79,16 @@ def _outside_requests(_context: object, kind: type[BaseException], error: BaseEx
         log.info("a connection ended before its first request: %s", kind.__name__)
     else:
         log.error("a greenlet failed: %s", kind.__name__, extra=logs.where(error))
+
+
+@lru_cache(maxsize=1)
+def _thread() -> ThreadPool:
+    return ThreadPool(1)  # made after the worker was forked
+
+
+def in_a_thread(function: Callable[[], None]) -> None:
+    """Run a function in a thread of its own, one after another, while this worker reads further requests."""
+    _thread().apply(function)
 
 
 class OneLog(glogging.Logger):  # type: ignore[misc]  # gunicorn is not typed

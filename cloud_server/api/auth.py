@@ -9,15 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from http import HTTPStatus
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from flask import g, request
-from sqlalchemy import select
+from sqlalchemy import Row
 
 from cloud_server.api.context import context
 from cloud_server.api.policy import stating
-from cloud_server.devices import Request, accept, require_active
-from cloud_server.storage.schema import device
+from cloud_server.devices import Request
 from shared.errors import Unauthenticated, UsageError
 from shared.limits import MAX_JSON_BYTES
 from shared.wire.canonical import MAX_SAFE_INTEGER, octets_from_text, sha256
@@ -50,11 +49,13 @@ class Caller:
         device: its pseudonym.
         task: the task that it is enrolled in.
         body_sha256: hexadecimal; a body that is streamed must match it.
+        row: what is known of it, see ``KNOWN``; as it was before this request.
     """
 
     device: str
     task: str
     body_sha256: str
+    row: Row[*tuple[Any, ...]]
 
 
 def for_devices(view: Callable[P, R]) -> Callable[P, R]:
@@ -113,19 +114,12 @@ def _authenticate() -> Caller:
     if not _SHA256.fullmatch(body_sha256) or len(signature) != SIGNATURE_BYTES:
         raise Unauthenticated("unsigned-request", "The request is not signed.", "use fedloom-agent")
     parts = context()
-    with parts.database.read() as connection:
-        row = connection.execute(select(device).where(device.c.device == name)).one_or_none()
-    if row is None:
-        raise Unauthenticated("unknown-device", "The server does not know this device.", "enrol it with a new code")
+    key = parts.identity_keys.of(name)
     target = request.full_path if request.query_string else request.path
     message = request_message(parts.root.fingerprint, name, counter, request.method, target, body_sha256)
-    verify(row.identity_key, message, signature, "the request")
-    require_active(row)
-    with parts.database.write() as connection:
-        refusal = accept(connection, Request(name, counter, sha256(message).hex(), parts.clock.now_s()))
-    if refusal is not None:
-        raise refusal
-    return Caller(name, row.task, body_sha256)
+    verify(key, message, signature, "the request")
+    taken = parts.acceptor.accept(Request(name, counter, sha256(message).hex(), parts.clock.now_s()))
+    return Caller(name, taken.task, body_sha256, taken)
 
 
 def _counter(text: str) -> int:

@@ -10,7 +10,8 @@ from flask import current_app
 from cloud_server.audit import Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import RemoteAuthority
-from cloud_server.rounds.pacing import Pacer
+from cloud_server.devices import Acceptor, IdentityKeys
+from cloud_server.rounds.assigning import Assigner
 from cloud_server.settings import DataFolder
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, Revisions
@@ -34,7 +35,9 @@ class Context:
         root: the document that codes pin.
         anchor: the end of the audit log, outside the database.
         clock: the time.
-        pacer: when devices come back.
+        assigner: what devices do next.
+        acceptor: takes requests' counters.
+        identity_keys: of devices that sent requests lately.
     """
 
     folder: DataFolder
@@ -46,7 +49,9 @@ class Context:
     root: Root
     anchor: Anchor
     clock: Clock
-    pacer: Pacer
+    assigner: Assigner
+    acceptor: Acceptor
+    identity_keys: IdentityKeys
 
 
 def context() -> Context:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, Response, send_file
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Row, select, update
 
 from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
 from cloud_server.api.waiting import hold
-from cloud_server.rounds.eligibility import Candidate, left_out
-from cloud_server.rounds.machine import Phase
-from cloud_server.rounds.records import StoredCohort, current_cohort_id, load_cohort, step_bodies, step_body
-from cloud_server.rounds.rounds import last_round_number, open_round
-from cloud_server.rounds.selection import invite, is_invited, places_left
+from cloud_server.devices import KNOWN
+from cloud_server.rounds.assigning import has_joined, look
+from cloud_server.rounds.records import step_bodies
 from cloud_server.storage.schema import device as device_table
-from cloud_server.tasks import load_task, newest_version, release_of
+from cloud_server.tasks import release_of
 from shared.errors import Conflict, Missing
-from shared.limits import RETRY_AFTER_MS
 from shared.release import MAX_VERSION
-from shared.wire.messages import Assignment, CheckIn, Meeting, read_version, write_release
+from shared.wire.messages import CheckIn, Meeting, read_version, write_release
 from shared.wire.requests import BLOBS, CHECK_IN, JSON, OCTETS, RELEASES, RENDEZVOUS
 
 blueprint = Blueprint("work", __name__)
-DONE_RETRY_S = 60.0
-_PASSING = frozenset({"no-round", "round-full"})  # reasons to wait that end when the driver moves something
 
 
 @blueprint.post(CHECK_IN)
@@ -31,60 +28,28 @@ _PASSING = frozenset({"no-round", "round-full"})  # reasons to wait that end whe
 def check_in() -> Response:
     """Say what the device should do; where there are few devices, one with nothing to do is held for a while."""
     message = CheckIn.from_bytes(body())
-    _remember(message)
+    row = caller().row
+    if (row.version, row.memory_mib) != (message.version, message.memory_mib):
+        row = _remember(message)
+    assigner, last = context().assigner, b""
 
     def answer() -> bytes | None:
-        assignment = _assignment()
-        waits = assignment.reason in _PASSING and context().pacer.pace().holds
-        return None if waits else assignment.to_bytes()
+        nonlocal last
+        assignment = assigner.assignment(row, caller().task)
+        last = assignment.to_bytes()
+        return None if assigner.holds(assignment) else last
 
     response = hold(answer)
-    return response if response.status_code != 202 else Response(_assignment().to_bytes(), content_type=JSON)
+    return response if response.status_code != 202 else Response(last, content_type=JSON)
 
 
-def _remember(message: CheckIn) -> None:
-    """Note what a device says of itself, where it is new."""
+def _remember(message: CheckIn) -> Row[*tuple[Any, ...]]:
+    """Note what a device says of itself, and return its row."""
     query = device_table.c.device == caller().device
-    with context().database.read() as connection:
-        row = connection.execute(select(device_table.c.version, device_table.c.memory_mib).where(query)).one()
-    if tuple(row) != (message.version, message.memory_mib):
-        with context().database.write() as connection:
-            values = {"version": message.version, "memory_mib": message.memory_mib}
-            connection.execute(update(device_table).where(query).values(values))
-
-
-def _assignment() -> Assignment:
-    parts, name, task_name = context(), caller().device, caller().task
-    now_s = parts.clock.now_s()
-    with parts.database.read() as connection:
-        task = load_task(connection, task_name)
-        version, number = newest_version(connection, task_name), last_round_number(connection, task_name)
-        if task.state == "done":
-            return Assignment("done", version, number, parts.pacer.retry_after_ms(DONE_RETRY_S))
-        row = connection.execute(select(device_table).where(device_table.c.device == name)).one()
-        out = left_out(Candidate.of(row), task.plan, now_s)
-        if out is not None:
-            return Assignment("wait", version, number, parts.pacer.retry_after_ms(out.wait_s), out.reason)
-        record = _forming(connection, task_name, name)
-        invited = record is not None and is_invited(connection, task_name, name)
-        possible = record is not None and (invited or places_left(connection, task.plan, record, now_s) > 0)
-    if record is not None and possible and not invited:
-        with parts.database.write() as connection:
-            invited = invite(connection, task.plan, record, name, now_s)
-    if invited:
-        return Assignment("train", version, number, 0)
-    soon = RETRY_AFTER_MS if parts.pacer.pace().holds else parts.pacer.retry_after_ms()
-    return Assignment("wait", version, number, soon, "round-full" if record is not None else "no-round")
-
-
-def _forming(connection: Connection, task_name: str, name: str) -> StoredCohort | None:
-    """Return the cohort that forms in the open round, if the device has not joined it."""
-    opened, cohort_id = open_round(connection, task_name), current_cohort_id(connection, task_name)
-    if opened is None or cohort_id is None:
-        return None
-    record = load_cohort(connection, cohort_id)
-    forms = record.round_number == opened.number and record.state.phase is Phase.FORMING
-    return record if forms and step_body(connection, cohort_id, name, "join") is None else None
+    with context().database.write() as connection:
+        values = {"version": message.version, "memory_mib": message.memory_mib}
+        connection.execute(update(device_table).where(query).values(values))
+        return connection.execute(select(*KNOWN).where(query)).one()
 
 
 @blueprint.get(RELEASES + "/<int:number>")
@@ -123,11 +88,13 @@ def rendezvous() -> Response:
 
     def answer() -> bytes | None:
         with context().database.read() as connection:
-            task = load_task(connection, task_name)
-            if newest_version(connection, task_name) != version or task.state == "done":
+            outlook = look(connection, task_name)
+            if outlook.version != version or outlook.task.state == "done":
                 raise Conflict("version-closed", "The version is no longer trained from.", "train from the newest")
-            record = _forming(connection, task_name, device)
-            if record is None or len(step_bodies(connection, record.id, "join")) >= task.plan.cohort.largest:
+            record, largest = outlook.forming, outlook.task.plan.cohort.largest
+            if record is None or has_joined(connection, record.id, device):
+                return None
+            if len(step_bodies(connection, record.id, "join")) >= largest:
                 return None
             return Meeting(record.id, record.binding.expires_at_s).to_bytes()
 

@@ -155,6 +155,14 @@ def bump(connection: Connection) -> None:
         connection.execute(insert(setting).values(name=REVISION, value="1"))
 
 
+_REVISION_ROW: Final = select(setting.c.value).where(setting.c.name == REVISION)
+
+
+def read_revision(connection: Connection) -> str:
+    """Return a text that differs after every ``bump``."""
+    return connection.execute(_REVISION_ROW).scalar_one_or_none() or ""
+
+
 class Revisions:
     """What held requests watch: it changes when a driver moves a round or a cohort, and at no other commit.
 
@@ -173,8 +181,7 @@ class Revisions:
         if now_s - self._looked_s >= self._interval_s:
             self._looked_s = now_s
             with self._database.read() as connection:
-                query = select(setting.c.value).where(setting.c.name == REVISION)
-                self._mark = connection.execute(query).scalar_one_or_none() or ""
+                self._mark = read_revision(connection)
         return self._mark
 
 

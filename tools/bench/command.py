@@ -13,6 +13,8 @@ from tools.bench.report import Result, to_json, to_text
 # loaded when it is asked for.
 BENCHES = {
     "accuracy": "tools.bench.accuracy",
+    "aggregate": "tools.bench.aggregate",
+    "checkin": "tools.bench.checkin",
     "downloads": "tools.bench.downloads",
     "int8": "tools.bench.int8",
     "privacy": "tools.bench.privacy",
@@ -22,7 +24,7 @@ BENCHES = {
     "tuning": "tools.bench.tuning",
 }
 # Asked for by name: tuning trains 12 to 24 models, privacy needs data that do not ship.
-ALL = ("accuracy", "downloads", "int8", "round", "secagg", "train-step")
+ALL = ("accuracy", "aggregate", "checkin", "downloads", "int8", "round", "secagg", "train-step")
 OF_A_TASK = ("accuracy", "downloads", "tuning")
 
 
