@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from flask import Flask
 
 from cloud_server.api import cohorts, enrolment, health, openapi, operator, problems, work
 from cloud_server.api.context import EXTENSION, Context
+from cloud_server.api.limiting import Limits, limit
 from cloud_server.api.observing import observe
 from cloud_server.api.operator import Audience
 from cloud_server.audit import ANCHOR_FILE, Anchor
@@ -26,6 +28,7 @@ from shared.limits import MAX_VECTOR_BYTES, POLL_INTERVAL_S, REMOTE_POLL_INTERVA
 from shared.wire.signed import SigningKey
 
 RELEASE_KEY_FILE = "release.key"
+DEFAULT_LIMITS: Final = Limits()
 
 
 def make_context(data: Path, clock: Clock) -> Context:
@@ -77,8 +80,8 @@ def authority_of(
     return Authority(folder.authority, clock, os.urandom)
 
 
-def create_app(parts: Context, metrics: Audience = "local") -> Flask:
-    """Return the WSGI application over ``parts``, which shows its metrics to ``metrics``."""
+def create_app(parts: Context, metrics: Audience = "local", limits: Limits = DEFAULT_LIMITS) -> Flask:
+    """Return the WSGI application over ``parts``, which shows its metrics to ``metrics`` and keeps to ``limits``."""
     app = Flask("fedloom", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_VECTOR_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # every answer comes from a view that states its policy
@@ -99,9 +102,10 @@ def create_app(parts: Context, metrics: Audience = "local") -> Flask:
     operator.register(app, metrics, lambda: read_metrics(registry, state))
     openapi.register(app)
     observe(app, os.urandom, RequestMetrics(registry).record)
+    limit(app, limits)
     return app
 
 
-def application(data: str, metrics: Audience = "local") -> Flask:
+def application(data: str, metrics: Audience = "local", **limits: float | str) -> Flask:
     """Entry point of a web worker."""
-    return create_app(make_context(Path(data), SystemClock()), metrics)
+    return create_app(make_context(Path(data), SystemClock()), metrics, Limits.of(limits))

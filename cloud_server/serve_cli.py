@@ -15,7 +15,7 @@ from cloud_server.api.operator import AUDIENCES
 from cloud_server.app import RELEASE_KEY_FILE, authority_of, description_of, make_context
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description
-from cloud_server.listening import add_listening, public_url, read_text, tls_files
+from cloud_server.listening import add_listening, limits, public_url, read_text, tls_files
 from cloud_server.logs import choose_form
 from cloud_server.metrics import share_between_processes
 from cloud_server.serve import Supervisor, run_driver, web_command
@@ -88,6 +88,7 @@ def serve(arguments: argparse.Namespace) -> int:
         UsageError: ``bad-lease``, ``bad-count``, ``root-changed``, or what is wrong with an option.
     """
     choose_form(arguments.log)
+    allowed = limits(arguments)
     _require_lease(arguments.lease_s)
     if not 0 <= arguments.drivers <= MAX_PROCESSES or not 1 <= arguments.workers <= MAX_PROCESSES:
         raise UsageError("bad-count", f"--workers must lie between 1 and {MAX_PROCESSES}, --drivers from 0 on.")
@@ -126,6 +127,7 @@ def serve(arguments: argparse.Namespace) -> int:
                 tls.key,
                 workers=arguments.workers,
                 metrics=arguments.metrics,
+                **allowed.options(),
             ),
             **{f"driver {number}": driver for number in range(1, arguments.drivers + 1)},
         }

@@ -15,6 +15,7 @@ from flask import g, request
 from sqlalchemy import select
 
 from cloud_server.api.context import context
+from cloud_server.api.limiting import limiter
 from cloud_server.api.policy import stating
 from cloud_server.devices import Request, accept, require_active
 from cloud_server.storage.schema import device
@@ -121,10 +122,12 @@ def _authenticate() -> Caller:
     message = request_message(parts.root.fingerprint, name, counter, request.method, target, body_sha256)
     verify(row.identity_key, message, signature, "the request")
     require_active(row)
+    limiter().charge_device(name)
     with parts.database.write() as connection:
         refusal = accept(connection, Request(name, counter, sha256(message).hex(), parts.clock.now_s()))
     if refusal is not None:
         raise refusal
+    limiter().proven(request.remote_addr or "")
     return Caller(name, row.task, body_sha256)
 
 
