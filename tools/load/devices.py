@@ -84,7 +84,7 @@ class Devices:
         ]
 
     def upload(self, window: Window) -> float:
-        """Let each device read the release and send its vector at its time; return how late the latest one began, seconds."""
+        """Let each device read the release and send its vector at its time; return how late the latest began, s."""
         shares = self._random.sample(range(1 << 30), len(self._devices))
         times_s = sorted(window.time_of(share / (1 << 30)) for share in shares)
         late_s = [0.0] * len(times_s)
