@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,6 +50,12 @@ class Pace:
 
 
 USUAL_PACE: Final = Pace()
+Within = Callable[[float | None], AbstractContextManager[object]]
+
+
+def unbounded(_seconds: float | None) -> AbstractContextManager[object]:
+    """Leave the time limit to the socket."""
+    return nullcontext()
 
 
 class PacedSocket:
@@ -58,11 +64,14 @@ class PacedSocket:
     Args:
         inner: the socket, blocking.
         pace: how slow it may be.
+        within: ends a block with TimeoutError after so many seconds. A TLS socket's own time limit begins anew with each
+            byte of a record, which can come one by one.
     """
 
-    def __init__(self, inner: Any, pace: Pace = USUAL_PACE) -> None:  # noqa: ANN401  # ssl's or gevent's
+    def __init__(self, inner: Any, pace: Pace = USUAL_PACE, within: Within = unbounded) -> None:  # noqa: ANN401  # a socket
         self._inner = inner
         self._pace = pace
+        self._within = within
         self.expect_head()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the socket has
@@ -87,7 +96,8 @@ class PacedSocket:
         self._inner.settimeout(limit_s)
         asked_s = time.monotonic()
         try:
-            data: bytes = self._inner.recv(size)
+            with self._within(limit_s):
+                data: bytes = self._inner.recv(size)
         except TimeoutError as error:
             raise TooSlow from error
         now_s = time.monotonic()
@@ -115,7 +125,8 @@ class PacedSocket:
         view = memoryview(data)
         try:
             for start in range(0, len(view), SEND_PIECE_BYTES):
-                self._inner.sendall(view[start : start + SEND_PIECE_BYTES])
+                with self._within(self._pace.send_s):
+                    self._inner.sendall(view[start : start + SEND_PIECE_BYTES])
         except TimeoutError as error:
             raise ConnectionResetError(errno.ECONNRESET, "nobody takes the answer") from error
 

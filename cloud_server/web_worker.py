@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import gevent
 from gevent.server import StreamServer
@@ -83,7 +83,7 @@ class ProblemWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not type
 
     def handle(self, listener: Any, client: Any, address: Any) -> None:  # noqa: ANN401  # sockets
         """Answer the requests of a connection."""
-        super().handle(listener, PacedSocket(client), address)
+        super().handle(listener, PacedSocket(client, within=_within), address)
 
     def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:  # noqa: ANN401
         """Answer a request whose headers have come."""
@@ -114,6 +114,11 @@ class ProblemWorker(GeventWorker):  # type: ignore[misc]  # gunicorn is not type
             log.debug("nobody waits for the answer")
 
 
+def _within(seconds: float | None) -> AbstractContextManager[object]:
+    """End a block with TimeoutError after so many seconds."""
+    return cast("AbstractContextManager[object]", gevent.Timeout(seconds, TimeoutError("it took too long")))
+
+
 class _BoundedServer(StreamServer):  # type: ignore[misc]  # gevent is not typed
     """Accepts as many connections of an address as ``connection`` lets it, with a time limit for TLS."""
 
@@ -133,7 +138,7 @@ class _BoundedServer(StreamServer):  # type: ignore[misc]  # gevent is not typed
             if not admitted:
                 log.info("no connection: its address has too many")
                 return
-            with gevent.Timeout(MAX_HANDSHAKE_S, TimeoutError("TLS took too long")):
+            with _within(MAX_HANDSHAKE_S):
                 wrapped = self.wrap_socket(client, **self.ssl_args)
             with closing(wrapped):
                 self.handle(wrapped, address)

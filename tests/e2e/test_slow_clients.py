@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import time
@@ -78,6 +79,42 @@ def test_silence_is_answered_with_a_named_problem(running: Deployment, sent: byt
 def test_tls_that_never_comes_is_ended(running: Deployment) -> None:
     with socket.create_connection(("127.0.0.1", running.server.port), timeout=servers.PATIENCE_S) as client:
         assert client.recv(1) == b""
+
+
+@pytest.mark.long
+def test_a_body_within_one_crawling_tls_record_is_ended(running: Deployment) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    tls = context.wrap_bio(incoming, outgoing)
+    with socket.create_connection(("127.0.0.1", running.server.port), timeout=servers.PATIENCE_S) as client:
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                client.sendall(outgoing.read())
+                incoming.write(client.recv(65536))
+        tls.write(b"POST /v1/enrol HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n")
+        client.sendall(outgoing.read())
+        tls.write(bytes(9999))
+        record = outgoing.read()
+        client.settimeout(0.5)
+        answer, deadline_s = b"", time.monotonic() + servers.PATIENCE_S
+        for byte in record:
+            assert time.monotonic() < deadline_s, "it is still read"
+            try:
+                client.sendall(bytes([byte]))
+                incoming.write(data := client.recv(65536))
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            if not data:
+                break
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer += tls.read(65536)
+        assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 def test_an_address_has_so_many_connections(tmp_path: Path) -> None:

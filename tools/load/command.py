@@ -14,6 +14,7 @@ import numpy as np
 from shared.errors import UsageError
 from shared.limits import MAX_COHORT_MEMBERS, MIB
 from tools.bench.report import Result, to_json, to_text
+from tools.load.devices import LOOKS
 from tools.load.run import Load, Outcome
 from tools.load.run import run as run_load
 from tools.load.work import Window
@@ -94,7 +95,7 @@ def to_results(load: Load, outcome: Outcome) -> list[Result]:
     errors = sum(sum(report.errors.values()) for report in outcome.reports)
     missing = load.devices - sum(report.counted for report in outcome.reports)
     answered = sum(report.answered for report in outcome.reports)
-    in_window = 2 * load.devices / load.window_s
+    in_window = (LOOKS + 1) * load.devices / load.window_s
     longest_s = max(report.latest_s for report in outcome.reports)
     peak_bytes = sum(report.peak_bytes for report in outcome.reports)
     return [

@@ -24,6 +24,7 @@ from tools.load.work import Report, Window, Work
 
 Item = TypeVar("Item")
 UPDATES: Final = 8  # that a process's devices share, each masking its own copy
+LOOKS: Final = 3  # small requests of a device, before its vector
 READY: Final = "ready"
 SUM_FILE: Final = "sum.npy"
 _NO_EVALUATION: Final = Evaluation(0.0, 0, 0)
@@ -93,7 +94,8 @@ class Devices:
             time.sleep(max(0.0, times_s[number] - time.time()))
             late_s[number] = time.time() - times_s[number]
             device, path = self._devices[number], self._folder / str(number)
-            device.look()
+            for _ in range(LOOKS):
+                device.look()
             device.upload(path.read_bytes())
             path.unlink()
 

@@ -29,16 +29,15 @@ from shared.secagg.masking import add_into
 from tools.bench.quadratic import write_quadratic_bundle
 from tools.fleet import REPOSITORY, FleetFailed, Server
 from tools.load.devices import READY, SUM_FILE
-from tools.load.slow import SlowClients
+from tools.load.slow import NEW_PER_S, SlowClients
 from tools.load.work import Report, Window, Work
 
 TASK: Final = "load"
 THREADS: Final = 32  # requests under way at once, per process of devices
 HOUR_S: Final = 3600.0
 LEAD_S: Final = 3.0  # between the order to begin and the beginning
-GAP_S: Final = 15.0  # in which slow clients connect
+GAP_S: Final = 4.0  # after all slow clients have connected
 NO_LIMITS: Final = ("--connections-per-address", "0")  # every device has the same address here
-"""All devices of the load have one address; see docs/operating.md for that limit."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ def run(load: Load, folder: Path, say: Any) -> Outcome:  # noqa: ANN401  # print
     options = ("serve", "--workers", str(load.web_processes), *NO_LIMITS)
     server = Server(folder / "server", folder / "server.log", command=options)
     with ExitStack() as stack:
-        server.start()
         stack.callback(server.stop)
+        server.start()
         _create(server, plan, load.parameters, folder)
         say(f"preparing {load.devices} devices: enrolment, keys, shares, masks")
         children = [stack.enter_context(_child(work)) for work in _works(server, plan, load, folder)]
@@ -187,7 +186,11 @@ def _window(load: Load) -> Window:
     if not load.slow_clients:
         return Window([(begin_s, load.window_s)])
     half_s = load.window_s / 2
-    return Window([(begin_s, half_s), (begin_s + half_s + GAP_S, half_s)])
+    return Window([(begin_s, half_s), (begin_s + half_s + _gap_s(load.slow_clients), half_s)])
+
+
+def _gap_s(slow_clients: int) -> float:
+    return slow_clients / NEW_PER_S + GAP_S
 
 
 def _be_slow(port: int, count: int, window: Window) -> int:
@@ -195,7 +198,7 @@ def _be_slow(port: int, count: int, window: Window) -> int:
     if not count:
         return 0
     begin_s, length_s = window.spans[-1]
-    time.sleep(max(0.0, begin_s - GAP_S + 1.0 - time.time()))
+    time.sleep(max(0.0, begin_s - _gap_s(count) + 1.0 - time.time()))
     with SlowClients(port, count) as slow:
         time.sleep(max(0.0, begin_s - time.time()))
         if slow.connected < count / 2:

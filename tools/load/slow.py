@@ -16,6 +16,7 @@ from typing import Final, Self
 from shared.wire.requests import ENROL, JSON
 
 PAUSE_S: Final = 1.0  # between two bytes
+NEW_PER_S: Final = 50.0  # so that not all are thrown out, and come back, at once
 _BODY_BYTES: Final = 100_000
 _HEAD: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 _BODY: Final = (
@@ -56,6 +57,9 @@ class SlowClients:
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        # Whom they talk to does not matter to them, and loading certificates takes long.
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
         self._ready.set()
         tasks = [asyncio.create_task(self._stay(number)) for number in range(self.count)]
         await self._stop.wait()
@@ -64,11 +68,10 @@ class SlowClients:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _stay(self, number: int) -> None:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        await asyncio.sleep(number / NEW_PER_S)
         while True:
             with contextlib.suppress(OSError):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self._tls)
                 try:
                     await self._drip(number, reader, writer)
                 finally:
