@@ -68,7 +68,12 @@ class PacedSocket:
             byte of a record, which can come one by one.
     """
 
-    def __init__(self, inner: Any, pace: Pace = USUAL_PACE, within: Within = unbounded) -> None:  # noqa: ANN401  # a socket
+    def __init__(
+        self,
+        inner: Any,  # noqa: ANN401  # a socket
+        pace: Pace = USUAL_PACE,
+        within: Within = unbounded,
+    ) -> None:
         self._inner = inner
         self._pace = pace
         self._within = within
