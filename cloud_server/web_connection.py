@@ -64,8 +64,8 @@ class PacedSocket:
     Args:
         inner: the socket, blocking.
         pace: how slow it may be.
-        within: ends a block with TimeoutError after so many seconds. A TLS socket's own time limit begins anew with each
-            byte of a record, which can come one by one.
+        within: ends a block with TimeoutError after so many seconds. A TLS socket's own time limit begins anew with
+            each byte of a record, which can come one by one.
     """
 
     def __init__(
