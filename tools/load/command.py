@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -60,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = run_load(load, Path(folder), print)
     results = to_results(load, outcome)
     print(to_text(results))
+    for code, count in sorted(sum((Counter(report.errors) for report in outcome.reports), Counter()).items()):
+        print(f"{count} requests ended with {code}, and were made again")
     if outcome.ended:
         print(f"{outcome.ended} times the server ended a slow client's connection")
     if arguments.json:
