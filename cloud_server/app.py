@@ -6,17 +6,20 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from flask import Flask
 
 from cloud_server.api import cohorts, enrolment, health, openapi, operator, problems, work
 from cloud_server.api.context import EXTENSION, Context
+from cloud_server.api.limiting import Limits, limit
 from cloud_server.api.observing import observe
 from cloud_server.api.operator import Audience
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
-from cloud_server.devices import Acceptor, Apart, IdentityKeys, at_once
+from cloud_server.beside import in_web_process
+from cloud_server.devices import Acceptor, IdentityKeys
 from cloud_server.metrics import RequestMetrics, StateCollector, read_metrics, registry_for_values
 from cloud_server.rounds.assigning import Assigner
 from cloud_server.rounds.pacing import CHECK_INS_PER_S, Pacer
@@ -31,6 +34,7 @@ from shared.limits import MAX_VECTOR_BYTES, POLL_INTERVAL_S, REMOTE_POLL_INTERVA
 from shared.wire.signed import SigningKey
 
 RELEASE_KEY_FILE = "release.key"
+DEFAULT_LIMITS: Final = Limits()
 
 
 def make_context(
@@ -39,7 +43,6 @@ def make_context(
     *,
     jitter: Callable[[], float] = random.random,
     check_ins_per_s: float = CHECK_INS_PER_S,
-    apart: Apart = at_once,
 ) -> Context:
     """Open the parts of the aggregator whose data folder is ``data``.
 
@@ -48,7 +51,6 @@ def make_context(
         clock: the time.
         jitter: random numbers in [0, 1) that spread devices in time.
         check_ins_per_s: that the server is planned for.
-        apart: runs a function while this process reads further requests.
 
     Raises:
         UsageError: ``no-root`` before ``serve`` has made or been given TLS files; ``database-behind``.
@@ -78,7 +80,7 @@ def make_context(
         anchor=anchor,
         clock=clock,
         assigner=Assigner(database, clock, Pacer(database, clock, jitter, check_ins_per_s)),
-        acceptor=Acceptor(database if apart is at_once else open_database(folder), apart),
+        acceptor=Acceptor(open_database(folder) if in_web_process() else database),
         identity_keys=IdentityKeys(database),
     )
 
@@ -99,8 +101,8 @@ def authority_of(
     return Authority(folder.authority, clock, os.urandom)
 
 
-def create_app(parts: Context, metrics: Audience = "local") -> Flask:
-    """Return the WSGI application over ``parts``, which shows its metrics to ``metrics``."""
+def create_app(parts: Context, metrics: Audience = "local", limits: Limits = DEFAULT_LIMITS) -> Flask:
+    """Return the WSGI application over ``parts``, which shows its metrics to ``metrics`` and keeps to ``limits``."""
     app = Flask("fedloom", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_VECTOR_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # every answer comes from a view that states its policy
@@ -121,12 +123,13 @@ def create_app(parts: Context, metrics: Audience = "local") -> Flask:
     operator.register(app, metrics, lambda: read_metrics(registry, state))
     openapi.register(app)
     observe(app, os.urandom, RequestMetrics(registry).record)
+    limit(app, limits)
     return app
 
 
-def application(data: str, metrics: Audience = "local", check_ins_per_s: float = CHECK_INS_PER_S) -> Flask:
+def application(
+    data: str, metrics: Audience = "local", check_ins_per_s: float = CHECK_INS_PER_S, **limits: float | str
+) -> Flask:
     """Entry point of a web worker."""
-    from cloud_server.web_worker import in_a_thread  # noqa: PLC0415  # gevent belongs to web workers alone
-
-    parts = make_context(Path(data), SystemClock(), check_ins_per_s=check_ins_per_s, apart=in_a_thread)
-    return create_app(parts, metrics)
+    parts = make_context(Path(data), SystemClock(), check_ins_per_s=check_ins_per_s)
+    return create_app(parts, metrics, Limits.of(limits))

@@ -15,7 +15,7 @@ from pathlib import Path
 from cloud_server.authority.app import AGGREGATOR_FILE, read_root
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description
-from cloud_server.listening import add_listening, public_url, read_text, tls_files
+from cloud_server.listening import add_listening, limits, public_url, read_text, tls_files
 from cloud_server.logs import choose_form
 from cloud_server.serve import Supervisor, web_command
 from cloud_server.settings import FOLDER_MODE, write_private
@@ -49,6 +49,7 @@ def serve_authority(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError("bad-data-folder", f"{folder} cannot be used ({type(error).__name__}).") from error
     choose_form(arguments.log)
+    allowed = limits(arguments)
     url, host = public_url(arguments)
     tls = tls_files(arguments, folder, host)
     public_key = Authority(folder, SystemClock(), os.urandom).public_key
@@ -56,7 +57,15 @@ def serve_authority(arguments: argparse.Namespace) -> int:
     _require_unchanged(folder / DESCRIPTION_FILE, described)
     write_private(folder / DESCRIPTION_FILE, described.to_bytes())
     logging.getLogger("fedloom").info("authority at %s; its description is %s", url, folder / DESCRIPTION_FILE)
-    command = web_command("cloud_server.authority.app", folder, arguments.listen, tls.certificate, tls.key)
+    command = web_command(
+        "cloud_server.authority.app",
+        folder,
+        arguments.listen,
+        tls.certificate,
+        tls.key,
+        workers=1,
+        **allowed.options(),
+    )
     return Supervisor({"web": command}).run()
 
 

@@ -9,7 +9,6 @@ agent, whose own counter runs behind, sends them again and again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
@@ -17,6 +16,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, Row, bindparam, select, update
 
 from cloud_server import audit
+from cloud_server.beside import beside_other_requests
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import device
 from shared.errors import Conflict, FedloomError, Missing, Refused, Unauthenticated
@@ -48,13 +48,7 @@ MAX_REMEMBERED_KEYS: Final = 100_000
 MAX_BEHIND: Final = 8  # requests with counters of the past, before two agents are suspected
 FORGET_BEHIND_AFTER: Final = 1000  # counters without another one, after which they are forgotten
 Outcome = Row[*tuple[Any, ...]] | Exception
-Apart = Callable[[Callable[[], None]], None]
 State = Literal["active", "quarantined", "revoked"]
-
-
-def at_once(function: Callable[[], None]) -> None:
-    """Run a function here."""
-    function()
 
 
 @dataclass(frozen=True)
@@ -158,13 +152,11 @@ class Acceptor:
     batch is made durable, the next one gathers.
 
     Args:
-        database: of the aggregator; nobody else uses it where ``apart`` leads to another thread.
-        apart: runs a function while this process reads further requests.
+        database: of the aggregator; in a web process nobody else uses it, for another thread does.
     """
 
-    def __init__(self, database: Database, apart: Apart) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._apart = apart
         self._turn = threading.Lock()
         self._waiting: list[_Waiting] = []
 
@@ -179,7 +171,7 @@ class Acceptor:
         with self._turn:
             if mine.outcome is None:
                 batch, self._waiting = self._waiting, []
-                self._apart(partial(self._take, batch))
+                beside_other_requests(partial(self._take, batch))
         if isinstance(mine.outcome, BaseException):
             raise mine.outcome
         if mine.outcome is None:

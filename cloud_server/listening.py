@@ -10,21 +10,71 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cloud_server.api.limiting import Limits
 from cloud_server.logs import FORMS
+from cloud_server.proxies import Proxies
 from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, ensure_certificates
 from shared.errors import UsageError
+from shared.limits import MAX_CONNECTIONS_PER_ADDRESS, REQUESTS_PER_ADDRESS_S, REQUESTS_PER_DEVICE_S
 
 _LARGEST_PORT = 65_535
 
 
 def add_listening(parser: argparse.ArgumentParser, port: int) -> None:
-    """Declare ``--log``, and the options that ``public_url`` and ``tls_files`` read."""
+    """Declare ``--log``, and the options that ``public_url``, ``tls_files`` and ``limits`` read."""
     # A server is there to be reached.
     parser.add_argument("--listen", default=f"0.0.0.0:{port}", metavar="HOST:PORT")
     parser.add_argument("--public-url", help="address in enrolment codes, where it differs from --listen")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM, its root last")
     parser.add_argument("--tls-key", type=Path, metavar="FILE")
     parser.add_argument("--log", choices=FORMS, default="text", help="form of the log: for people, or JSON lines")
+    _add_limits(parser)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that ``limits`` reads; each counts in each web process by itself."""
+    parser.add_argument(
+        "--requests-per-address-s",
+        type=float,
+        default=REQUESTS_PER_ADDRESS_S,
+        metavar="N",
+        help="requests a second of one address that are no enrolled device's; 0 for no limit (default %(default)g)",
+    )
+    parser.add_argument(
+        "--requests-per-device-s",
+        type=float,
+        default=REQUESTS_PER_DEVICE_S,
+        metavar="N",
+        help="requests a second of one enrolled device; 0 for no limit (default %(default)g)",
+    )
+    parser.add_argument(
+        "--connections-per-address",
+        type=int,
+        default=MAX_CONNECTIONS_PER_ADDRESS,
+        metavar="N",
+        help="connections of one address at once; 0 for no limit (default %(default)d)",
+    )
+    parser.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS[/BITS]",
+        help="proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; may be given again",
+    )
+
+
+def limits(arguments: argparse.Namespace) -> Limits:
+    """Return what one asker may have.
+
+    Raises:
+        UsageError: ``bad-limit`` or ``bad-proxy``.
+    """
+    return Limits(
+        arguments.requests_per_address_s,
+        arguments.requests_per_device_s,
+        arguments.connections_per_address,
+        Proxies.from_text(",".join(arguments.trusted_proxy)),
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from cloud_server.storage.failures import failure_of
 from cloud_server.storage.leases import LEASE_S
 from shared.clock import SystemClock
 from shared.errors import FedloomError
-from shared.limits import MAX_POLL_HOLD_S
+from shared.limits import KEEP_ALIVE_S, MAX_POLL_HOLD_S
 
 ACTIVE_TICK_S: Final = 0.005  # how often the driver looks for commits
 REMOTE_TICK_S: Final = 0.02  # the same where looking is a request to another process
@@ -84,7 +84,7 @@ def _timed_tick(driver: Driver, metrics: DriverMetrics) -> bool:
 
 
 def web_command(
-    application: str, data: Path, listen: str, certificate: Path, key: Path, *, workers: int = 1, **options: object
+    application: str, data: Path, listen: str, certificate: Path, key: Path, *, workers: int = 1, **options: float | str
 ) -> list[str]:
     """Return the command line of the web processes of the module ``application``: gunicorn with gevent and TLS.
 
@@ -111,7 +111,7 @@ def web_command(
         f"--keyfile={key}",
         "--config=python:cloud_server.web_config",
         f"--graceful-timeout={int(MAX_POLL_HOLD_S)}",
-        "--keep-alive=75",
+        f"--keep-alive={int(KEEP_ALIVE_S)}",
         "--log-level=warning",
     ]
 

@@ -15,7 +15,7 @@ from cloud_server.api.operator import AUDIENCES
 from cloud_server.app import RELEASE_KEY_FILE, authority_of, description_of, make_context
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description
-from cloud_server.listening import add_listening, public_url, read_text, tls_files
+from cloud_server.listening import add_listening, limits, public_url, read_text, tls_files
 from cloud_server.logs import choose_form
 from cloud_server.metrics import share_between_processes
 from cloud_server.rounds.pacing import CHECK_INS_PER_S
@@ -98,6 +98,7 @@ def serve(arguments: argparse.Namespace) -> int:
         UsageError: ``bad-lease``, ``bad-count``, ``bad-rate``, ``root-changed``, or what is wrong with an option.
     """
     choose_form(arguments.log)
+    allowed = limits(arguments)
     _require_lease(arguments.lease_s)
     if not 0 < arguments.check_ins_per_s <= MOST_CHECK_INS_PER_S:
         raise UsageError("bad-rate", f"--check-ins-per-s must lie above 0 and be at most {MOST_CHECK_INS_PER_S:g}.")
@@ -139,6 +140,7 @@ def serve(arguments: argparse.Namespace) -> int:
                 workers=arguments.workers,
                 metrics=arguments.metrics,
                 check_ins_per_s=arguments.check_ins_per_s,
+                **allowed.options(),
             ),
             **{f"driver {number}": driver for number in range(1, arguments.drivers + 1)},
         }

@@ -6,9 +6,10 @@ from http import HTTPStatus
 
 from urllib3.exceptions import HTTPError
 
+from edge_client.problems import problem
 from edge_client.transport import ATTEMPTS, Transport
 from shared.errors import FedloomError
-from shared.limits import READ_PIECE_BYTES
+from shared.limits import MAX_JSON_BYTES, READ_PIECE_BYTES
 from shared.numeric.differences import apply_difference
 from shared.release import FileEntry
 from shared.wire.canonical import sha256
@@ -46,6 +47,10 @@ def _go_on(transport: Transport, target: str, arrived: bytearray, max_bytes: int
         headers["Range"] = f"bytes={len(arrived)}-"
     try:
         with transport.open("GET", target, headers) as response:
+            if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+                refusal = problem(response.status, transport.read(response, MAX_JSON_BYTES))
+                transport.come_back(refusal, transport.busy_until_s(0.0))
+                return False
             if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
                 response.drain_conn()
                 arrived.clear()

@@ -28,10 +28,12 @@ def download(transport: Transport, entry: FileEntry, path: Path, *, counts_as: D
         TryLater: ``no-connection`` and others, with what arrived kept for the next time; ``disk-write-failed``.
     """
     partial = path.with_name(path.name + ".part")
-    failures = 0
+    failures, busy_until_s = 0, transport.busy_until_s(0.0)
     while (have := _size(partial)) < entry.size_bytes or not partial.exists():
         transport.back_off(failures)
         failure = _go_on(transport, entry, partial, counts_as)
+        if transport.come_back(failure, busy_until_s):
+            continue
         # A connection that brings a little each time is slow, not broken.
         failures = 0 if _size(partial) > have else failures + 1
         if failures >= ATTEMPTS or (failure is not None and not isinstance(failure, TryLater)):
@@ -55,7 +57,8 @@ def _go_on(transport: Transport, entry: FileEntry, partial: Path, counts_as: Dow
     try:
         with transport.open("GET", target, headers) as response:
             if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-                partial.unlink(missing_ok=True)  # a refused range; the next attempt starts from nothing
+                if not _of_the_moment(response.status):
+                    partial.unlink(missing_ok=True)  # a refused range; the next attempt starts from nothing
                 return problem(response.status, transport.read(response, MAX_JSON_BYTES))
             if response.headers.get("Content-Type", "").startswith("text/html"):
                 return not_the_server("a page instead of a file")
@@ -64,6 +67,11 @@ def _go_on(transport: Transport, entry: FileEntry, partial: Path, counts_as: Dow
     except (HTTPError, OSError) as error:
         return unreachable(error)
     return None
+
+
+def _of_the_moment(status: int) -> bool:
+    """Say whether a refusal has nothing to do with what was asked for."""
+    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _append(

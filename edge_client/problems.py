@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
-from shared.errors import Conflict, FedloomError, Missing, Refused, TryLater, Unauthenticated, UsageError
+from shared.errors import (
+    Conflict,
+    FedloomError,
+    Missing,
+    Refused,
+    TooManyRequests,
+    TryLater,
+    Unauthenticated,
+    UsageError,
+)
+from shared.limits import RETRY_AFTER_MS
 from shared.wire.canonical import Json, decode
 
 _CODE = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
@@ -15,7 +25,7 @@ _CLASSES: dict[int, type[FedloomError]] = {
     HTTPStatus.FORBIDDEN: Refused,
     HTTPStatus.NOT_FOUND: Missing,
     HTTPStatus.CONFLICT: Conflict,
-    HTTPStatus.TOO_MANY_REQUESTS: TryLater,
+    HTTPStatus.REQUEST_TIMEOUT: TryLater,
 }
 
 
@@ -49,6 +59,9 @@ def problem(status: int, body: bytes) -> FedloomError:
     if not _CODE.fullmatch(code):
         return not_the_server(f"status {status} without a problem document")
     message = _text(document.get("detail")) or _text(document.get("title")) or f"The server answered {status}."
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        wait_ms = document.get("retry_after_ms")
+        return TooManyRequests(message, wait_ms if isinstance(wait_ms, int) and wait_ms >= 0 else RETRY_AFTER_MS)
     return _class_of(status, code)(code, message, _text(document.get("try")))
 
 

@@ -20,7 +20,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from edge_client.problems import CohortOver, VersionClosed, not_the_server, problem
 from edge_client.traffic import Downward, Traffic, Upward
 from shared.clock import Clock
-from shared.errors import BrokenState, TryLater
+from shared.errors import BrokenState, FedloomError, TooManyRequests, TryLater
 from shared.limits import MAX_JSON_BYTES, MAX_POLL_HOLD_S
 from shared.wire.canonical import Fields, decode, octets_to_text, sha256
 from shared.wire.requests import (
@@ -39,6 +39,7 @@ ATTEMPTS = 6  # of one request, at least; about 15 s when the server is down
 PATIENCE_S = 600.0  # in a cohort and on the way to one: the trained update would be lost
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 8.0
+BUSY_PATIENCE_S = 120.0  # with a server that says that it gets too many requests
 MAX_WAIT_MS = 60_000  # a longer retry_after_ms is cut: the server may open a round earlier
 USER_AGENT = "fedloom-agent/1"
 _NOTHING_SENT = (NewConnectionError, ConnectTimeoutError, SSLError)
@@ -159,12 +160,14 @@ class Transport:
             FedloomError: the error that the server named.
         """
         headers = self._headers(method, target, body, content_type)
-        failures = 0
+        failures, busy_until_s = 0, self.busy_until_s(until_s)
         while True:
             self.back_off(failures)
             try:
                 return self._attempt(method, target, headers, body, counts_as, max_bytes)
             except TryLater as error:
+                if self.come_back(error, busy_until_s):
+                    continue
                 failures += 1
                 if isinstance(error, CohortOver | VersionClosed) or (
                     failures >= ATTEMPTS and self._clock.now_s() >= until_s
@@ -226,6 +229,20 @@ class Transport:
         if failures:
             longest = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16))
             self._clock.sleep(longest * (0.5 + 0.5 * self._jitter()))
+
+    def busy_until_s(self, until_s: float) -> float:
+        """Return until when a request that is tried until ``until_s`` comes back to a server that is too busy."""
+        return until_s or self._clock.now_s() + BUSY_PATIENCE_S
+
+    def come_back(self, error: FedloomError | None, busy_until_s: float) -> bool:
+        """Wait for as long as a busy server asks for, and up to as long again; say whether it did ask, in time.
+
+        That is no failure: the next attempt is the very same one.
+        """
+        if not isinstance(error, TooManyRequests) or self._clock.now_s() > busy_until_s:
+            return False
+        self._clock.sleep(min(error.retry_after_ms, MAX_WAIT_MS) / 1000 * (1.0 + self._jitter()))
+        return True
 
     def open(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"", *, counts_as: Upward = "other_up"

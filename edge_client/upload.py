@@ -29,9 +29,10 @@ def send_vector(transport: Transport, target: str, vector: bytes, until_s: float
     """
     whole_sha256 = sha256(vector).hex()
     held = failures = 0
+    busy, busy_until_s = False, transport.busy_until_s(until_s)
     while held < len(vector):
         transport.back_off(failures)
-        if failures:
+        if failures and not busy:
             asked = transport.send("GET", vector_target(target, whole_sha256), until_s=until_s)
             before, held = held, read_received(asked.body, len(vector))
             # A connection that brings a little each time is slow, not broken.
@@ -41,6 +42,8 @@ def send_vector(transport: Transport, target: str, vector: bytes, until_s: float
             if held < len(vector):
                 transport.send_once("PUT", rest, vector[held:], content_type=OCTETS, counts_as="vector_up")
         except FedloomError as error:
+            if busy := transport.come_back(error, busy_until_s):
+                continue
             failures += 1
             if not _may_go_on(error) or (failures >= ATTEMPTS and clock.now_s() >= until_s):
                 raise

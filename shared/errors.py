@@ -74,6 +74,22 @@ class TryLater(FedloomError):
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
+class TooManyRequests(TryLater):
+    """The asker is to come back later; nothing was done, and the very same request may be sent again.
+
+    Args:
+        message: what there is too much of.
+        retry_after_ms: the earliest time at which that may have changed.
+        remedy: what the reader can do about it.
+    """
+
+    http_status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, message: str, retry_after_ms: int, remedy: str = "") -> None:
+        super().__init__("too-many-requests", message, remedy)
+        self.retry_after_ms = retry_after_ms
+
+
 class BundleError(UsageError):
     """A model bundle cannot be used, or a model cannot be converted into one."""
 

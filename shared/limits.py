@@ -44,3 +44,27 @@ MAX_TRAINING_INPUTS: Final = 16  # that a plan sets by name
 MAX_GROUPS: Final = 100  # of devices, that a plan names
 MAX_MEMORY_MIB: Final = 2**20  # that a device says it has
 MAX_EVALUATED_EXAMPLES: Final = 2**20  # per device and round
+
+# Requests that one asker may make of one process of a server; what is above is refused with ``too-many-requests``
+REQUESTS_PER_ADDRESS_S: Final = 50.0  # that no device proved to be its own; proven ones are not counted
+REQUESTS_PER_DEVICE_S: Final = 20.0  # proven ones
+BURST_S: Final = 20.0  # so many seconds' requests may come at once
+MAX_LIMITED_ADDRESSES: Final = 65_536  # remembered at once; the one that was silent longest is forgotten
+MAX_LIMITED_DEVICES: Final = 65_536
+MAX_UPLOADS_PER_DEVICE: Final = 4  # at once: one, and those that fell silent before it
+MAX_UPLOADS_PER_ADDRESS: Final = 512  # at once
+MIN_BUSY_RETRY_MS: Final = 250  # a device that is told to come back is not told to do so sooner
+IPV6_PREFIX_BITS: Final = 64  # one network of addresses counts as one
+
+# Connections of one web process
+MAX_CONNECTIONS: Final = 2048
+MAX_CONNECTIONS_PER_ADDRESS: Final = 1024
+SPARE_DESCRIPTORS: Final = 512  # for files, the database and the listening socket
+KEEP_ALIVE_S: Final = 75.0  # between two requests
+MAX_HANDSHAKE_S: Final = 20.0  # of TLS
+MAX_HEAD_S: Final = 20.0  # from a request's first byte to the end of its headers
+MAX_BODY_SILENCE_S: Final = 30.0  # between two pieces of a body
+BODY_GRACE_S: Final = 30.0  # of waiting, after which a body must have come at MIN_BODY_BYTES_PER_S on average
+MIN_BODY_BYTES_PER_S: Final = 64
+MAX_SEND_SILENCE_S: Final = 60.0  # for each piece of an answer to be taken
+SEND_PIECE_BYTES: Final = 16 * KIB

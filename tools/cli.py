@@ -29,6 +29,7 @@ COMMANDS = (
     Command("task", "make a task from a model and a folder of examples", "tools.task.command"),
     Command("inspect", "show what is in a bundle and what a training step costs here", "tools.inspection.command"),
     Command("bench", "measure, each figure beside its reference", "tools.bench.command"),
+    Command("load", "put an aggregator under the load of many devices", "tools.load.command"),
 )
 
 

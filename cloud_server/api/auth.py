@@ -15,6 +15,7 @@ from flask import g, request
 from sqlalchemy import Row
 
 from cloud_server.api.context import context
+from cloud_server.api.limiting import limiter
 from cloud_server.api.policy import stating
 from cloud_server.devices import Request
 from shared.errors import Unauthenticated, UsageError
@@ -118,7 +119,9 @@ def _authenticate() -> Caller:
     target = request.full_path if request.query_string else request.path
     message = request_message(parts.root.fingerprint, name, counter, request.method, target, body_sha256)
     verify(key, message, signature, "the request")
+    limiter().charge_device(name)
     taken = parts.acceptor.accept(Request(name, counter, sha256(message).hex(), parts.clock.now_s()))
+    limiter().proven(request.remote_addr or "")
     return Caller(name, taken.task, body_sha256, taken)
 
 

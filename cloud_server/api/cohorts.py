@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from sqlalchemy import Connection
 
 from cloud_server.api.auth import body, caller, for_devices, require_type
 from cloud_server.api.context import context
+from cloud_server.api.limiting import limiter
 from cloud_server.api.vectors import announced_part, asked_vector, receive, vector_bytes
 from cloud_server.api.waiting import hold
 from cloud_server.rounds.eligibility import require_eligible
@@ -141,7 +142,8 @@ def vector(cohort_id: str) -> Response:
     record, part = _load(cohort_id), announced_part()
     if _is_new(record, "vector", part.whole_sha256.encode()):
         _require_sharer(record)
-        receive(record, part)
+        with limiter().upload(caller().device, request.remote_addr or ""):
+            receive(record, part)
     return _accepted()
 
 

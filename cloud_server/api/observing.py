@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from flask import Flask, request
@@ -16,7 +17,8 @@ from gunicorn.http.errors import ParseException
 
 from cloud_server import logs
 from cloud_server.api.policy import path_of
-from shared.errors import UsageError
+from cloud_server.web_connection import TooSlow
+from shared.errors import TryLater, UsageError
 from shared.ids import random_id
 from shared.wire.requests import REQUEST_ID_HEADER
 
@@ -27,6 +29,12 @@ log = logging.getLogger("fedloom.access")
 NO_ROUTE: Final = "none"  # in place of a pattern, where the request fits no route
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _ROUTE: Final = "fedloom.route"
+
+
+class SlowBody(TryLater):
+    """The body came too slowly, or not at all."""
+
+    http_status = HTTPStatus.REQUEST_TIMEOUT
 
 
 @dataclass
@@ -126,9 +134,11 @@ class _Input:
         self._exchange = exchange
 
     def read(self, size: int = -1) -> bytes:
-        """Read; raises ``broken-body`` (UsageError) where that is not the body which the headers announced."""
+        """Read; raises ``broken-body`` (UsageError) where that is not the body which was announced, or SlowBody."""
         try:
             data = self._stream.read(size)
+        except TooSlow as error:
+            raise SlowBody("too-slow", "The body came too slowly.", "it is tried again later") from error
         except (OSError, ParseException) as error:
             raise UsageError("broken-body", "The body ended early, or its chunks are not as HTTP has them.") from error
         self._exchange.received_bytes += len(data)

@@ -71,6 +71,7 @@ _RANGE_HEADERS: Final = {
     "If-None-Match": ("An ETag: the answer is 304 if the file is still that.", _QUOTED),
 }
 _BYTES: Final[Schema] = {"type": "string", "format": "binary"}
+_RETRY_AFTER: Final = "The body's retry_after_ms in seconds, rounded up."
 _ETAG: Final = "The file's hash."
 _REQUEST_ID: Final[Schema] = {
     REQUEST_ID_HEADER: {
@@ -178,7 +179,7 @@ def _answers(operation: Operation) -> dict[str, Schema]:
     answers = _answer(200, "As asked.", content)
     if operation.held:
         waiting = _content("ComeBack")
-        answers |= _answer(202, "Not yet; ask again.", waiting, Retry_After="The same in seconds, rounded up.")
+        answers |= _answer(202, "Not yet; ask again.", waiting, Retry_After=_RETRY_AFTER)
     if operation.ranges:
         answers = _answer(200, "The file.", content, ETag=_ETAG)
         answers |= _answer(206, "A part of the file.", content, ETag=_ETAG, Content_Range="Which.")
@@ -191,5 +192,6 @@ def _problems(codes: Codes) -> dict[str, Schema]:
     for status, names in codes.items():
         narrowed = {"properties": {"status": {"const": status}, "code": {"enum": sorted(names)}}}
         content = {PROBLEM: {"schema": {"allOf": [ref("Problem"), narrowed]}}}
-        problems |= _answer(status, f"{HTTPStatus(status).phrase}: {', '.join(sorted(names))}.", content)
+        headers = {"Retry_After": _RETRY_AFTER} if status == HTTPStatus.TOO_MANY_REQUESTS else {}
+        problems |= _answer(status, f"{HTTPStatus(status).phrase}: {', '.join(sorted(names))}.", content, **headers)
     return problems

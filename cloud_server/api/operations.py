@@ -37,11 +37,13 @@ class Operation:
     problems: Codes = field(default_factory=dict)
 
 
-# Anything may be no HTTP at all, and is refused before a route is found.
+# Anything may be no HTTP at all, too slow or too much, and is refused before a route is found.
 UNREADABLE: Final[Codes] = {
     400: ("bad-http",),
+    408: ("too-slow",),
     414: ("target-too-long",),
     417: ("bad-expectation",),
+    429: ("too-many-requests",),
     431: ("headers-too-large",),
     503: ("storage-unavailable",),
 }

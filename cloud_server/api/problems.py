@@ -10,15 +10,15 @@ from werkzeug.exceptions import HTTPException
 
 from cloud_server import logs
 from cloud_server.storage.failures import failure_of
-from shared.errors import FedloomError
+from shared.errors import FedloomError, TooManyRequests
 from shared.wire.canonical import Json, encode
 from shared.wire.requests import PROBLEM
 
 log = logging.getLogger("fedloom.web")
 
 
-def document(status: int, code: str, detail: str, remedy: str = "") -> bytes:
-    """Return the body of a problem; ``instance`` names the request, as the log does."""
+def document(status: int, code: str, detail: str, remedy: str = "", **more: Json) -> bytes:
+    """Return the body of a problem, with ``more`` fields; ``instance`` names the request, as the log does."""
     fields: dict[str, Json] = {
         "type": f"urn:fedloom:problem:{code}",
         "title": code.replace("-", " ").capitalize(),
@@ -26,6 +26,7 @@ def document(status: int, code: str, detail: str, remedy: str = "") -> bytes:
         "code": code,
         "detail": detail,
         "try": remedy,
+        **more,
     }
     if name := logs.request_id.get():
         fields["instance"] = f"urn:fedloom:{name.replace('-', ':', 1)}"
@@ -39,6 +40,15 @@ def problem(status: int, code: str, detail: str, remedy: str = "") -> Response:
 
 def register(app: Flask) -> None:
     """Turn every exception of ``app`` into a problem document."""
+
+    @app.errorhandler(TooManyRequests)
+    def come_back(error: TooManyRequests) -> Response:
+        log.info("%s: %s", request.endpoint, error.code, extra=logs.fields(code=error.code))
+        wait_ms = error.retry_after_ms
+        body = document(error.http_status, error.code, error.message, error.remedy, retry_after_ms=wait_ms)
+        response = Response(body, status=error.http_status, content_type=PROBLEM)
+        response.headers["Retry-After"] = str(-(-wait_ms // 1000))
+        return response
 
     @app.errorhandler(FedloomError)
     def named(error: FedloomError) -> Response:

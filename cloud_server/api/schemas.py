@@ -70,6 +70,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "detail": {"type": "string", "minLength": 1},
             "try": {"type": "string"},
             "instance": {"type": "string", "pattern": "^urn:fedloom:request:[0-9a-f]{32}$"},
+            "retry_after_ms": whole(0, MAX_RETRY_AFTER_MS, "When to come back; of `too-many-requests` alone."),
         },
         "required": ["type", "title", "status", "code", "detail", "try", "instance"],
         "additionalProperties": False,

@@ -9,6 +9,7 @@ from typing import Final
 from flask import Flask, Response, request
 
 from cloud_server.api import health, problems
+from cloud_server.api.limiting import Limits, limit
 from cloud_server.api.observing import observe
 from cloud_server.api.policy import public, stating
 from cloud_server.authority.registry import Authority
@@ -22,6 +23,7 @@ from shared.wire.signed import verify
 
 AGGREGATOR_FILE: Final = "aggregator_root.json"
 MAX_BODY_BYTES: Final = 16 * 1024
+DEFAULT_LIMITS: Final = Limits()
 
 
 def read_root(folder: Path) -> Root:
@@ -37,8 +39,8 @@ def read_root(folder: Path) -> Root:
     return Root.verified(data, sha256(data))
 
 
-def create_app(authority: Authority, folder: Path) -> Flask:
-    """Return the WSGI application over ``authority``, whose files are in ``folder``."""
+def create_app(authority: Authority, folder: Path, limits: Limits = DEFAULT_LIMITS) -> Flask:
+    """Return the WSGI application over ``authority``, whose files are in ``folder``, which keeps to ``limits``."""
     app = Flask("fedloom-authority", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -49,6 +51,7 @@ def create_app(authority: Authority, folder: Path) -> Flask:
         {"database": health.database_answers(authority.database), "folder": health.folder_writable(folder)},
     )
     observe(app, os.urandom)
+    limit(app, limits)
 
     @app.post(ENROL)
     @public
@@ -69,7 +72,7 @@ def create_app(authority: Authority, folder: Path) -> Flask:
     return app
 
 
-def application(data: str) -> Flask:
+def application(data: str, **limits: float | str) -> Flask:
     """Entry point of a web worker."""
     folder = Path(data)
-    return create_app(Authority(folder, SystemClock(), os.urandom), folder)
+    return create_app(Authority(folder, SystemClock(), os.urandom), folder, Limits.of(limits))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloud_server.beside import beside_other_requests
 from cloud_server.settings import PRIVATE_MODE, sync_folder
 from shared.errors import Conflict
 from shared.limits import READ_PIECE_BYTES
@@ -63,13 +64,14 @@ class Incoming:
 
     def sync(self) -> int:
         """Return how many bytes are here and will be after a power cut; raises as ``held_bytes``."""
-        held = self.held_bytes()
-        if held:
-            with self._path.open("rb") as file:
-                held = os.fstat(file.fileno()).st_size
-                os.fsync(file.fileno())
-            sync_folder(self._folder)
-            sync_folder(self.uploads)
+        return beside_other_requests(self._sync) if self.held_bytes() else 0
+
+    def _sync(self) -> int:
+        with self._path.open("rb") as file:
+            held = os.fstat(file.fileno()).st_size
+            os.fsync(file.fileno())
+        sync_folder(self._folder)
+        sync_folder(self.uploads)
         return held
 
     def write(self, offset: int, piece: bytes) -> None:

@@ -215,7 +215,7 @@ class DeviceSession:
             ProtocolAbort, Unauthenticated, UsageError: see the module's list; nothing was revealed.
         """
         self._step(Phase.JOINED, Phase.SHARED)
-        self._roster = Roster.verified(roster_json, self._binding, self._authority_key, now_s)
+        self._roster = self._read_roster(roster_json, now_s)
         self._index = self._roster.index_of(self._certificate.device)
         if self._roster.members[self._index].leaf != self._own.leaf:
             raise ProtocolAbort("not-in-roster", "The roster holds another join message for this device.")
@@ -226,6 +226,9 @@ class DeviceSession:
         boxes = self._sealed_shares(graph.holders_of(self._index))
         self.phase = Phase.SHARED
         return SharesMessage(commitment(self._sid, self._index, self._seed), boxes)
+
+    def _read_roster(self, roster_json: Json, now_s: float) -> Roster:
+        return Roster.verified(roster_json, self._binding, self._authority_key, now_s)
 
     def _safe_thresholds(self) -> Thresholds:
         try:

@@ -11,7 +11,8 @@ import pytest
 
 from edge_client.download import download
 from edge_client.problems import CohortOver, VersionClosed
-from edge_client.transport import ATTEMPTS, Signer, Transport, pinned_pool
+from edge_client.transport import ATTEMPTS, BUSY_PATIENCE_S, MAX_WAIT_MS, Signer, Transport, pinned_pool
+from edge_client.upload import send_vector
 from shared.errors import Conflict, FedloomError, Missing, Refused, TryLater, Unauthenticated, UsageError
 from shared.release import FileEntry
 from shared.wire.canonical import octets_from_text, sha256
@@ -208,3 +209,52 @@ def test_a_full_disk_is_not_a_broken_network(certificates: Path, tmp_path: Path)
     with connected(certificates, script) as transport, refused("disk-write-failed", TryLater):
         download(transport, FileEntry.of(FILE), tmp_path / "nowhere" / "file", counts_as="bundle_down")
     assert len(script.seen) == 1
+
+
+def busy(retry_after_ms: int) -> Answer:
+    """Return the problem of a server that gets too many requests."""
+    body = b'{"code":"too-many-requests","detail":"why","retry_after_ms":%d,"status":429,"title":"Too","try":""}'
+    return Answer(429, body % retry_after_ms, "application/problem+json")
+
+
+def test_a_busy_server_is_come_back_to_with_the_same_request_and_jitter(certificates: Path) -> None:
+    script, clock = Script(*[busy(700)] * (3 * ATTEMPTS), Answer()), ManualClock()
+    with connected(certificates, script, clock) as transport:
+        assert transport.send("POST", "/v1/check-in", b"{}").status == 200
+    assert clock.slept_s == pytest.approx([0.7 * (1 + 1.0)] * (3 * ATTEMPTS))  # no back-off: nothing failed
+    assert len({(seen.headers[COUNTER_HEADER], seen.headers[SIGNATURE_HEADER]) for seen in script.seen}) == 1
+
+
+def test_a_server_that_stays_busy_is_left_for_later(certificates: Path) -> None:
+    script, clock = Script(busy(1000)), ManualClock()
+    before_s = clock.time_s
+    with connected(certificates, script, clock) as transport, refused("too-many-requests", TryLater):
+        transport.send("POST", "/v1/check-in", b"{}")
+    assert BUSY_PATIENCE_S < clock.time_s - before_s < 2 * BUSY_PATIENCE_S
+
+
+@pytest.mark.parametrize("said", [b"-5", b"1e99", b'"soon"', b"true", b"99999999999"])
+def test_a_busy_server_that_says_nonsense_is_not_waited_for_for_ever(certificates: Path, said: bytes) -> None:
+    body = b'{"code":"too-many-requests","detail":"why","retry_after_ms":%s,"title":"Too"}' % said
+    script, clock = Script(Answer(429, body, "application/problem+json"), Answer()), ManualClock()
+    with connected(certificates, script, clock) as transport:
+        assert transport.send("POST", "/v1/check-in", b"{}").status == 200
+    assert 0 < sum(clock.slept_s) <= 2 * MAX_WAIT_MS / 1000
+
+
+def test_a_download_that_has_to_wait_keeps_what_it_has(certificates: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.with_name("weights.part").write_bytes(FILE[:1000])
+    rest = Answer(206, FILE[1000:], OCTETS, {"Content-Range": f"bytes 1000-{len(FILE) - 1}/{len(FILE)}"})
+    script, clock = Script(*[busy(500)] * (2 * ATTEMPTS), rest), ManualClock()
+    with connected(certificates, script, clock) as transport:
+        download(transport, FileEntry.of(FILE), path, counts_as="weights_down")
+    assert path.read_bytes() == FILE
+    assert {seen.headers["Range"] for seen in script.seen} == {"bytes=1000-"}
+
+
+def test_an_upload_that_has_to_wait_is_sent_again(certificates: Path) -> None:
+    script, clock = Script(*[busy(500)] * (2 * ATTEMPTS), Answer()), ManualClock()
+    with connected(certificates, script, clock) as transport:
+        send_vector(transport, "/v1/cohorts/c/vector", b"words", clock.now_s() + 60, clock)
+    assert [(seen.method, seen.body) for seen in script.seen] == [("PUT", b"words")] * (2 * ATTEMPTS + 1)

@@ -1,0 +1,24 @@
+"""Waiting for the disk in a web process, whose requests take turns in one thread, without stopping the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import gevent
+from gevent import monkey
+
+R = TypeVar("R")
+
+
+def in_web_process() -> bool:
+    """Say whether requests take turns in this process."""
+    return bool(monkey.is_module_patched("socket"))
+
+
+def beside_other_requests(wait: Callable[[], R]) -> R:
+    """Return what ``wait``, which waits for the disk, returns; in a web process, requests go on meanwhile."""
+    if not in_web_process():
+        return wait()
+    result: R = gevent.get_hub().threadpool.apply(wait)
+    return result
