@@ -29,6 +29,7 @@ from shared.limits import KEEP_ALIVE_S, MAX_POLL_HOLD_S
 ACTIVE_TICK_S: Final = 0.005  # how often the driver looks for commits
 REMOTE_TICK_S: Final = 0.02  # the same where looking is a request to another process
 IDLE_TICK_S: Final = 0.25  # how often it looks at deadlines
+REST: Final = 3.0  # times as long as a look that found nothing, before the next: most commits are check-ins
 RESTART_S: Final = 1.0
 QUICK_DEATH_S: Final = 10.0
 MAX_QUICK_DEATHS: Final = 3
@@ -68,7 +69,8 @@ def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
             if now_mark != mark or now_s - looked_s >= IDLE_TICK_S:
                 mark, looked_s = now_mark, now_s
                 while _timed_tick(driver, metrics):
-                    pass
+                    now_s = time.monotonic()
+                time.sleep(min(IDLE_TICK_S, REST * (time.monotonic() - now_s)))
             failures = 0
         except (OSError, DBAPIError) as error:
             failures += 1
