@@ -115,6 +115,7 @@ class Driver:
         self._leases = Leases(database, clock, self._name, lease_s)
         self._renewed_s = 0.0
         self._cleans_up = False
+        self._anchor_due = True
         self._sums = Sums(database, uploads, self._leases)
         self._unmask_failed: dict[str, int] = {}
         self._stuck: dict[str, str] = {}
@@ -129,17 +130,21 @@ class Driver:
                 self._clean_up()
             self._renew_releases()
         self._cleans_up = HOUSEKEEPING in held
-        moved = [self._try_task(name) for name in names if task_lease(name) in held]  # every task gets its turn
-        if any(moved):
+        moved = any([self._try_task(name) for name in names if task_lease(name) in held])  # every task gets its turn
+        self._anchor_due |= moved
+        if self._anchor_due:
             with self._database.read() as connection:
                 self._anchor.extend(connection)
-        return any(moved)
+            self._anchor_due = False
+        return moved
 
     def forget(self) -> None:
         """Drop what is in memory, after a failure of the disk or the database: it is read again."""
         self._sums.clear()
         self._unmask_failed.clear()
         self._leases.forget()
+        self._cleans_up = False  # what could not be deleted is still there
+        self._anchor_due = True
 
     def _try_task(self, name: str) -> bool:
         """Advance one task; what is wrong with it, a damaged file for instance, must not stop the others."""

@@ -33,9 +33,11 @@ class BlobStore:
         """Store ``data`` durably and return its hexadecimal SHA-256."""
         digest = sha256(data).hex()
         path = self.folder / digest[:2] / digest
-        if not path.is_file():
-            path.parent.mkdir(exist_ok=True)
-            sync_folder(self.folder)
+        path.parent.mkdir(exist_ok=True)
+        sync_folder(self.folder)
+        if path.is_file() and path.read_bytes() == data:
+            sync_folder(path.parent)  # who put it there may have failed before this
+        else:
             write_private(path, data)
         return digest
 

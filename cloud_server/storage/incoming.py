@@ -62,12 +62,19 @@ class Incoming:
         return self._path.stat().st_size if self._path.exists() else 0
 
     def sync(self) -> int:
-        """Return how many bytes are here and will be after a power cut; raises as ``held_bytes``."""
+        """Return how many bytes are here and will be after a power cut; raises as ``held_bytes``.
+
+        Where the disk cannot write them, all of them are forgotten: it does not try again, but says that it did.
+        """
         held = self.held_bytes()
         if held:
-            with self._path.open("rb") as file:
-                held = os.fstat(file.fileno()).st_size
-                os.fsync(file.fileno())
+            try:
+                with self._path.open("rb") as file:
+                    held = os.fstat(file.fileno()).st_size
+                    os.fsync(file.fileno())
+            except OSError:
+                self.cut(0)
+                raise
             sync_folder(self._folder)
             sync_folder(self.uploads)
         return held
@@ -76,7 +83,8 @@ class Incoming:
         """Add ``piece``, the bytes from ``offset`` on; what of it is here already must be the same.
 
         Raises:
-            Conflict: ``wrong-offset`` where bytes before it are missing, ``different-repeat`` for other bytes.
+            Conflict: ``wrong-offset`` where bytes before it are missing; ``upload-damaged`` for other bytes, of which
+                nobody knows which are wrong until all are there, so that none is kept.
         """
         with alone(self.uploads):
             held = self.held_bytes()
@@ -89,7 +97,8 @@ class Incoming:
                 file.seek(offset)
                 again = file.read(min(held - offset, len(piece)))
                 if again != piece[: len(again)]:
-                    raise _different()
+                    self._cut(0)
+                    raise damaged()
                 rest = memoryview(piece)[len(again) :]
                 while rest:
                     rest = rest[file.write(rest) :]
@@ -106,10 +115,13 @@ class Incoming:
     def cut(self, size_bytes: int) -> None:
         """Forget all but the first bytes."""
         with alone(self.uploads):
-            if size_bytes == 0:
-                shutil.rmtree(self._folder, ignore_errors=True)
-            elif self._path.exists():
-                os.truncate(self._path, min(size_bytes, self._path.stat().st_size))
+            self._cut(size_bytes)
+
+    def _cut(self, size_bytes: int) -> None:
+        if size_bytes == 0 and self._folder.exists():
+            shutil.rmtree(self._folder)
+        elif self._path.exists():
+            os.truncate(self._path, min(size_bytes, self._path.stat().st_size))
 
     def keep(self, size_bytes: int) -> None:
         """Move the whole vector, already synced, to its place, durably.
@@ -148,6 +160,11 @@ def wrong_offset(held_bytes: int) -> Conflict:
     return Conflict(
         "wrong-offset", f"The vector is here up to byte {held_bytes}.", "go on there; GET says how far it came"
     )
+
+
+def damaged() -> Conflict:
+    """Return the error for bytes that are not those of the declared vector."""
+    return Conflict("upload-damaged", "The vector is not the one that was declared; nothing was kept.", "start anew")
 
 
 def _different() -> Conflict:
