@@ -10,7 +10,7 @@ LOCKS := requirements/edge.txt requirements/server.txt requirements/convert.txt 
 HAS_TFLITE_RUNTIME := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info < (3, 12) else "")')
 DEVICE_VENVS := .venv-edge $(if $(HAS_TFLITE_RUNTIME),.venv-edge-tflite)
 
-.PHONY: all demo test test-postgresql fuzz check format bench lock clean
+.PHONY: all demo test test-long test-postgresql fuzz check format bench lock clean
 all: .venv $(DEVICE_VENVS)
 
 .venv: .venv/.ready
@@ -41,11 +41,15 @@ demo: all
 test: all
 	$(BIN)/pytest -n 2 --dist loadgroup tests
 
-# Ten times the requests of the default suite.
+# What takes too long for the default suite.
+test-long: all
+	$(BIN)/pytest -n 2 --dist loadgroup -m long tests
+
 # The aggregator's tests once more, on a PostgreSQL of their own instead of a file.
 test-postgresql: all
 	$(BIN)/pytest -n 2 --dist loadgroup --database postgresql tests/cloud_server tests/e2e
 
+# Ten times the requests of the default suite.
 fuzz: all
 	$(BIN)/python -m tests.e2e.run_fuzz --requests 20000
 

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from sqlalchemy.exc import DBAPIError
+
 from cloud_server import audit
 from cloud_server.api.context import Context
 from cloud_server.app import RELEASE_KEY_FILE, make_context
@@ -28,6 +30,7 @@ from cloud_server.rounds.rounds import list_rounds
 from cloud_server.serve_cli import add_driver, add_serve, drive, serve
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.failures import failure_of
 from cloud_server.storage.opening import open_database
 from cloud_server.storage.schema import device as device_table
 from cloud_server.storage.schema import setting
@@ -41,7 +44,7 @@ from cloud_server.tasks import (
 )
 from shared.bundle import read_bundle
 from shared.clock import SystemClock
-from shared.errors import FedloomError, UsageError
+from shared.errors import FedloomError, TryLater, UsageError
 from shared.plan import Plan
 from shared.release import RELEASE_FILE, SIGNATURE_FILE
 from shared.root import EnrolmentCode, Root
@@ -94,6 +97,11 @@ def _run(arguments: argparse.Namespace) -> Json:
             "missing-package",
             f"The Python package {error.name} is not installed here.",
             "pip install --require-hashes -r requirements/server.txt",
+        ) from error
+    except (OSError, DBAPIError) as error:
+        file = f", at {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        raise TryLater(
+            "storage-unavailable", f"The command broke off: {failure_of(error)}{file}.", "mend it and run it again"
         ) from error
     return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
                 while _timed_tick(driver, metrics):
                     pass
             failures = 0
-        except (OSError, DBAPIError) as error:
+        except (OSError, DBAPIError, sqlite3.Error) as error:
             failures += 1
             log.error("the driver waits: %s", failure_of(error))  # noqa: TRY400  # its text may quote rows
             driver.forget()

@@ -23,9 +23,9 @@ from cloud_server.api.context import context
 from cloud_server.devices import count_vector
 from cloud_server.rounds.machine import OVER
 from cloud_server.rounds.records import StoredCohort, check_step, load_cohort, store_step
-from cloud_server.storage.incoming import Incoming, damaged, wrong_offset
+from cloud_server.storage.incoming import Incoming, wrong_offset
 from cloud_server.tasks import layout_of, load_task
-from shared.errors import TryLater, UsageError
+from shared.errors import Conflict, TryLater, UsageError
 from shared.limits import MAX_VECTOR_BYTES, READ_PIECE_BYTES, RECEIVE_DELAY_S, RECEIVE_PIECE_BYTES
 from shared.secagg.masking import WORD_BYTES
 from shared.wire.requests import OFFSET_QUERY, WHOLE_QUERY
@@ -153,7 +153,7 @@ def _require_whole(incoming: Incoming, part: Part) -> None:
     if not part.offset and hmac.compare_digest(caller().body_sha256, part.whole_sha256):
         return
     incoming.cut(0)
-    raise damaged()
+    raise Conflict("upload-damaged", "The vector is not the one that was declared; nothing was kept.", "start anew")
 
 
 def _keep(record: StoredCohort, incoming: Incoming, size_bytes: int) -> None:

@@ -130,7 +130,10 @@ class Driver:
                 self._clean_up()
             self._renew_releases()
         self._cleans_up = HOUSEKEEPING in held
-        moved = any([self._try_task(name) for name in names if task_lease(name) in held])  # every task gets its turn
+        moved = False
+        for name in names:
+            if task_lease(name) in held:
+                moved |= self._try_task(name)  # every task gets its turn
         self._anchor_due |= moved
         if self._anchor_due:
             with self._database.read() as connection:

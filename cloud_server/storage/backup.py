@@ -28,7 +28,7 @@ from cloud_server import audit
 from cloud_server.audit import Anchor, Head
 from cloud_server.authority.registry import DATABASE_FILE
 from cloud_server.rounds.machine import OVER, Phase
-from cloud_server.settings import PRIVATE_MODE, DataFolder, write_private
+from cloud_server.settings import PRIVATE_MODE, DataFolder, sync_folder, write_private
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.database import Database
 from cloud_server.storage.revisions import AGGREGATOR, revision_of
@@ -54,8 +54,19 @@ def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: 
     if out.exists():
         raise UsageError("backup-exists", f"{out} exists.", "give another --out")
     unfinished = out.with_name(out.name + ".part")
+    try:
+        manifest = _write(folder, database, blobs, unfinished)
+        unfinished.replace(out)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)  # it has keys in it
+        raise
+    sync_folder(out.parent)
+    return manifest
+
+
+def _write(folder: DataFolder, database: Database, blobs: BlobStore, path: Path) -> dict[str, Any]:
     hashes: dict[str, str] = {}
-    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
     with os.fdopen(descriptor, "w+b") as file:
         with tarfile.open(fileobj=file, mode="w") as tar, database.read() as connection:
             for name, data in _parts(folder, blobs, connection):
@@ -71,7 +82,6 @@ def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: 
             _add(tar, MANIFEST, json.dumps(manifest).encode())
         file.flush()
         os.fsync(file.fileno())
-    unfinished.replace(out)
     return manifest
 
 
@@ -141,7 +151,7 @@ def restore(path: Path, folder: DataFolder, database: Database, anchor: Anchor, 
     with _opened(path) as tar:
         manifest = _manifest(tar, path)
         with database.write() as connection:
-            if connection.execute(select(task.c.name)).first() or any(folder.keys.glob("*.key")):
+            if connection.execute(select(task.c.name)).first() or _has_other_keys(folder, manifest):
                 raise UsageError("not-empty", f"{folder.path} is in use.", "restore into an empty folder and database")
             _require_not_behind(manifest, anchor)
             for name in manifest["parts"]:  # all of them, before the first file is written
@@ -156,6 +166,12 @@ def restore(path: Path, folder: DataFolder, database: Database, anchor: Anchor, 
             for name in manifest["parts"]:
                 _place(folder, name, _part(tar, manifest, name))
     return manifest
+
+
+def _has_other_keys(folder: DataFolder, manifest: Mapping[str, Any]) -> bool:
+    """Say whether there are keys that no earlier attempt to restore this backup, which broke off, has left."""
+    parts = manifest["parts"]
+    return any(sha256(path.read_bytes()).hex() != parts.get(f"keys/{path.name}") for path in folder.keys.glob("*.key"))
 
 
 def _opened(path: Path) -> tarfile.TarFile:

@@ -83,8 +83,7 @@ class Incoming:
         """Add ``piece``, the bytes from ``offset`` on; what of it is here already must be the same.
 
         Raises:
-            Conflict: ``wrong-offset`` where bytes before it are missing; ``upload-damaged`` for other bytes, of which
-                nobody knows which are wrong until all are there, so that none is kept.
+            Conflict: ``wrong-offset`` where bytes before it are missing, ``different-repeat`` for other bytes.
         """
         with alone(self.uploads):
             held = self.held_bytes()
@@ -97,8 +96,7 @@ class Incoming:
                 file.seek(offset)
                 again = file.read(min(held - offset, len(piece)))
                 if again != piece[: len(again)]:
-                    self._cut(0)
-                    raise damaged()
+                    raise _different()
                 rest = memoryview(piece)[len(again) :]
                 while rest:
                     rest = rest[file.write(rest) :]
@@ -115,13 +113,10 @@ class Incoming:
     def cut(self, size_bytes: int) -> None:
         """Forget all but the first bytes."""
         with alone(self.uploads):
-            self._cut(size_bytes)
-
-    def _cut(self, size_bytes: int) -> None:
-        if size_bytes == 0 and self._folder.exists():
-            shutil.rmtree(self._folder)
-        elif self._path.exists():
-            os.truncate(self._path, min(size_bytes, self._path.stat().st_size))
+            if size_bytes == 0 and self._folder.exists():
+                shutil.rmtree(self._folder)
+            elif self._path.exists():
+                os.truncate(self._path, min(size_bytes, self._path.stat().st_size))
 
     def keep(self, size_bytes: int) -> None:
         """Move the whole vector, already synced, to its place, durably.
@@ -160,11 +155,6 @@ def wrong_offset(held_bytes: int) -> Conflict:
     return Conflict(
         "wrong-offset", f"The vector is here up to byte {held_bytes}.", "go on there; GET says how far it came"
     )
-
-
-def damaged() -> Conflict:
-    """Return the error for bytes that are not those of the declared vector."""
-    return Conflict("upload-damaged", "The vector is not the one that was declared; nothing was kept.", "start anew")
 
 
 def _different() -> Conflict:

@@ -51,6 +51,7 @@ READS: Final[Mapping[str, tuple[Signature, str]]] = {
     "pread64": (_PREAD, "descriptor"),
 }
 _CREATING: Final = frozenset({"open64", "open", "openat64"})  # opening what is there changes nothing
+_NEED_NO_ROOM: Final = frozenset({"unlink", "unlinkat", "rmdir", "truncate64"})  # work on a full disk, too
 _SYNCING: Final = frozenset({"fsync", "fdatasync"})
 _JOURNALED: Final = (".db", ".db-wal", ".db-shm", ".anchor")  # what these lost, SQLite writes again by itself
 
@@ -94,9 +95,9 @@ class Disk:
 
     def asked(self, name: str, path: str, descriptor: int | None) -> int:
         """Count a call, and return the error that it must fail with, 0 if none."""
-        if not self._first or not path.startswith(f"{self.folder}/") and path != str(self.folder):
+        if not self._first or (not path.startswith(f"{self.folder}/") and path != str(self.folder)):
             return 0
-        if name in READS and not self._reads:
+        if (name in READS and not self._reads) or (name in _NEED_NO_ROOM and self._error == errno.ENOSPC):
             return 0
         self.count += 1
         if not self._first <= self.count < self._first + self._times:
@@ -164,10 +165,10 @@ def _stand_in(disk: Disk, name: str, subject: str) -> Callable[..., int]:
 def _path(subject: str, arguments: tuple[Any, ...]) -> str:
     try:
         if subject == "descriptor":
-            return os.readlink(f"/proc/self/fd/{arguments[0]}")
+            return str(Path(f"/proc/self/fd/{arguments[0]}").readlink())
         if subject == "path":
-            return os.path.abspath(os.fsdecode(arguments[0]))
-        folder = os.readlink(f"/proc/self/fd/{arguments[0]}") if arguments[0] >= 0 else os.getcwd()
-        return os.path.normpath(os.path.join(folder, os.fsdecode(arguments[1])))
+            return str(Path.cwd() / os.fsdecode(arguments[0]))
+        folder = Path(f"/proc/self/fd/{arguments[0]}").readlink() if arguments[0] >= 0 else Path.cwd()
+        return str(folder / os.fsdecode(arguments[1]))
     except OSError:  # no such descriptor: the call itself will say so
         return ""

@@ -43,7 +43,6 @@ def replaced(functions: dict[str, int]) -> Iterator[None]:
 def _places(names: frozenset[str]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Loaded), ctypes.c_size_t, ctypes.c_void_p)
     def look(loaded: ctypes._Pointer[_Loaded], _size: int, _data: object) -> int:
         part = loaded.contents
         if not any(own in (part.name or b"").decode() for own in _OWN):
@@ -51,14 +50,17 @@ def _places(names: frozenset[str]) -> list[tuple[str, int]]:
         return 0
 
     iterate: Callable[..., int] = ctypes.CDLL(None).dl_iterate_phdr
-    iterate(look, None)
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Loaded), ctypes.c_size_t, ctypes.c_void_p)
+    iterate(kind(look), None)
     return found
 
 
 def _in_part(part: _Loaded, names: frozenset[str]) -> Iterator[tuple[str, int]]:
     tags: dict[int, int] = {}
     for number in range(part.count):
-        kind, _, _, virtual, _, _, size, _ = struct.unpack("<IIQQQQQQ", ctypes.string_at(part.headers + 56 * number, 56))
+        kind, _, _, virtual, _, _, size, _ = struct.unpack(
+            "<IIQQQQQQ", ctypes.string_at(part.headers + 56 * number, 56)
+        )
         if kind == _DYNAMIC:
             tags = dict(struct.iter_unpack("<qQ", ctypes.string_at(part.address + virtual, size)))
     for start, size in ((_RELA, _RELASZ), (_JMPREL, _PLTRELSZ)):

@@ -23,6 +23,7 @@ import pytest
 import urllib3
 from safetensors.numpy import load
 from sqlalchemy.exc import DBAPIError
+from urllib3.exceptions import ProtocolError
 
 from cloud_server.api import waiting
 from cloud_server.rounds import sums
@@ -31,8 +32,9 @@ from shared.errors import Refused
 from shared.root import EnrolmentCode
 from shared.wire.messages import CheckIn
 from shared.wire.requests import BLOBS, CHECK_IN, COHORTS, DEVICE_HEADER, OCTETS, RELEASES
-from tests.cloud_server.local import HOUR_S, URL, Local, LocalPool, quadratic_bundle, small_plan
+from tests.cloud_server.local import HOUR_S, URL, Local, LocalPool, small_plan
 from tests.cloud_server.members import STEPS, Member, enrol, one_hot
+from tests.e2e.servers import quadratic_bundle
 from tests.faults.failing_disk import Disk, failing_disk
 
 MEMBERS: Final = 3
@@ -88,7 +90,6 @@ class FailingPool(LocalPool):
 
     def __init__(self, local: Local, trial: Trial) -> None:
         super().__init__(local.app)
-        self.local=local
         self._trial = trial
         self._refused: set[tuple[str, str, str]] = set()
         self._kept: set[tuple[str, str, str]] = set()
@@ -105,11 +106,13 @@ class FailingPool(LocalPool):
         """Answer a request."""
         request = (str((headers or {}).get(DEVICE_HEADER)), method, url.partition("?")[0])
         route = route_of(url)
-        with self._trial.of(f"{method} {route}", fails=request not in self._refused):
-            response = super().urlopen(method, url, body, headers)
-            data = response.read()
-        if response.status == 202:
-            print("DBG", self._trial._number, request, self.local.driver._stuck, self.local.rows("select * from lease"), self.local.rows("select id,task,phase,failure from cohort")[-1], self.local.rows("select device,step from step where cohort='%s'" % url.split("/")[-2]), [r.added for r in self.local.driver._sums._running.values()], self.local.rows("select * from partial_sum"), self.local.driver._leases._held, self.local.driver._sums._running, self.local.clock.time_s)
+        try:
+            with self._trial.of(f"{method} {route}", fails=request not in self._refused):
+                response = super().urlopen(method, url, body, headers)
+                data = response.read()
+        except OSError as error:  # in the middle of the answer's body: its length is missed
+            self._refused.add(request)
+            raise ProtocolError from error
         assert response.status != 202, "the driver did not do what was due"
         self._refused.discard(request)
         if response.status >= 400:
@@ -219,7 +222,7 @@ class Round:
         """Return the new weights as the device gets them, at the second try if need be."""
         try:
             return member.weights(1)
-        except Refused:  # what came was a problem document
+        except (Refused, ProtocolError):  # what came was a problem document, or not all
             return member.weights(1)
 
     def check(self, members: list[Member]) -> None:
@@ -229,7 +232,7 @@ class Round:
         assert self.local.rows(f"SELECT phase FROM cohort WHERE task = '{self.name}'") == [("summed",)]  # noqa: S608
         query = f"SELECT number FROM version WHERE task = '{self.name}' ORDER BY number"  # noqa: S608
         assert self.local.rows(query) == [(0,), (1,)]
-        assert self.pool.problems <= {(503, "storage-unavailable"), (409, "upload-damaged")}
+        assert self.pool.problems <= {(503, "storage-unavailable")}
         parts = self.local.parts
         assert find_damage(parts.database, parts.blobs, parts.uploads, parts.anchor)["problems"] == []
         assert list(parts.uploads.folder.iterdir()) == []
@@ -249,7 +252,11 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local]:
     made.close()
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "kind", ["full", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("one-error", "unreadable"))]
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Flask's client closes no broken body
 def test_whichever_call_fails_the_same_members_finish_the_round(local: Local, kind: str) -> None:
     deepest: dict[str, int] = {}
     with failing_disk(local.parts.folder.path) as disk:
@@ -260,4 +267,6 @@ def test_whichever_call_fails_the_same_members_finish_the_round(local: Local, ki
             deepest |= {name: number for name, times in trial.failed.items() if times}
             if not trial.failed.total():
                 break
-    print(deepest)
+    shallow = {name for name, depth in deepest.items() if depth < 3}
+    assert not shallow
+    assert deepest["driver answer"] > 30
