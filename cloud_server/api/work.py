@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, send_file
+from flask import Blueprint, Response, request
 from sqlalchemy import Connection, select, update
+from werkzeug.exceptions import RequestedRangeNotSatisfiable
+from werkzeug.wsgi import FileWrapper
 
 from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
@@ -11,16 +13,18 @@ from cloud_server.api.waiting import hold
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.records import current_cohort_id, load_cohort, step_bodies, step_body
 from cloud_server.rounds.rounds import last_round_number, open_round
+from cloud_server.storage.blobs import Content
 from cloud_server.storage.schema import device as device_table
 from cloud_server.tasks import load_task, newest_version, release_of
 from shared.errors import Conflict, Missing
-from shared.limits import RETRY_AFTER_MS
+from shared.limits import READ_PIECE_BYTES, RETRY_AFTER_MS
 from shared.release import MAX_VERSION
 from shared.wire.messages import Action, Assignment, CheckIn, Meeting, read_version, write_release
 from shared.wire.requests import BLOBS, CHECK_IN, JSON, OCTETS, RELEASES, RENDEZVOUS
 
 blueprint = Blueprint("work", __name__)
 DONE_RETRY_MS = 60_000
+FOREVER_S = 31_536_000
 
 
 @blueprint.post(CHECK_IN)
@@ -79,16 +83,30 @@ def release(number: int) -> Response:
 @for_devices
 def blob(digest: str) -> Response:
     """Return a file by its hash; Range and ETag as usual."""
-    path = context().blobs.path(digest)
-    return send_file(path, mimetype=OCTETS, etag=digest, conditional=True, max_age=31_536_000)
+    return _file(context().blobs.open(digest), digest)
 
 
 @blueprint.get(BLOBS + "/<digest>/from/<held>")
 @for_devices
 def difference(digest: str, held: str) -> Response:
     """Return what leads from a file that the device holds to another one; Range and ETag as usual."""
-    path = context().blobs.difference_path(held, digest)
-    return send_file(path, mimetype=OCTETS, etag=digest, conditional=True, max_age=31_536_000)
+    return _file(context().blobs.open_difference(held, digest), digest)
+
+
+def _file(content: Content, etag: str) -> Response:
+    """Answer with a file that never changes, or with the part that was asked for."""
+    pieces = FileWrapper(content.file, READ_PIECE_BYTES)
+    response = Response(pieces, mimetype=OCTETS, direct_passthrough=True)
+    response.content_length = content.size_bytes
+    response.set_etag(etag)
+    response.cache_control.max_age = FOREVER_S
+    response.cache_control.public = True
+    try:
+        response.make_conditional(request, accept_ranges=True, complete_length=content.size_bytes)
+    except RequestedRangeNotSatisfiable:
+        pieces.close()
+        raise
+    return response
 
 
 @blueprint.post(RENDEZVOUS)

@@ -45,12 +45,14 @@ from cloud_server.storage.leases import LEASE_S, Leases, task_lease
 from cloud_server.storage.schema import cohort
 from cloud_server.tasks import (
     Task,
+    insert_version,
     layout_of,
     load_bundle,
     load_master,
     load_task,
+    put_version,
+    release_of,
     renew_release,
-    store_version,
     task_names,
 )
 from shared.clock import Clock
@@ -247,8 +249,9 @@ class Driver:
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)
         made = self._next_version(task, record, master, task.plan, now_s)
+        master_sha256 = self._put(task, made, master)
         with self._database.write() as connection:
-            store_version(connection, self._blobs, task.name, made, master, now_s)
+            insert_version(connection, task.name, made, master_sha256, now_s)
             close_round(connection, task, None, now_s, reason=record.state.failure)
         log.warning("task %s: round %d abandoned, %s", task.name, record.round_number, record.state.failure)
         return True
@@ -267,6 +270,12 @@ class Driver:
             key=self._release_key,
             now_s=now_s,
         )
+
+    def _put(self, task: Task, made: Version, weights: npt.NDArray[np.float32]) -> str:
+        """Store a version's files, with no transaction open, and return the hash of the master weights, f32[d]."""
+        with self._database.read() as connection:
+            before, _ = release_of(connection, task.name, made.number - 1)
+        return put_version(self._blobs, made, weights, before)
 
     def _form_cohort(self, task: Task, attempt: int) -> bool:
         if attempt > MAX_ATTEMPTS:
@@ -410,10 +419,11 @@ class Driver:
         now_s = self._clock.now_s()
         weights = step_weights(master, aggregate, task.plan, layout)
         made = self._next_version(task, record, weights, next_plan(task.plan, aggregate), now_s)
+        master_sha256 = self._put(task, made, weights)
         with self._database.write() as connection:
             if load_cohort(connection, record.id, lock=True).state != record.state:
                 return True  # another driver took over meanwhile
-            store_version(connection, self._blobs, task.name, made, weights, now_s)
+            insert_version(connection, task.name, made, master_sha256, now_s)
             save_state(connection, record.id, replace(record.state, phase=Phase.SUMMED, since_s=now_s))
             stopped = self._close(connection, task, record, aggregate, now_s)
         log.info(

@@ -92,7 +92,7 @@ def _parts(folder: DataFolder, blobs: BlobStore, connection: Connection) -> Iter
     for digest in sorted(referenced(connection)):
         yield f"blobs/{digest}", blobs.get(digest)
     for path in sorted(folder.keys.iterdir()):
-        if path.is_file() and path != folder.database_url_file:  # another machine has another one
+        if path.is_file() and path not in {folder.database_url_file, folder.object_store_file}:  # of this machine
             yield f"keys/{path.name}", path.read_bytes()
     if folder.authority.is_dir():
         for path in sorted(folder.authority.iterdir()):
@@ -134,13 +134,16 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(entry, io.BytesIO(data))
 
 
-def restore(path: Path, folder: DataFolder, database: Database, anchor: Anchor, now_s: float) -> dict[str, Any]:
+def restore(
+    path: Path, folder: DataFolder, database: Database, blobs: BlobStore, anchor: Anchor, now_s: float
+) -> dict[str, Any]:
     """Fill an empty aggregator from a backup and return the manifest.
 
     Args:
         path: of the backup.
         folder: that has no keys yet.
         database: without any row.
+        blobs: where the files go.
         anchor: of the deployment, kept outside the backup.
         now_s: the time.
 
@@ -164,7 +167,7 @@ def restore(path: Path, folder: DataFolder, database: Database, anchor: Anchor, 
             _end_cohorts(connection, now_s)
             audit.record(connection, now_s, "operator", "restored", path.name, {"entries": manifest["audit"]["number"]})
             for name in manifest["parts"]:
-                _place(folder, name, _part(tar, manifest, name))
+                _place(folder, blobs, name, _part(tar, manifest, name))
     return manifest
 
 
@@ -252,10 +255,10 @@ def _end_cohorts(connection: Connection, now_s: float) -> None:
     connection.execute(cohort.update().where(running).values(values))
 
 
-def _place(folder: DataFolder, name: str, data: bytes) -> None:
+def _place(folder: DataFolder, blobs: BlobStore, name: str, data: bytes) -> None:
     kind, _, rest = name.partition("/")
     if kind == "blobs":
-        BlobStore(folder.blobs).put(data)
+        blobs.put(data)
     elif kind in {"keys", "authority"} and "/" not in rest and rest not in {"", ".", ".."}:
         parent = folder.keys if kind == "keys" else folder.authority
         parent.mkdir(mode=0o700, exist_ok=True)
