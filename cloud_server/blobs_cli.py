@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cloud_server.settings import DataFolder, write_private
+from cloud_server.storage.blobs import is_digest
 from cloud_server.storage.opening import open_blobs
 from shared.errors import Conflict, UsageError
 from shared.ids import random_id
@@ -58,8 +59,8 @@ def _use(arguments: argparse.Namespace) -> Json:
     blobs.claim()
     copied = 0
     for stored in before.stored():
-        if len(stored.needs) == 1 and all(len(digest) == 64 for digest in stored.needs):
-            blobs.put(before.get(*stored.needs))
+        if is_digest(stored.digest) and not stored.is_difference:
+            blobs.put(before.get(stored.digest))
             copied += 1
     write_private(folder.object_store_file, address.to_bytes())
     return {"blobs": arguments.url, "copied": copied}

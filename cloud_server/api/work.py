@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from flask import Blueprint, Response, request
 from sqlalchemy import Connection, select, update
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
@@ -12,17 +14,27 @@ from cloud_server.api.context import context
 from cloud_server.api.waiting import hold
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.records import current_cohort_id, load_cohort, step_bodies, step_body
+from cloud_server.rounds.retention import kept_from
 from cloud_server.rounds.rounds import last_round_number, open_round
 from cloud_server.storage.blobs import Content
 from cloud_server.storage.schema import device as device_table
 from cloud_server.tasks import load_task, newest_version, release_of
-from shared.errors import Conflict, Missing
+from shared.errors import Conflict, FedloomError, Missing
 from shared.limits import READ_PIECE_BYTES, RETRY_AFTER_MS
 from shared.release import MAX_VERSION
 from shared.wire.messages import Action, Assignment, CheckIn, Meeting, read_version, write_release
 from shared.wire.requests import BLOBS, CHECK_IN, JSON, OCTETS, RELEASES, RENDEZVOUS
 
 blueprint = Blueprint("work", __name__)
+
+
+class VersionRemoved(FedloomError):
+    """The version was there once; the device asks which is the newest."""
+
+    exit_code = 4
+    http_status = HTTPStatus.GONE
+
+
 DONE_RETRY_MS = 60_000
 FOREVER_S = 31_536_000
 
@@ -75,6 +87,8 @@ def release(number: int) -> Response:
     if number > MAX_VERSION:  # the database could not even compare it
         raise Missing("version-unknown", "There is no such version.")
     with context().database.read() as connection:
+        if number < kept_from(connection, caller().task):
+            raise VersionRemoved("version-removed", f"Version {number} is not kept any more.", "use the newest one")
         exact, signature = release_of(connection, caller().task, number)
     return Response(write_release(exact, signature), content_type=JSON)
 

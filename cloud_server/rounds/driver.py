@@ -35,12 +35,20 @@ from cloud_server.rounds.records import (
     with_seed,
     write_roster,
 )
+from cloud_server.rounds.retention import (
+    Retention,
+    forget_cohorts,
+    forget_versions,
+    remove_unneeded,
+    retire_versions,
+)
 from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
 from cloud_server.rounds.sealed import cohorts_with_shares, commitments, forget_shares
 from cloud_server.rounds.seen import seen
 from cloud_server.rounds.sums import Sums, forget_partial_sum
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, bump
+from cloud_server.storage.failures import failure_of
 from cloud_server.storage.leases import LEASE_S, Leases, task_lease
 from cloud_server.storage.schema import cohort
 from cloud_server.tasks import (
@@ -67,6 +75,7 @@ from shared.wire.signed import SigningKey
 
 HOUSEKEEPING: Final = "housekeeping"  # the lease of what belongs to no task
 RENEWAL_CHECK_S: Final = 20.0
+TIDYING_S: Final = 3600.0  # every file is looked at
 MAX_ATTEMPTS: Final = 20  # cohorts per round, before the round is given up
 log = logging.getLogger("fedloom.driver")
 
@@ -86,6 +95,7 @@ class Driver:
         anchor: is told of every entry of the audit log.
         workers: how many processes may recover masks.
         lease_s: how long another driver waits before it takes over what this one did not finish.
+        retention: how much of the past is kept.
     """
 
     def __init__(
@@ -102,6 +112,7 @@ class Driver:
         anchor: Anchor,
         workers: int = 1,
         lease_s: float = LEASE_S,
+        retention: Retention | None = None,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -115,7 +126,9 @@ class Driver:
         self._workers = workers
         self._name = random_id("driver", random_bytes)
         self._leases = Leases(database, clock, self._name, lease_s)
+        self._retention = retention or Retention()
         self._renewed_s = 0.0
+        self._tidied_s = 0.0
         self._cleans_up = False
         self._anchor_due = True
         self._sums = Sums(database, uploads, self._leases)
@@ -131,6 +144,7 @@ class Driver:
             if not self._cleans_up:
                 self._clean_up()
             self._renew_releases()
+            self._tidy()
         self._cleans_up = HOUSEKEEPING in held
         moved = False
         for name in names:
@@ -178,6 +192,23 @@ class Driver:
                     renew_release(connection, load_task(connection, name), self._release_key, now_s)
             except FedloomError as error:
                 log.error("task %s: its release cannot be renewed: %s", name, error)  # noqa: TRY400  # as in _try_task
+
+    def _tidy(self) -> None:
+        """Let go of the past, now and then."""
+        now_s = self._clock.now_s()
+        if now_s - self._tidied_s < TIDYING_S:
+            return
+        self._tidied_s = now_s
+        retire_versions(self._database, self._retention)
+        cohorts = forget_cohorts(self._database, self._retention, now_s)
+        forget_versions(self._database)
+        try:
+            files = remove_unneeded(self._database, self._blobs, now_s)
+        except OSError as error:
+            log.warning("old files stay for now: %s", failure_of(error))  # rounds must not wait for it
+            return
+        if cohorts or files:
+            log.info("what %d old cohorts had sent and %d old files are deleted", cohorts, files)
 
     def _clean_up(self) -> None:
         """Delete what a driver left that was killed before it cleaned up."""

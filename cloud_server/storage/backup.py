@@ -28,12 +28,12 @@ from cloud_server import audit
 from cloud_server.audit import Anchor, Head
 from cloud_server.authority.registry import DATABASE_FILE
 from cloud_server.rounds.machine import OVER, Phase
+from cloud_server.rounds.retention import needed
 from cloud_server.settings import PRIVATE_MODE, DataFolder, sync_folder, write_private
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.database import Database
 from cloud_server.storage.revisions import AGGREGATOR, revision_of
-from cloud_server.storage.schema import box, cohort, commitment, lease, metadata, partial_sum, task, version
-from cloud_server.tasks import release_files
+from cloud_server.storage.schema import box, cohort, commitment, lease, metadata, partial_sum, task
 from shared.errors import UsageError
 from shared.wire.canonical import sha256
 
@@ -89,7 +89,7 @@ def _parts(folder: DataFolder, blobs: BlobStore, connection: Connection) -> Iter
     for table in metadata.sorted_tables:
         if table.name not in _LEFT_OUT:
             yield f"tables/{table.name}.jsonl", b"".join(_lines(connection, table))
-    for digest in sorted(referenced(connection)):
+    for digest in sorted(needed(connection)):
         yield f"blobs/{digest}", blobs.get(digest)
     for path in sorted(folder.keys.iterdir()):
         if path.is_file() and path not in {folder.database_url_file, folder.object_store_file}:  # of this machine
@@ -109,16 +109,6 @@ def _lines(connection: Connection, table: Table) -> Iterator[bytes]:
             for column, value in zip(table.columns, row, strict=True)
         ]
         yield json.dumps(values).encode() + b"\n"
-
-
-def referenced(connection: Connection) -> set[str]:
-    """Return the hashes of the files that tasks and versions need."""
-    found = {
-        digest for body in connection.execute(select(task.c.bundle)).scalars() for digest in json.loads(body).values()
-    }
-    for row in connection.execute(select(version.c.release, version.c.master_sha256)):
-        found |= {entry.sha256 for entry in release_files(row.release).values()} | {row.master_sha256}
-    return found
 
 
 def _sqlite_copy(path: Path) -> bytes:

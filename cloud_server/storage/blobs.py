@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from cloud_server.settings import sync_folder, write_private
+from cloud_server.settings import NEW_SUFFIX, sync_folder, write_private
 from cloud_server.storage.incoming import PART, Incoming, alone
 from shared.errors import BrokenState, Missing
 from shared.limits import MIN_FREE_BYTES
@@ -45,9 +45,15 @@ class Stored:
     modified_s: float
 
     @property
-    def needs(self) -> frozenset[str]:
-        """The hashes of the files without which this one is worth nothing: itself, or both ends of a difference."""
-        return frozenset(self.name.rpartition("/")[2].split(DIFFERENCE_MARK))
+    def digest(self) -> str:
+        """The hash of the file, or of the one that a difference leads to; other text for a killed writer's remains."""
+        name = self.name.rpartition("/")[2]
+        return name if name.endswith(NEW_SUFFIX) else name.partition(DIFFERENCE_MARK)[0]
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether it leads from one file to another."""
+        return DIFFERENCE_MARK in self.name
 
 
 class BlobStore(Protocol):
@@ -91,8 +97,8 @@ class BlobStore(Protocol):
         """Yield everything that is stored, remains of writers that were killed included."""
         ...
 
-    def remove(self, name: str) -> None:
-        """Delete what ``stored`` named, if it is still there."""
+    def remove(self, name: str, put_before_s: float) -> bool:
+        """Delete what ``stored`` named, unless it was put (again) since, and say whether it was deleted."""
         ...
 
     def missing(self) -> str:
@@ -126,8 +132,7 @@ class FolderBlobs:
         digest = sha256(data).hex()
         path = self.folder / blob_name(digest)
         self._make_room(path)
-        if path.is_file() and path.read_bytes() == data:
-            os.utime(path)  # so that housekeeping does not take it for one that nothing has needed for long
+        if path.is_file() and path.read_bytes() == data and self._renew(path):
             sync_folder(path.parent)  # who put it there may have failed before this
         else:
             write_private(path, data)
@@ -159,13 +164,25 @@ class FolderBlobs:
             with suppress(FileNotFoundError):
                 yield Stored(f"{path.parent.name}/{path.name}", path.stat().st_mtime)
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, put_before_s: float) -> bool:
         """See ``BlobStore``."""
-        (self.folder / name).unlink(missing_ok=True)
+        path = self.folder / name
+        with alone(self.folder), suppress(FileNotFoundError):
+            if path.stat().st_mtime < put_before_s:
+                path.unlink()
+                return True
+        return False
 
     def missing(self) -> str:
         """See ``BlobStore``."""
         return lack_of_room(self.folder)
+
+    def _renew(self, path: Path) -> bool:
+        """Let a file count as put now, and say whether it was still there."""
+        with alone(self.folder), suppress(FileNotFoundError):
+            os.utime(path)
+            return True
+        return False
 
     def _make_room(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)

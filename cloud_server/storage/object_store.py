@@ -176,12 +176,16 @@ class ObjectBlobs:
                 if "/" in entry["path"]:
                     yield Stored(entry["path"], entry["last_modified"].timestamp())
 
-    def remove(self, name: str) -> None:
-        """See ``BlobStore``."""
+    def remove(self, name: str, put_before_s: float) -> bool:
+        """See ``BlobStore``; between question and deletion nothing keeps others out, but the moment is short."""
         try:
+            found = _do(lambda: obstore.head(self._store, name))
+            if found["last_modified"].timestamp() >= put_before_s:
+                return False
             _do(lambda: obstore.delete(self._store, name))
         except FileNotFoundError:
-            return
+            return False
+        return True
 
     def missing(self) -> str:
         """See ``BlobStore``."""

@@ -20,6 +20,7 @@ from flask import Flask
 from cloud_server.app import RELEASE_KEY_FILE, create_app, make_context
 from cloud_server.authority.registry import Authority
 from cloud_server.rounds.driver import Driver
+from cloud_server.rounds.retention import Retention
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.blobs import FolderBlobs
 from cloud_server.storage.leases import LEASE_S
@@ -86,6 +87,7 @@ class Local:
 
     def __init__(self, folder: Path, database_url: str | None = None, objects: Address | None = None) -> None:
         self.clock = ManualClock()
+        self.retention = Retention()
         keys = DataFolder.open(folder).keys
         if database_url is not None:
             use_database(DataFolder.open(folder), database_url)
@@ -116,6 +118,7 @@ class Local:
             random_bytes=os.urandom,
             seed_source=self.authority.draw_seed,
             anchor=self.parts.anchor,
+            retention=self.retention,
         )
 
     def kill_driver(self) -> None:

@@ -81,8 +81,8 @@ def test_differences_are_found_by_both_ends(blobs: BlobStore) -> None:
         assert file.read() == b"a difference"
     with refused("no-difference", Missing):
         blobs.open_difference(after, before)
-    needs = {stored.name: stored.needs for stored in blobs.stored()}
-    assert set(needs.values()) == {frozenset({before}), frozenset({after}), frozenset({before, after})}
+    found = sorted((stored.digest, stored.is_difference) for stored in blobs.stored())
+    assert found == sorted([(before, False), (after, False), (after, True)])
 
 
 @pytest.mark.parametrize("digest", ["", "..", "../../server.db", "A" * 64, "0" * 63, "0" * 64, "owner", "/etc/passwd"])
@@ -98,7 +98,7 @@ def test_what_was_removed_is_gone_and_may_be_removed_again(blobs: BlobStore) -> 
     digest = blobs.put(b"content")
     for stored in list(blobs.stored()):
         for _ in range(2):
-            blobs.remove(stored.name)
+            blobs.remove(stored.name, stored.modified_s + 1)
     with refused("blob-unknown", Missing):
         blobs.get(digest)
     assert list(blobs.stored()) == []
