@@ -24,9 +24,9 @@ from cloud_server.metrics import RequestMetrics, StateCollector, read_metrics, r
 from cloud_server.rounds.assigning import Assigner
 from cloud_server.rounds.pacing import CHECK_INS_PER_S, Pacer
 from cloud_server.settings import FOLDER_MODE, DataFolder, load_or_create_key
-from cloud_server.storage.blobs import BlobStore, UploadStore
+from cloud_server.storage.blobs import UploadStore
 from cloud_server.storage.database import Revisions
-from cloud_server.storage.opening import open_database
+from cloud_server.storage.opening import open_blobs, open_database
 from cloud_server.tls import ROOT_FILE
 from shared.clock import Clock, SystemClock
 from shared.errors import UsageError
@@ -73,7 +73,7 @@ def make_context(
         folder=folder,
         database=database,
         revisions=Revisions(database, POLL_INTERVAL_S / 2 if database.is_sqlite else REMOTE_POLL_INTERVAL_S),
-        blobs=BlobStore(folder.blobs),
+        blobs=open_blobs(folder),
         uploads=UploadStore(folder.uploads),
         authority=authority,
         root=authority.root(release_key.public, tls_root.read_text("ascii")),
@@ -115,7 +115,8 @@ def create_app(parts: Context, metrics: Audience = "local", limits: Limits = DEF
         app,
         {
             "database": health.database_answers(parts.database),
-            "folder of blobs": health.folder_writable(parts.folder.blobs),
+            parts.blobs.kind: parts.blobs.missing,
+            "folder of uploads": health.folder_writable(parts.folder.uploads),
             "driver": health.driver_alive(parts.database, parts.clock),
         },
     )

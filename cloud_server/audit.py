@@ -11,8 +11,9 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from sqlalchemy import Connection, Row, desc, insert, select, text
 
@@ -168,16 +169,22 @@ class Anchor:
         if not self._following(connection, last):
             return
         is_new = not self.path.exists()
-        with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE_MODE), "r+b") as file:
+        with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE_MODE), "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # web processes, drivers and commands
-            file.seek(_end_of_last_line(file))
+            end = _end_of_last_line(file)
+            file.seek(end)
             file.truncate()
             last = self.head()
-            while rows := self._following(connection, last):
-                file.write(b"".join(b"%d %s\n" % (row.number, row.sha256.hex().encode()) for row in rows))
-                last = rows[-1]
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                while rows := self._following(connection, last):
+                    lines = b"".join(b"%d %s\n" % (row.number, row.sha256.hex().encode()) for row in rows)
+                    while lines:
+                        lines = lines[file.write(lines) :]  # a disk that is almost full takes a part
+                    last = rows[-1]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)  # what may not be on the disk must be written again
+                raise
         if is_new:
             sync_folder(self.path.parent)
 
@@ -186,7 +193,7 @@ class Anchor:
         return [Head(row.number, row.sha256) for row in connection.execute(query.limit(_ANCHORED_AT_ONCE))]
 
 
-def _end_of_last_line(file: BinaryIO) -> int:
+def _end_of_last_line(file: FileIO) -> int:
     """Return where whole lines end: a power cut may have left half a one."""
     size = file.seek(0, os.SEEK_END)
     start = max(0, size - 2 * _LONGEST_LINE_BYTES)

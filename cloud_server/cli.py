@@ -6,18 +6,20 @@ import argparse
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from sqlalchemy.exc import DBAPIError
+
 from cloud_server import audit
 from cloud_server.api.context import Context
 from cloud_server.app import RELEASE_KEY_FILE, make_context
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
+from cloud_server.blobs_cli import add_blobs
 from cloud_server.cautions import cautions
 from cloud_server.database_cli import add_database
 from cloud_server.devices import State, set_state
@@ -27,8 +29,8 @@ from cloud_server.privacy import privacy_report
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.serve_cli import add_driver, add_serve, drive, serve
 from cloud_server.settings import DataFolder, load_or_create_key
-from cloud_server.storage.blobs import BlobStore
-from cloud_server.storage.opening import open_database
+from cloud_server.storage.failures import failure_of
+from cloud_server.storage.opening import open_blobs, open_database
 from cloud_server.storage.schema import device as device_table
 from cloud_server.storage.schema import setting
 from cloud_server.tasks import (
@@ -41,7 +43,7 @@ from cloud_server.tasks import (
 )
 from shared.bundle import read_bundle
 from shared.clock import SystemClock
-from shared.errors import FedloomError, UsageError
+from shared.errors import FedloomError, TryLater, UsageError
 from shared.plan import Plan
 from shared.release import RELEASE_FILE, SIGNATURE_FILE
 from shared.root import EnrolmentCode, Root
@@ -93,7 +95,12 @@ def _run(arguments: argparse.Namespace) -> Json:
         raise FedloomError(
             "missing-package",
             f"The Python package {error.name} is not installed here.",
-            "pip install --require-hashes -r requirements/server.txt",
+            "pip install --require-hashes -r requirements/server.txt, and requirements/scale.txt for object stores",
+        ) from error
+    except (OSError, DBAPIError) as error:
+        file = f", at {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        raise TryLater(
+            "storage-unavailable", f"The command broke off: {failure_of(error)}{file}.", "mend it and run it again"
         ) from error
     return result
 
@@ -150,6 +157,9 @@ def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     db = commands.add_parser("db", help="the database: upgrade, check, backup, restore")
     verbs = db.add_subparsers(required=True, metavar="VERB")
     add_database(lambda name, text, run: _add(verbs, name, text, run))
+    blobs = commands.add_parser("blobs", help="where files of releases are kept")
+    stores = blobs.add_subparsers(required=True, metavar="VERB")
+    add_blobs(lambda name, text, run: _add(stores, name, text, run))
     model = commands.add_parser("model", help="published versions").add_subparsers(required=True, metavar="VERB")
     export = _add(model, "export", "write a version's files into a folder", _model_export)
     export.add_argument("task")
@@ -203,7 +213,7 @@ def _task_create(arguments: argparse.Namespace) -> Json:
     # Not the whole context: TLS files are made by the first serve, which knows the host name.
     database = open_database(folder)
     with database.write() as connection:
-        create_task(connection, BlobStore(folder.blobs), bundle, plan, key, SystemClock().now_s())
+        create_task(connection, open_blobs(folder), bundle, plan, key, SystemClock().now_s())
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)
     database.close()
@@ -295,7 +305,7 @@ def _model_export(arguments: argparse.Namespace) -> Json:
     files = decode(body)["files"]
     names = sorted(files) if isinstance(files, dict) else []
     for name in names:
-        shutil.copyfile(parts.blobs.path(file_of_release(body, name).sha256), arguments.out / name)
+        (arguments.out / name).write_bytes(parts.blobs.get(file_of_release(body, name).sha256))
     return {"task": arguments.task, "version": number, "files": list(names)}
 
 

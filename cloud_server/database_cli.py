@@ -14,10 +14,10 @@ from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.listening import read_text
 from cloud_server.settings import DataFolder, write_private
 from cloud_server.storage.backup import restore, write_backup
-from cloud_server.storage.blobs import BlobStore, UploadStore
+from cloud_server.storage.blobs import UploadStore
 from cloud_server.storage.check import find_damage
 from cloud_server.storage.database import no_database, unprepared
-from cloud_server.storage.opening import database_url, open_database, use_database
+from cloud_server.storage.opening import database_url, open_blobs, open_database, use_database
 from cloud_server.storage.revisions import AGGREGATOR
 from shared.clock import SystemClock
 from shared.errors import BrokenState, UsageError
@@ -78,7 +78,7 @@ def _upgrade(arguments: argparse.Namespace) -> Json:
 def _check(arguments: argparse.Namespace) -> Json:
     folder = DataFolder.existing(arguments.data)
     database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
-    found = find_damage(database, BlobStore(folder.blobs), UploadStore(folder.uploads), anchor)
+    found = find_damage(database, open_blobs(folder), UploadStore(folder.uploads), anchor)
     database.close()
     if problems := found["problems"]:
         assert isinstance(problems, list)  # noqa: S101  # find_damage makes it
@@ -92,7 +92,7 @@ def _backup(arguments: argparse.Namespace) -> Json:
     database = open_database(folder)
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)
-    manifest = write_backup(folder, database, BlobStore(folder.blobs), arguments.out)
+    manifest = write_backup(folder, database, open_blobs(folder), arguments.out)
     database.close()
     return {
         "file": str(arguments.out),
@@ -111,7 +111,7 @@ def _restore(arguments: argparse.Namespace) -> Json:
     if arguments.database is not None:
         use_database(folder, arguments.database)
     database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
-    manifest = restore(arguments.backup, folder, database, anchor, SystemClock().now_s())
+    manifest = restore(arguments.backup, folder, database, open_blobs(folder), anchor, SystemClock().now_s())
     with database.read() as connection:
         anchor.extend(connection)
     database.close()

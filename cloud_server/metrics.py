@@ -32,6 +32,7 @@ from shared.wire.requests import COHORTS
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client reads it when it is imported
 UPLOAD_ROUTE: Final = f"{COHORTS}/{{cohort_id}}/vector"
 _REQUEST_S: Final = (0.005, 0.02, 0.1, 0.5, 2.0, 5.0, 11.0, 30.0, 120.0)  # held ones take up to 10 s
+_RESERVED_BYTES: Final = 1024 * 1024  # of each file of counts: several thousand series
 _TICK_S: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0, 120.0)
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -150,7 +151,12 @@ class StateCollector(Collector):
 
 
 def registry_for_values() -> CollectorRegistry:
-    """Return the registry that a process's own counts are made in."""
+    """Return the registry that a process's own counts are made in, with room for them on the disk."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        for kind in ("counter", "histogram"):
+            # prometheus-client maps files with holes into memory; to write there on a full disk kills the process.
+            with (Path(folder) / f"{kind}_{os.getpid()}.db").open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
     return CollectorRegistry()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from cloud_server.app import make_context
 from cloud_server.logs import set_up_logging
 from cloud_server.metrics import DriverMetrics, registry_for_values
 from cloud_server.rounds.driver import Driver
+from cloud_server.rounds.retention import Retention
 from cloud_server.settings import load_or_create_key
 from cloud_server.storage.database import changes
 from cloud_server.storage.failures import failure_of
@@ -39,7 +41,7 @@ SUPERVISOR_VARIABLE: Final = "FEDLOOM_SUPERVISOR_PID"
 log = logging.getLogger("fedloom")
 
 
-def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
+def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S, retention: Retention | None = None) -> None:
     """Drive rounds until the process is told to stop, or ``supervisor``, its parent's process id, is gone.
 
     A disk or a database that fails is waited for: nothing that was acknowledged is lost meanwhile.
@@ -58,6 +60,7 @@ def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
         anchor=parts.anchor,
         workers=os.cpu_count() or 1,
         lease_s=lease_s,
+        retention=retention,
     )
     metrics = DriverMetrics(registry_for_values())
     commits = changes(parts.database, ACTIVE_TICK_S / 2 if parts.database.is_sqlite else REMOTE_TICK_S)
@@ -72,7 +75,7 @@ def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S) -> None:
                     now_s = time.monotonic()
                 time.sleep(min(IDLE_TICK_S, REST * (time.monotonic() - now_s)))
             failures = 0
-        except (OSError, DBAPIError) as error:
+        except (OSError, DBAPIError, sqlite3.Error) as error:
             failures += 1
             log.error("the driver waits: %s", failure_of(error))  # noqa: TRY400  # its text may quote rows
             driver.forget()

@@ -19,6 +19,7 @@ from cloud_server.listening import add_listening, limits, public_url, read_text,
 from cloud_server.logs import choose_form
 from cloud_server.metrics import share_between_processes
 from cloud_server.rounds.pacing import CHECK_INS_PER_S
+from cloud_server.rounds.retention import Retention
 from cloud_server.serve import Supervisor, run_driver, web_command
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.leases import LEASE_S
@@ -48,7 +49,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="driver processes, which divide the tasks; 0 where `fedloom-server driver` runs elsewhere",
     )
-    _add_lease(parser)
+    _add_driving(parser)
     parser.add_argument(
         "--metrics", choices=AUDIENCES, default="local", help="who may read /metrics: this machine only"
     )
@@ -66,10 +67,25 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
 def add_driver(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``driver``."""
     parser.add_argument("--supervisor", type=int, default=os.getppid(), help="end with this process")
-    _add_lease(parser)
+    _add_driving(parser)
 
 
-def _add_lease(parser: argparse.ArgumentParser) -> None:
+def _add_driving(parser: argparse.ArgumentParser) -> None:
+    kept = Retention()
+    parser.add_argument(
+        "--keep-versions",
+        type=int,
+        default=kept.versions,
+        metavar="N",
+        help="how many of each task's newest versions are kept (default %(default)d)",
+    )
+    parser.add_argument(
+        "--keep-cohorts-days",
+        type=float,
+        default=kept.cohort_days,
+        metavar="DAYS",
+        help="how long the messages of a cohort that is over are kept (default %(default)g)",
+    )
     parser.add_argument(
         "--lease-s",
         type=float,
@@ -87,7 +103,8 @@ def _require_lease(lease_s: float) -> float:
 
 def drive(arguments: argparse.Namespace) -> int:
     """Drive rounds until told to stop."""
-    run_driver(arguments.data, arguments.supervisor, _require_lease(arguments.lease_s))
+    kept = Retention(arguments.keep_versions, arguments.keep_cohorts_days)
+    run_driver(arguments.data, arguments.supervisor, _require_lease(arguments.lease_s), kept)
     return 0
 
 
@@ -95,13 +112,15 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the aggregator until it is told to stop.
 
     Raises:
-        UsageError: ``bad-lease``, ``bad-count``, ``bad-rate``, ``root-changed``, or what is wrong with an option.
+        UsageError: ``bad-lease``, ``bad-count``, ``bad-rate``, ``bad-retention``, ``root-changed``, or what else is
+            wrong with an option.
     """
     choose_form(arguments.log)
     allowed = limits(arguments)
     _require_lease(arguments.lease_s)
     if not 0 < arguments.check_ins_per_s <= MOST_CHECK_INS_PER_S:
         raise UsageError("bad-rate", f"--check-ins-per-s must lie above 0 and be at most {MOST_CHECK_INS_PER_S:g}.")
+    kept = Retention(arguments.keep_versions, arguments.keep_cohorts_days)
     if not 0 <= arguments.drivers <= MAX_PROCESSES or not 1 <= arguments.workers <= MAX_PROCESSES:
         raise UsageError("bad-count", f"--workers must lie between 1 and {MAX_PROCESSES}, --drivers from 0 on.")
     folder = DataFolder.open(arguments.data)
@@ -129,6 +148,7 @@ def serve(arguments: argparse.Namespace) -> int:
     share_between_processes(folder.metrics)
     driver = [sys.executable, "-m", "cloud_server", "driver", "--data", str(folder.path)]
     driver += ["--lease-s", str(arguments.lease_s), "--supervisor", str(os.getpid())]
+    driver += ["--keep-versions", str(kept.versions), "--keep-cohorts-days", str(kept.cohort_days)]
     return Supervisor(
         {
             "web": web_command(

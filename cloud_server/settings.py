@@ -70,6 +70,11 @@ class DataFolder:
         return self.keys / "database.url"
 
     @property
+    def object_store_file(self) -> Path:
+        """Address and credentials of the object store, where ``blobs use`` named one."""
+        return self.keys / "object_store.json"
+
+    @property
     def blobs(self) -> Path:
         """Content-addressed files."""
         return self.path / "blobs"

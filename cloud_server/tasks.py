@@ -167,11 +167,29 @@ def store_version(
     master: npt.NDArray[np.float32],
     now_s: float,
 ) -> None:
-    """Store a version's files and its row; files first, so that a row never names one that is missing."""
+    """Store a version's files and its row."""
+    before = release_of(connection, task_name, made.number - 1)[0] if made.number else None
+    insert_version(connection, task_name, made, put_version(blobs, made, master, before), now_s)
+
+
+def put_version(blobs: BlobStore, made: Version, master: npt.NDArray[np.float32], before: bytes | None) -> str:
+    """Store a version's files before there is a row that names them, and return the hash of the master weights.
+
+    Args:
+        blobs: which may be slow, or far away: no transaction should wait for them.
+        made: the version.
+        master: f32[d].
+        before: release.json of the version before, if there is one.
+    """
     for data in made.files.values():
         blobs.put(data)
-    if made.number:
-        _store_difference(connection, blobs, task_name, made)
+    if before is not None:
+        _put_difference(blobs, before, made)
+    return blobs.put(np.ascontiguousarray(master, "<f4").tobytes())
+
+
+def insert_version(connection: Connection, task_name: str, made: Version, master_sha256: str, now_s: float) -> None:
+    """Store the row of a version whose files are there."""
     connection.execute(
         insert(version).values(
             task=task_name,
@@ -180,7 +198,7 @@ def store_version(
             signature=made.signature,
             model_sha256=made.model_sha256,
             plan=made.files[PLAN_FILE],
-            master_sha256=blobs.put(np.ascontiguousarray(master, "<f4").tobytes()),
+            master_sha256=master_sha256,
             created_s=now_s,
         )
     )
@@ -188,9 +206,8 @@ def store_version(
     audit.record(connection, now_s, "server", "version-published", task_name, detail)
 
 
-def _store_difference(connection: Connection, blobs: BlobStore, task_name: str, made: Version) -> None:
+def _put_difference(blobs: BlobStore, release: bytes, made: Version) -> None:
     """Store what leads from the weights of the version before to these, where it is shorter than they are."""
-    release, _ = release_of(connection, task_name, made.number - 1)
     before, after = file_of_release(release, WEIGHTS_FILE).sha256, made.files[WEIGHTS_FILE]
     difference = make_difference(blobs.get(before), after)
     if difference is not None:

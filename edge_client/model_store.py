@@ -19,13 +19,14 @@ from edge_client.durable import naming_disk_errors, sync_folder, write_durably
 from edge_client.identity import Enrolment
 from edge_client.journal import Journal
 from edge_client.local_tensors import LocalTensors
+from edge_client.problems import VersionClosed
 from edge_client.state_folder import StateFolder
 from edge_client.traffic import Downward
 from edge_client.trainer.protocol import F32
 from edge_client.transport import Transport
 from shared.bundle import INFER_INT8_FILE, MANIFEST_FILE, TRAIN_FILE, Bundle, BundleManifest, patch_model, verify_bundle
 from shared.clock import Clock
-from shared.errors import BundleError, FedloomError, Refused
+from shared.errors import BundleError, FedloomError, Missing, Refused
 from shared.layout import Layout
 from shared.numeric.starting_weights import read_start
 from shared.numeric.wire_weights import model_hash
@@ -106,7 +107,13 @@ class ModelStore:
         """
         if self._installed is None or self._installed.version != version:
             with naming_disk_errors(self._folder.path):
-                self._installed = self._fetch(version)
+                try:
+                    self._installed = self._fetch(version)
+                except Missing as error:
+                    if error.code != "blob-unknown":
+                        raise
+                    # The server let go of the version while this device was fetching it.
+                    raise VersionClosed(error.code, error.message, "the newest version is used") from error
         return self._installed
 
     def keep_local(self, installed: Installed, values: F32) -> None:

@@ -34,7 +34,7 @@ class CohortOver(TryLater):
 
 
 class VersionClosed(TryLater):
-    """No cohort forms any more for the version that this device trained from."""
+    """No cohort forms any more for this version, or the server does not keep it any more."""
 
 
 def not_the_server(why: str, *, also: str = "") -> TryLater:
@@ -66,7 +66,7 @@ def problem(status: int, body: bytes) -> FedloomError:
 
 
 def _class_of(status: int, code: str) -> type[FedloomError]:
-    if status == HTTPStatus.CONFLICT and code == "version-closed":
+    if (status, code) in {(HTTPStatus.CONFLICT, "version-closed"), (HTTPStatus.GONE, "version-removed")}:
         return VersionClosed
     if status == HTTPStatus.GONE:
         return CohortOver

@@ -15,6 +15,7 @@ MAX_VECTOR_BYTES: Final = 1024 * MIB  # one masked vector
 MAX_BLOB_BYTES: Final = 2048 * MIB  # one content-addressed file
 MAX_NAME_CHARACTERS: Final = 64  # names of tasks and devices
 READ_PIECE_BYTES: Final = 256 * KIB  # bodies are read and hashed in pieces of this size
+OBJECT_PIECE_BYTES: Final = 1 * MIB  # that one request to an object store brings
 MIN_FREE_BYTES: Final = 64 * MIB  # on the aggregator's disk, below which it says that it is not ready
 RECEIVE_PIECE_BYTES: Final = 4 * KIB  # of an upload, at most, is lost with a connection that breaks
 RECEIVE_DELAY_S: Final = 1.0  # an upload that comes slowly is written this often, and every READ_PIECE_BYTES

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests import postgres as postgresql
+from tests import s3 as object_stores
 from tests.postgres import Cluster
+from tests.s3 import S3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,6 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def postgres() -> Iterator[Cluster]:
     """Return a real PostgreSQL of this worker's own."""
     with postgresql.cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """Return a real S3 server of this worker's own."""
+    with object_stores.server() as running:
         yield running
 
 

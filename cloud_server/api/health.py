@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +12,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_server.api.policy import public
+from cloud_server.storage.blobs import lack_of_room
 from cloud_server.storage.database import Database
 from cloud_server.storage.leases import drivers_until_s
 from shared.clock import Clock
 from shared.errors import TryLater
-from shared.limits import MIN_FREE_BYTES
 from shared.wire.canonical import encode
 from shared.wire.requests import JSON
 
@@ -62,17 +61,7 @@ def database_answers(database: Database) -> Check:
 
 def folder_writable(folder: Path) -> Check:
     """Return a check that files can be added to ``folder``."""
-
-    def check() -> str:
-        try:
-            free_bytes = shutil.disk_usage(folder).free
-        except OSError as error:
-            return f"cannot be used ({type(error).__name__})"
-        if not os.access(folder, os.W_OK | os.X_OK):
-            return "cannot be written to"
-        return "" if free_bytes >= MIN_FREE_BYTES else f"has {free_bytes} bytes left, {MIN_FREE_BYTES} are needed"
-
-    return check
+    return partial(lack_of_room, folder)
 
 
 def driver_alive(database: Database, clock: Clock) -> Check:

@@ -122,7 +122,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "work.rendezvous": Operation(
         "Meeting", "Rendezvous", held=True, problems={404: ("task-unknown",), 409: ("version-closed",)}
     ),
-    "work.release": Operation("Release", problems={404: ("version-unknown",)}),
+    "work.release": Operation("Release", problems={404: ("version-unknown",), 410: ("version-removed",)}),
     "work.blob": Operation(
         OCTETS, ranges=True, problems={404: ("blob-unknown",), 416: ("requested-range-not-satisfiable",)}
     ),

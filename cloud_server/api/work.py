@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response, send_file
+from flask import Blueprint, Response, request
 from sqlalchemy import Row, select, update
+from werkzeug.exceptions import RequestedRangeNotSatisfiable
+from werkzeug.wsgi import FileWrapper
 
 from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
@@ -13,14 +16,27 @@ from cloud_server.api.waiting import hold
 from cloud_server.devices import KNOWN
 from cloud_server.rounds.assigning import has_joined, look
 from cloud_server.rounds.records import step_bodies
+from cloud_server.rounds.retention import kept_from
+from cloud_server.storage.blobs import Content
 from cloud_server.storage.schema import device as device_table
 from cloud_server.tasks import release_of
-from shared.errors import Conflict, Missing
+from shared.errors import Conflict, FedloomError, Missing
+from shared.limits import READ_PIECE_BYTES
 from shared.release import MAX_VERSION
 from shared.wire.messages import CheckIn, Meeting, read_version, write_release
 from shared.wire.requests import BLOBS, CHECK_IN, JSON, OCTETS, RELEASES, RENDEZVOUS
 
 blueprint = Blueprint("work", __name__)
+
+
+class VersionRemoved(FedloomError):
+    """The version was there once; the device asks which is the newest."""
+
+    exit_code = 4
+    http_status = HTTPStatus.GONE
+
+
+FOREVER_S = 31_536_000
 
 
 @blueprint.post(CHECK_IN)
@@ -59,6 +75,8 @@ def release(number: int) -> Response:
     if number > MAX_VERSION:  # the database could not even compare it
         raise Missing("version-unknown", "There is no such version.")
     with context().database.read() as connection:
+        if number < kept_from(connection, caller().task):
+            raise VersionRemoved("version-removed", f"Version {number} is not kept any more.", "use the newest one")
         exact, signature = release_of(connection, caller().task, number)
     return Response(write_release(exact, signature), content_type=JSON)
 
@@ -67,16 +85,30 @@ def release(number: int) -> Response:
 @for_devices
 def blob(digest: str) -> Response:
     """Return a file by its hash; Range and ETag as usual."""
-    path = context().blobs.path(digest)
-    return send_file(path, mimetype=OCTETS, etag=digest, conditional=True, max_age=31_536_000)
+    return _file(context().blobs.open(digest), digest)
 
 
 @blueprint.get(BLOBS + "/<digest>/from/<held>")
 @for_devices
 def difference(digest: str, held: str) -> Response:
     """Return what leads from a file that the device holds to another one; Range and ETag as usual."""
-    path = context().blobs.difference_path(held, digest)
-    return send_file(path, mimetype=OCTETS, etag=digest, conditional=True, max_age=31_536_000)
+    return _file(context().blobs.open_difference(held, digest), digest)
+
+
+def _file(content: Content, etag: str) -> Response:
+    """Answer with a file that never changes, or with the part that was asked for."""
+    pieces = FileWrapper(content.file, READ_PIECE_BYTES)
+    response = Response(pieces, mimetype=OCTETS, direct_passthrough=True)
+    response.content_length = content.size_bytes
+    response.set_etag(etag)
+    response.cache_control.max_age = FOREVER_S
+    response.cache_control.public = True
+    try:
+        response.make_conditional(request, accept_ranges=True, complete_length=content.size_bytes)
+    except RequestedRangeNotSatisfiable:
+        pieces.close()
+        raise
+    return response
 
 
 @blueprint.post(RENDEZVOUS)

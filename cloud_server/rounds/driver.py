@@ -38,22 +38,32 @@ from cloud_server.rounds.records import (
     with_seed,
     write_roster,
 )
+from cloud_server.rounds.retention import (
+    Retention,
+    forget_cohorts,
+    forget_versions,
+    remove_unneeded,
+    retire_versions,
+)
 from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
 from cloud_server.rounds.sealed import cohorts_with_shares, commitments, forget_shares
 from cloud_server.rounds.seen import seen
 from cloud_server.rounds.sums import Sums, forget_partial_sum
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database, bump
+from cloud_server.storage.failures import failure_of
 from cloud_server.storage.leases import LEASE_S, Leases, task_lease
 from cloud_server.storage.schema import cohort
 from cloud_server.tasks import (
     Task,
+    insert_version,
     layout_of,
     load_bundle,
     load_master,
     load_task,
+    put_version,
+    release_of,
     renew_release,
-    store_version,
     task_names,
 )
 from shared.clock import Clock
@@ -68,6 +78,7 @@ from shared.wire.signed import SigningKey
 
 HOUSEKEEPING: Final = "housekeeping"  # the lease of what belongs to no task
 RENEWAL_CHECK_S: Final = 20.0
+TIDYING_S: Final = 3600.0  # every file is looked at
 MAX_ATTEMPTS: Final = 20  # cohorts per round, before the round is given up
 log = logging.getLogger("fedloom.driver")
 
@@ -87,6 +98,7 @@ class Driver:
         anchor: is told of every entry of the audit log.
         workers: how many processes may recover masks.
         lease_s: how long another driver waits before it takes over what this one did not finish.
+        retention: how much of the past is kept.
     """
 
     def __init__(
@@ -103,6 +115,7 @@ class Driver:
         anchor: Anchor,
         workers: int = 1,
         lease_s: float = LEASE_S,
+        retention: Retention | None = None,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -116,8 +129,11 @@ class Driver:
         self._workers = workers
         self._name = random_id("driver", random_bytes)
         self._leases = Leases(database, clock, self._name, lease_s)
+        self._retention = retention or Retention()
         self._renewed_s = 0.0
+        self._tidied_s = 0.0
         self._cleans_up = False
+        self._anchor_due = True
         self._sums = Sums(database, uploads, self._leases)
         self._unmask_failed: dict[str, int] = {}
         self._stuck: dict[str, str] = {}
@@ -131,18 +147,26 @@ class Driver:
             if not self._cleans_up:
                 self._clean_up()
             self._renew_releases()
+            self._tidy()
         self._cleans_up = HOUSEKEEPING in held
-        moved = [self._try_task(name) for name in names if task_lease(name) in held]  # every task gets its turn
-        if any(moved):
+        moved = False
+        for name in names:
+            if task_lease(name) in held:
+                moved |= self._try_task(name)  # every task gets its turn
+        self._anchor_due |= moved
+        if self._anchor_due:
             with self._database.read() as connection:
                 self._anchor.extend(connection)
-        return any(moved)
+            self._anchor_due = False
+        return moved
 
     def forget(self) -> None:
         """Drop what is in memory, after a failure of the disk or the database: it is read again."""
         self._sums.clear()
         self._unmask_failed.clear()
         self._leases.forget()
+        self._cleans_up = False  # what could not be deleted is still there
+        self._anchor_due = True
 
     def _try_task(self, name: str) -> bool:
         """Advance one task; what is wrong with it, a damaged file for instance, must not stop the others."""
@@ -173,6 +197,23 @@ class Driver:
                     renew_release(connection, load_task(connection, name), self._release_key, now_s)
             except FedloomError as error:
                 log.error("task %s: its release cannot be renewed: %s", name, error)  # noqa: TRY400  # as in _try_task
+
+    def _tidy(self) -> None:
+        """Let go of the past, now and then."""
+        now_s = self._clock.now_s()
+        if now_s - self._tidied_s < TIDYING_S:
+            return
+        self._tidied_s = now_s
+        retire_versions(self._database, self._retention)
+        cohorts = forget_cohorts(self._database, self._retention, now_s)
+        forget_versions(self._database)
+        try:
+            files = remove_unneeded(self._database, self._blobs, now_s)
+        except OSError as error:
+            log.warning("old files stay for now: %s", failure_of(error))  # rounds must not wait for it
+            return
+        if cohorts or files:
+            log.info("what %d old cohorts had sent and %d old files are deleted", cohorts, files)
 
     def _clean_up(self) -> None:
         """Delete what a driver left that was killed before it cleaned up."""
@@ -244,8 +285,9 @@ class Driver:
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)
         made = self._next_version(task, record, master, task.plan, now_s)
+        master_sha256 = self._put(task, made, master)
         with self._database.write() as connection:
-            store_version(connection, self._blobs, task.name, made, master, now_s)
+            insert_version(connection, task.name, made, master_sha256, now_s)
             close_round(connection, task, None, now_s, reason=record.state.failure)
         log.warning("task %s: round %d abandoned, %s", task.name, record.round_number, record.state.failure)
         return True
@@ -264,6 +306,12 @@ class Driver:
             key=self._release_key,
             now_s=now_s,
         )
+
+    def _put(self, task: Task, made: Version, weights: npt.NDArray[np.float32]) -> str:
+        """Store a version's files, with no transaction open, and return the hash of the master weights, f32[d]."""
+        with self._database.read() as connection:
+            before, _ = release_of(connection, task.name, made.number - 1)
+        return put_version(self._blobs, made, weights, before)
 
     def _form_cohort(self, task: Task, attempt: int) -> bool:
         if attempt > MAX_ATTEMPTS:
@@ -407,10 +455,11 @@ class Driver:
         now_s = self._clock.now_s()
         weights = step_weights(master, aggregate, task.plan, layout)
         made = self._next_version(task, record, weights, next_plan(task.plan, aggregate), now_s)
+        master_sha256 = self._put(task, made, weights)
         with self._database.write() as connection:
             if load_cohort(connection, record.id, lock=True).state != record.state:
                 return True  # another driver took over meanwhile
-            store_version(connection, self._blobs, task.name, made, weights, now_s)
+            insert_version(connection, task.name, made, master_sha256, now_s)
             save_state(connection, record.id, replace(record.state, phase=Phase.SUMMED, since_s=now_s))
             stopped = self._close(connection, task, record, aggregate, now_s)
         log.info(

@@ -28,12 +28,12 @@ from cloud_server import audit
 from cloud_server.audit import Anchor, Head
 from cloud_server.authority.registry import DATABASE_FILE
 from cloud_server.rounds.machine import OVER, Phase
-from cloud_server.settings import PRIVATE_MODE, DataFolder, write_private
+from cloud_server.rounds.retention import needed
+from cloud_server.settings import PRIVATE_MODE, DataFolder, sync_folder, write_private
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.database import Database
 from cloud_server.storage.revisions import AGGREGATOR, revision_of
-from cloud_server.storage.schema import box, cohort, commitment, lease, metadata, partial_sum, task, version
-from cloud_server.tasks import release_files
+from cloud_server.storage.schema import box, cohort, commitment, lease, metadata, partial_sum, task
 from shared.errors import UsageError
 from shared.wire.canonical import sha256
 
@@ -54,8 +54,19 @@ def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: 
     if out.exists():
         raise UsageError("backup-exists", f"{out} exists.", "give another --out")
     unfinished = out.with_name(out.name + ".part")
+    try:
+        manifest = _write(folder, database, blobs, unfinished)
+        unfinished.replace(out)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)  # it has keys in it
+        raise
+    sync_folder(out.parent)
+    return manifest
+
+
+def _write(folder: DataFolder, database: Database, blobs: BlobStore, path: Path) -> dict[str, Any]:
     hashes: dict[str, str] = {}
-    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
     with os.fdopen(descriptor, "w+b") as file:
         with tarfile.open(fileobj=file, mode="w") as tar, database.read() as connection:
             for name, data in _parts(folder, blobs, connection):
@@ -71,7 +82,6 @@ def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: 
             _add(tar, MANIFEST, json.dumps(manifest).encode())
         file.flush()
         os.fsync(file.fileno())
-    unfinished.replace(out)
     return manifest
 
 
@@ -79,10 +89,10 @@ def _parts(folder: DataFolder, blobs: BlobStore, connection: Connection) -> Iter
     for table in metadata.sorted_tables:
         if table.name not in _LEFT_OUT:
             yield f"tables/{table.name}.jsonl", b"".join(_lines(connection, table))
-    for digest in sorted(referenced(connection)):
+    for digest in sorted(needed(connection)):
         yield f"blobs/{digest}", blobs.get(digest)
     for path in sorted(folder.keys.iterdir()):
-        if path.is_file() and path != folder.database_url_file:  # another machine has another one
+        if path.is_file() and path not in {folder.database_url_file, folder.object_store_file}:  # of this machine
             yield f"keys/{path.name}", path.read_bytes()
     if folder.authority.is_dir():
         for path in sorted(folder.authority.iterdir()):
@@ -101,16 +111,6 @@ def _lines(connection: Connection, table: Table) -> Iterator[bytes]:
         yield json.dumps(values).encode() + b"\n"
 
 
-def referenced(connection: Connection) -> set[str]:
-    """Return the hashes of the files that tasks and versions need."""
-    found = {
-        digest for body in connection.execute(select(task.c.bundle)).scalars() for digest in json.loads(body).values()
-    }
-    for row in connection.execute(select(version.c.release, version.c.master_sha256)):
-        found |= {entry.sha256 for entry in release_files(row.release).values()} | {row.master_sha256}
-    return found
-
-
 def _sqlite_copy(path: Path) -> bytes:
     """Return a SQLite database as one file, whatever its log holds."""
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(":memory:")) as copy:
@@ -124,13 +124,16 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(entry, io.BytesIO(data))
 
 
-def restore(path: Path, folder: DataFolder, database: Database, anchor: Anchor, now_s: float) -> dict[str, Any]:
+def restore(
+    path: Path, folder: DataFolder, database: Database, blobs: BlobStore, anchor: Anchor, now_s: float
+) -> dict[str, Any]:
     """Fill an empty aggregator from a backup and return the manifest.
 
     Args:
         path: of the backup.
         folder: that has no keys yet.
         database: without any row.
+        blobs: where the files go.
         anchor: of the deployment, kept outside the backup.
         now_s: the time.
 
@@ -141,7 +144,7 @@ def restore(path: Path, folder: DataFolder, database: Database, anchor: Anchor, 
     with _opened(path) as tar:
         manifest = _manifest(tar, path)
         with database.write() as connection:
-            if connection.execute(select(task.c.name)).first() or any(folder.keys.glob("*.key")):
+            if connection.execute(select(task.c.name)).first() or _has_other_keys(folder, manifest):
                 raise UsageError("not-empty", f"{folder.path} is in use.", "restore into an empty folder and database")
             _require_not_behind(manifest, anchor)
             for name in manifest["parts"]:  # all of them, before the first file is written
@@ -154,8 +157,14 @@ def restore(path: Path, folder: DataFolder, database: Database, anchor: Anchor, 
             _end_cohorts(connection, now_s)
             audit.record(connection, now_s, "operator", "restored", path.name, {"entries": manifest["audit"]["number"]})
             for name in manifest["parts"]:
-                _place(folder, name, _part(tar, manifest, name))
+                _place(folder, blobs, name, _part(tar, manifest, name))
     return manifest
+
+
+def _has_other_keys(folder: DataFolder, manifest: Mapping[str, Any]) -> bool:
+    """Say whether there are keys that no earlier attempt to restore this backup, which broke off, has left."""
+    parts = manifest["parts"]
+    return any(sha256(path.read_bytes()).hex() != parts.get(f"keys/{path.name}") for path in folder.keys.glob("*.key"))
 
 
 def _opened(path: Path) -> tarfile.TarFile:
@@ -236,10 +245,10 @@ def _end_cohorts(connection: Connection, now_s: float) -> None:
     connection.execute(cohort.update().where(running).values(values))
 
 
-def _place(folder: DataFolder, name: str, data: bytes) -> None:
+def _place(folder: DataFolder, blobs: BlobStore, name: str, data: bytes) -> None:
     kind, _, rest = name.partition("/")
     if kind == "blobs":
-        BlobStore(folder.blobs).put(data)
+        blobs.put(data)
     elif kind in {"keys", "authority"} and "/" not in rest and rest not in {"", ".", ".."}:
         parent = folder.keys if kind == "keys" else folder.authority
         parent.mkdir(mode=0o700, exist_ok=True)

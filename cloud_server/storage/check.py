@@ -8,7 +8,7 @@ from cloud_server import audit
 from cloud_server.audit import Anchor
 from cloud_server.rounds.machine import OVER
 from cloud_server.rounds.records import devices_in_order, step_bodies
-from cloud_server.storage.backup import referenced
+from cloud_server.rounds.retention import needed
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import cohort, partial_sum
@@ -29,7 +29,7 @@ def find_damage(database: Database, blobs: BlobStore, uploads: UploadStore, anch
             anchor.require_contained(connection)
         except FedloomError as error:
             problems.append(str(error))
-        digests = sorted(referenced(connection))
+        digests = sorted(needed(connection))
         running = list(connection.execute(select(cohort).where(cohort.c.phase.not_in([p.value for p in OVER]))))
         vectors = 0
         for row in running:

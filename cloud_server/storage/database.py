@@ -6,6 +6,7 @@ locks the row that the decision is about (``with_for_update``, which SQLite has 
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ class Database:
                 prepare(connection, tables)
         except OperationalError as error:
             self.close()
-            raise no_database() from error
+            raise (_no_file() if self.is_sqlite else no_database()) from error
         except BaseException:
             self.close()
             raise
@@ -111,21 +112,39 @@ def no_database() -> TryLater:
     return TryLater("no-database", "The database does not answer.", "check that it runs; it is tried again")
 
 
+def _no_file() -> TryLater:
+    return TryLater(
+        "no-database",
+        "The database's file cannot be opened, read or written.",
+        "check its disk, its mount and its owner",
+    )
+
+
 def _sqlite(url: str, begin: str) -> Engine:
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
 
     @event.listens_for(engine, "connect")
     def prepare_connection(connection: Any, _record: object) -> None:  # noqa: ANN401  # sqlite3.Connection, typed Any by SQLAlchemy
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        try:
+            _write_ahead(connection)
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+        except BaseException:
+            connection.close()  # it may hold locks
+            raise
 
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch the write-ahead log on: where it cannot, SQLite goes on without, and readers and writers would wait."""
+    if connection.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
+        raise sqlite3.OperationalError("the database cannot be written ahead")
 
 
 def _postgresql(url: str) -> Engine:

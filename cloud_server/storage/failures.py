@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlalchemy.exc import DBAPIError
 
 
-def failure_of(error: OSError | DBAPIError) -> str:
+def failure_of(error: OSError | DBAPIError | sqlite3.Error) -> str:
     """Return what failed, without what it failed at."""
     if isinstance(error, OSError):
         return f"the disk or the network failed ({error.strerror or type(error).__name__})"
-    return f"the database failed ({type(error.orig).__name__})"
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return f"the database failed ({type(cause).__name__})"

@@ -63,13 +63,20 @@ class Incoming:
         return self._path.stat().st_size if self._path.exists() else 0
 
     def sync(self) -> int:
-        """Return how many bytes are here and will be after a power cut; raises as ``held_bytes``."""
+        """Return how many bytes are here and will be after a power cut; raises as ``held_bytes``.
+
+        Where the disk cannot write them, all of them are forgotten: it does not try again, but says that it did.
+        """
         return beside_other_requests(self._sync) if self.held_bytes() else 0
 
     def _sync(self) -> int:
-        with self._path.open("rb") as file:
-            held = os.fstat(file.fileno()).st_size
-            os.fsync(file.fileno())
+        try:
+            with self._path.open("rb") as file:
+                held = os.fstat(file.fileno()).st_size
+                os.fsync(file.fileno())
+        except OSError:
+            self.cut(0)
+            raise
         sync_folder(self._folder)
         sync_folder(self.uploads)
         return held
@@ -108,8 +115,8 @@ class Incoming:
     def cut(self, size_bytes: int) -> None:
         """Forget all but the first bytes."""
         with alone(self.uploads):
-            if size_bytes == 0:
-                shutil.rmtree(self._folder, ignore_errors=True)
+            if size_bytes == 0 and self._folder.exists():
+                shutil.rmtree(self._folder)
             elif self._path.exists():
                 os.truncate(self._path, min(size_bytes, self._path.stat().st_size))
 

@@ -1,8 +1,9 @@
-"""Which database belongs to a data folder."""
+"""Which database and which files belong to a data folder."""
 
 from __future__ import annotations
 
 from cloud_server.settings import DataFolder, write_private
+from cloud_server.storage.blobs import BlobStore, FolderBlobs
 from cloud_server.storage.database import Database, require_database_url, sqlite_url
 from cloud_server.storage.revisions import AGGREGATOR
 
@@ -17,6 +18,20 @@ def database_url(folder: DataFolder) -> str:
 def open_database(folder: DataFolder) -> Database:
     """Open a folder's database; raises as ``Database``."""
     return Database(database_url(folder), AGGREGATOR)
+
+
+def open_blobs(folder: DataFolder) -> BlobStore:
+    """Return where a folder's aggregator keeps its files: the object store that ``blobs use`` named, else in it.
+
+    Raises:
+        ModuleNotFoundError: without the package for object stores.
+        BrokenState: ``bad-object-store`` for a damaged address.
+    """
+    if not folder.object_store_file.exists():
+        return FolderBlobs(folder.blobs)
+    from cloud_server.storage.object_store import Address, ObjectBlobs  # noqa: PLC0415  # obstore; folders need none
+
+    return ObjectBlobs(Address.from_bytes(folder.object_store_file.read_bytes()))
 
 
 def use_database(folder: DataFolder, url: str) -> None:

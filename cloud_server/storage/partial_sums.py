@@ -38,11 +38,12 @@ class PartialSums:
 
         Raises:
             VectorsLost: ``sum-damaged``.
+            OSError: if the disk cannot read now.
         """
         try:
             data = self._path(cohort, digest).read_bytes()
-        except OSError as error:
-            raise VectorsLost("sum-damaged", f"The sum of cohort {cohort} cannot be read.") from error
+        except FileNotFoundError as error:
+            raise VectorsLost("sum-damaged", f"The sum of cohort {cohort} is gone.") from error
         if sha256(data).hex() != digest or len(data) != 8 * words:
             raise VectorsLost("sum-damaged", f"The sum of cohort {cohort} is not what was written.")
         return np.frombuffer(data, "<u8").astype(np.uint64)

@@ -20,8 +20,11 @@ from flask import Flask
 from cloud_server.app import RELEASE_KEY_FILE, create_app, make_context
 from cloud_server.authority.registry import Authority
 from cloud_server.rounds.driver import Driver
-from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.rounds.retention import Retention
+from cloud_server.settings import DataFolder, load_or_create_key, write_private
+from cloud_server.storage.blobs import FolderBlobs
 from cloud_server.storage.leases import LEASE_S
+from cloud_server.storage.object_store import Address, ObjectBlobs
 from cloud_server.storage.opening import use_database
 from cloud_server.tasks import create_task
 from cloud_server.tls import ensure_certificates
@@ -79,13 +82,18 @@ class Local:
     Args:
         folder: for its data.
         database_url: of a PostgreSQL database; a file in ``folder`` if None.
+        objects: where files are kept; in ``folder`` if None.
     """
 
-    def __init__(self, folder: Path, database_url: str | None = None) -> None:
+    def __init__(self, folder: Path, database_url: str | None = None, objects: Address | None = None) -> None:
         self.clock = ManualClock()
+        self.retention = Retention()
         keys = DataFolder.open(folder).keys
         if database_url is not None:
             use_database(DataFolder.open(folder), database_url)
+        if objects is not None:
+            write_private(DataFolder.open(folder).object_store_file, objects.to_bytes())
+            ObjectBlobs(objects).claim()
         ensure_certificates(keys, "127.0.0.1", dt.datetime.now(dt.UTC))
         self.parts = make_context(folder, self.clock)
         self.app = create_app(self.parts)
@@ -110,6 +118,7 @@ class Local:
             random_bytes=os.urandom,
             seed_source=self.authority.draw_seed,
             anchor=self.parts.anchor,
+            retention=self.retention,
         )
 
     def kill_driver(self) -> None:
@@ -157,6 +166,11 @@ class Local:
         for member in members:
             member.do(step)
         self.settle()
+
+    def blob_path(self, digest: str) -> Path:
+        """Return where a file is kept."""
+        assert isinstance(self.parts.blobs, FolderBlobs)
+        return self.parts.blobs.path(digest)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Read the database."""

@@ -145,7 +145,10 @@ class Member:
 
     def do(self, step: str) -> None:
         """Read what the step before led to, and send the message of ``step``."""
-        route, body = self.prepare(step)
+        self.send_prepared(*self.prepare(step))
+
+    def send_prepared(self, route: str, body: bytes) -> None:
+        """Send what ``prepare`` returned."""
         self._steps._tell(route, body, State.TRAINING, State.TRAINING)
 
     def prepare(self, step: str) -> tuple[str, bytes]:

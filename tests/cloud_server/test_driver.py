@@ -260,7 +260,7 @@ def test_a_damaged_file_of_one_task_does_not_stop_the_others(local: Local, caplo
 def damage_manifest(local: Local, name: str) -> None:
     with local.parts.database.read() as connection:
         digest = load_task(connection, name).bundle["manifest.json"]
-    local.parts.blobs.path(digest).write_bytes(b"damaged")
+    local.blob_path(digest).write_bytes(b"damaged")
     with refused("blob-damaged", BrokenState):
         local.parts.blobs.get(digest)
 

@@ -15,6 +15,7 @@ from cloud_server.api.operator import METRICS, Audience
 from cloud_server.app import create_app
 from cloud_server.authority.app import create_app as create_authority_app
 from cloud_server.authority.registry import Authority
+from cloud_server.storage import blobs as blobs_module
 from cloud_server.storage.leases import LEASE_S
 from shared.wire.requests import PROBLEM
 from tests.cloud_server.local import Local
@@ -49,7 +50,7 @@ def test_it_names_a_folder_that_is_gone_or_full(local: Local, monkeypatch: pytes
     assert "folder of blobs: cannot be used (FileNotFoundError)" in missing(local.app)
     away.rename(blobs)
     assert ask(local.app, health.READYZ)[0] == 200
-    monkeypatch.setattr(health, "MIN_FREE_BYTES", shutil.disk_usage(blobs).free * 2)
+    monkeypatch.setattr(blobs_module, "MIN_FREE_BYTES", shutil.disk_usage(blobs).free * 2)
     assert "folder of blobs: has" in missing(local.app)
 
 

@@ -67,7 +67,7 @@ def test_only_hashes_of_codes_are_kept(local: Local) -> None:
 def test_a_damaged_file_is_named(local: Local) -> None:
     digest = local.parts.blobs.put(b"content")
     assert local.parts.blobs.get(digest) == b"content"
-    local.parts.blobs.path(digest).write_bytes(b"c0ntent")
+    local.blob_path(digest).write_bytes(b"c0ntent")
     with pytest.raises(BrokenState, match=digest) as caught:
         local.parts.blobs.get(digest)
     assert caught.value.code == "blob-damaged"
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_named(local: Local) -> None:
 @pytest.mark.parametrize("digest", ["", "..", "../../server.db", "A" * 64, "0" * 63, "0" * 64, "/etc/passwd"])
 def test_no_name_leads_out_of_the_blobs(local: Local, digest: str) -> None:
     with refused("blob-unknown", Missing):
-        local.parts.blobs.path(digest)
+        local.blob_path(digest)
 
 
 def test_a_damaged_key_is_never_replaced(local: Local) -> None:

@@ -18,9 +18,10 @@ from sqlalchemy import TextClause, text
 from cloud_server.app import RELEASE_KEY_FILE
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
-from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.blobs import BlobStore, UploadStore
-from cloud_server.storage.opening import open_database, use_database
+from cloud_server.storage.object_store import Address, ObjectBlobs
+from cloud_server.storage.opening import open_blobs, open_database, use_database
 from cloud_server.tasks import create_task
 from edge_client.transport import pinned_pool
 from shared.bundle import Bundle, read_bundle
@@ -72,7 +73,7 @@ class Deployment:
     @property
     def blobs(self) -> BlobStore:
         """The server's released files."""
-        return BlobStore(self._folder.blobs)
+        return open_blobs(self._folder)
 
     @property
     def uploads(self) -> UploadStore:
@@ -111,7 +112,7 @@ class Deployment:
         """Make a task with a model."""
         key = load_or_create_key(self._folder.keys / RELEASE_KEY_FILE)
         with self._database.write() as connection:
-            create_task(connection, BlobStore(self._folder.blobs), bundle, plan, key, time.time())
+            create_task(connection, self.blobs, bundle, plan, key, time.time())
 
     def codes(self, task: str, count: int, valid_s: float = 3600.0) -> list[EnrolmentCode]:
         """Mint enrolment codes."""
@@ -168,14 +169,19 @@ class Deployment:
 
 
 @contextmanager
-def deployment(folder: Path, *options: str, database_url: str | None = None) -> Iterator[Deployment]:
+def deployment(
+    folder: Path, *options: str, database_url: str | None = None, objects: Address | None = None
+) -> Iterator[Deployment]:
     """Run a server, with further options of ``serve``, until the block ends.
 
-    It uses that PostgreSQL database, or a file of its own.
+    It uses that PostgreSQL database, or a file of its own, and that object store, or a folder of its own.
     """
     server = Server(folder / "server", folder / "server.log", command=("serve", *options))
     if database_url is not None:
         use_database(DataFolder.open(server.data), database_url)
+    if objects is not None:
+        write_private(DataFolder.open(server.data).object_store_file, objects.to_bytes())
+        ObjectBlobs(objects).claim()
     server.start()
     try:
         running = Deployment(server, f"https://127.0.0.1:{server.port}", _root(server))

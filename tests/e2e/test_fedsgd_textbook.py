@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load
 
-from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.blobs import FolderBlobs
 from edge_client.agent import open_agent
 from edge_client.enrolment import enrol
 from edge_client.journal import Journal, State
@@ -122,7 +122,7 @@ def one_point_each(seed: int = 1) -> list[npt.NDArray[np.float32]]:
 
 def published(running: Deployment, task: str) -> list[Array]:
     """Return the weights of every version, as devices download them, which are the master's for a vector."""
-    blobs = BlobStore(running.data / "blobs")
+    blobs = FolderBlobs(running.data / "blobs")
     rows = running.rows("SELECT release FROM version WHERE task = ? ORDER BY number", task)
     files = [decode(row[0])["files"] for row in rows]
     digests = [entry[WEIGHTS_FILE]["sha256"] for entry in files]  # type: ignore[index,call-overload]

@@ -99,7 +99,16 @@ def test_requests_are_counted_over_all_processes(watched: Deployment) -> None:
     wait_for(lambda: total(watched, "fedloom_requests_total", route=ROOT) >= before + 20, "20 requests")
     assert total(watched, "fedloom_requests_total", route=ROOT) == before + 20
     files = {path.name for path in (watched.data / "metrics").glob("counter_*.db")}
-    assert len(files) == WORKERS
+    assert len(files) == WORKERS + 1  # and the driver
+
+
+def test_the_counts_have_their_room_on_the_disk(watched: Deployment) -> None:
+    """A file with holes, mapped into memory, would kill its process when the disk is full."""
+    files = list((watched.data / "metrics").glob("*.db"))
+    assert files
+    for path in files:
+        found = path.stat()
+        assert 512 * found.st_blocks >= found.st_size > 0
 
 
 def test_strangers_cannot_add_series(watched: Deployment) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.blobs import FolderBlobs
 from edge_client.agent import open_agent
 from edge_client.enrolment import enrol
 from edge_client.journal import Journal, State
@@ -202,7 +202,7 @@ def run_round(devices: Sequence[Device]) -> list[State | None]:
 
 def read_starts(running: Deployment, bundle: Bundle) -> list[F32]:
     """Return what every version gives devices to start from."""
-    blobs = BlobStore(running.data / "blobs")
+    blobs = FolderBlobs(running.data / "blobs")
     starts = []
     for row in running.rows("SELECT release FROM version WHERE task = ? ORDER BY number", PLAN.task):
         files: dict[str, dict[str, str]] = decode(row[0])["files"]  # type: ignore[assignment]

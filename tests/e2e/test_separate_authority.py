@@ -22,7 +22,7 @@ from cloud_server.authority_cli import serve_authority
 from cloud_server.cli import command_line
 from cloud_server.serve_cli import serve
 from cloud_server.settings import DataFolder, load_or_create_key
-from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.blobs import FolderBlobs
 from cloud_server.storage.opening import open_database
 from cloud_server.tasks import create_task
 from edge_client.enrolment import enrol
@@ -84,7 +84,7 @@ class Pair:
         database = open_database(data)
         with database.write() as connection:
             bundle = quadratic_bundle(dimension)
-            create_task(connection, BlobStore(data.blobs), bundle, plan, self.release_key, time.time())
+            create_task(connection, FolderBlobs(data.blobs), bundle, plan, self.release_key, time.time())
         database.close()
 
     def codes(self, count: int, task: str = "point") -> list[str]:

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_server.settings import DataFolder
-from cloud_server.storage.blobs import BlobStore
-from cloud_server.storage.opening import open_database
+from cloud_server.storage.opening import open_blobs, open_database
 from cloud_server.tasks import file_of_release, load_master, newest_version, release_of
 from edge_client.trainer.protocol import Examples
 from edge_client.trainer.runtime import InferenceModel
@@ -64,7 +63,7 @@ class Published:
     @classmethod
     def read(cls, data: Path, task: str) -> Published:
         """Read every version of a task."""
-        database, blobs = open_database(DataFolder(data)), BlobStore(data / "blobs")
+        database, blobs = open_database(DataFolder(data)), open_blobs(DataFolder(data))
         with database.read() as connection:
             newest = newest_version(connection, task)
             masters = tuple(load_master(connection, blobs, task, number) for number in range(newest + 1))

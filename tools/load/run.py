@@ -17,7 +17,7 @@ from sqlalchemy import select
 from cloud_server.aggregation.closing import step_weights
 from cloud_server.app import RELEASE_KEY_FILE
 from cloud_server.settings import DataFolder, load_or_create_key
-from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.blobs import FolderBlobs
 from cloud_server.storage.opening import open_database
 from cloud_server.storage.schema import version
 from cloud_server.tasks import create_task, load_master, load_task
@@ -130,7 +130,7 @@ def _create(server: Server, plan: Plan, parameters: int, folder: Path) -> None:
     key = load_or_create_key(data.keys / RELEASE_KEY_FILE)
     database = open_database(data)
     with database.write() as connection:
-        create_task(connection, BlobStore(data.blobs), read_bundle(folder / "bundle"), plan, key, time.time())
+        create_task(connection, FolderBlobs(data.blobs), read_bundle(folder / "bundle"), plan, key, time.time())
     database.close()
     (folder / "plan.json").write_bytes(plan.to_bytes())
 
@@ -216,7 +216,7 @@ def _wrong_weights(server: Server, plan: Plan, folder: Path, reports: list[Repor
     data = DataFolder(server.data.resolve())
     database = open_database(data)
     with database.read() as connection:
-        before, after = (load_master(connection, BlobStore(data.blobs), TASK, number) for number in (0, 1))
+        before, after = (load_master(connection, FolderBlobs(data.blobs), TASK, number) for number in (0, 1))
         manifest = read_bundle(folder / "bundle").manifest
         task = load_task(connection, TASK)
     database.close()

@@ -1,0 +1,158 @@
+"""What is kept of the past, and what goes: old versions with their files, and what members of old cohorts sent.
+
+Kept for ever are the audit log, privacy events with their cohorts, rounds, devices, and what the authority has.
+
+First rows go, in transactions; files that no row needs any more go later, found by looking at all that there are. So
+whatever is killed in between only leaves files, which the next look finds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from cloud_server.rounds.machine import OVER
+from cloud_server.rounds.rounds import OPEN
+from cloud_server.storage.blobs import BlobStore
+from cloud_server.storage.database import Database
+from cloud_server.storage.schema import box, cohort, commitment, partial_sum, privacy_event, round_, step, version
+from cloud_server.storage.schema import setting as setting_table
+from cloud_server.storage.schema import task as task_table
+from cloud_server.tasks import release_files
+from shared.errors import UsageError
+
+DAY_S: Final = 86400.0
+FEWEST_VERSIONS: Final = 2
+FEWEST_DAYS: Final = 8  # messages of a cohort are valid for 7
+UNNEEDED_S: Final = DAY_S  # a file whose version is being published has no row yet
+COHORTS_AT_ONCE: Final = 20  # in one transaction, so that nobody waits long
+_KEPT_FROM: Final = "kept-from:"  # before a task's name, in the settings
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How much of the past is kept.
+
+    Attributes:
+        versions: of each task, the newest ones; a running cohort's base version is kept besides.
+        cohort_days: after which the messages of a cohort that is over are deleted.
+
+    Raises:
+        UsageError: ``bad-retention``.
+    """
+
+    versions: int = 50
+    cohort_days: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.versions < FEWEST_VERSIONS or not FEWEST_DAYS <= self.cohort_days < 1e6:
+            raise UsageError(
+                "bad-retention",
+                f"--keep-versions must be {FEWEST_VERSIONS} or more, and --keep-cohorts-days {FEWEST_DAYS} or more.",
+            )
+
+
+def kept_from(connection: Connection, task_name: str) -> int:
+    """Return the number of the oldest version of a task whose files are kept."""
+    query = select(setting_table.c.value).where(setting_table.c.name == _KEPT_FROM + task_name)
+    return int(connection.execute(query).scalar_one_or_none() or 0)
+
+
+def retire_versions(database: Database, retention: Retention) -> None:
+    """Note from which version on each task's are kept; that number only grows."""
+    with database.read() as connection:
+        names = list(connection.execute(select(task_table.c.name)).scalars())
+    for name in names:
+        with database.read() as connection:
+            wanted = _oldest_wanted(connection, name, retention.versions)
+            if wanted <= kept_from(connection, name):
+                continue
+        with database.write() as connection:
+            wanted = _oldest_wanted(connection, name, retention.versions)
+            if wanted > kept_from(connection, name):
+                key = _KEPT_FROM + name
+                connection.execute(delete(setting_table).where(setting_table.c.name == key))
+                connection.execute(insert(setting_table).values(name=key, value=str(wanted)))
+
+
+def _oldest_wanted(connection: Connection, task_name: str, count: int) -> int:
+    newest = connection.execute(select(func.max(version.c.number)).where(version.c.task == task_name)).scalar_one()
+    running = cohort.c.phase.not_in([phase.value for phase in OVER])
+    bases = (
+        select(func.min(round_.c.base_version)).where(round_.c.task == task_name, round_.c.phase == OPEN),
+        select(func.min(cohort.c.base_version)).where(cohort.c.task == task_name, running),
+    )
+    found = [connection.execute(query).scalar_one_or_none() for query in bases]
+    return int(min([newest - count + 1, *(base for base in found if base is not None)]))
+
+
+def forget_cohorts(database: Database, retention: Retention, now_s: float) -> int:
+    """Delete what members sent to cohorts that have been over for long, and return how many cohorts there were.
+
+    A cohort whose survivors were charged to a privacy budget stays, without its roster.
+    """
+    old_s = now_s - retention.cohort_days * DAY_S
+    over = cohort.c.phase.in_([phase.value for phase in OVER])
+    of_open_round = select(round_.c.number).where(
+        round_.c.task == cohort.c.task, round_.c.number == cohort.c.round, round_.c.phase == OPEN
+    )
+    charged = select(privacy_event.c.cohort).where(privacy_event.c.cohort == cohort.c.id)
+    query = select(cohort.c.id).where(over, cohort.c.since_s < old_s, ~of_open_round.exists())
+    query = query.where(~charged.exists() | cohort.c.roster.is_not(None)).limit(COHORTS_AT_ONCE)
+    forgotten = 0
+    while True:
+        with database.read() as connection:
+            names = list(connection.execute(query).scalars())
+        if not names:
+            return forgotten
+        with database.write() as connection:
+            for table in (step, commitment, box, partial_sum):
+                connection.execute(delete(table).where(table.c.cohort.in_(names)))
+            still = select(privacy_event.c.cohort).where(privacy_event.c.cohort.in_(names))
+            kept = set(connection.execute(still).scalars())
+            connection.execute(update(cohort).where(cohort.c.id.in_(kept)).values(roster=None))
+            connection.execute(delete(cohort).where(cohort.c.id.in_(set(names) - kept)))
+        forgotten += len(names)
+
+
+def forget_versions(database: Database) -> None:
+    """Delete the rows of versions whose files are not kept, once no cohort is left that trained from them."""
+    with database.read() as connection:
+        names = list(connection.execute(select(task_table.c.name)).scalars())
+    trained = select(cohort.c.id).where(cohort.c.task == version.c.task, cohort.c.base_version == version.c.number)
+    for name in names:
+        with database.read() as connection:
+            oldest = kept_from(connection, name)
+            old = (version.c.task == name) & (version.c.number < oldest) & ~trained.exists()
+            if connection.execute(select(version.c.number).where(old).limit(1)).one_or_none() is None:
+                continue
+        with database.write() as connection:
+            connection.execute(delete(version).where(old))
+
+
+def needed(connection: Connection) -> set[str]:
+    """Return the hashes of the files that tasks and kept versions need."""
+    found: set[str] = set()
+    for row in connection.execute(select(task_table.c.name, task_table.c.bundle)):
+        found |= set(json.loads(row.bundle).values())
+        query = select(version.c.release, version.c.master_sha256).where(
+            version.c.task == row.name, version.c.number >= kept_from(connection, row.name)
+        )
+        for kept in connection.execute(query):
+            found |= {entry.sha256 for entry in release_files(kept.release).values()} | {kept.master_sha256}
+    return found
+
+
+def remove_unneeded(database: Database, blobs: BlobStore, now_s: float) -> int:
+    """Delete the files that nothing has needed for a day, and what killed writers left; return how many."""
+    with database.read() as connection:
+        wanted = needed(connection)
+    removed = 0
+    for stored in blobs.stored():
+        # A difference leads to a kept version from one that may not be kept, but that a device may still have.
+        if stored.digest not in wanted and stored.modified_s < now_s - UNNEEDED_S:
+            removed += blobs.remove(stored.name, put_before_s=now_s - UNNEEDED_S)
+    return removed
