@@ -93,7 +93,6 @@ def test_old_versions_go_with_their_files_and_the_newest_stay_whole(local: Local
 
 def test_what_an_unfinished_round_trains_from_is_kept(local: Local) -> None:
     members = run_rounds(local, 3)
-    local.change("UPDATE task SET state = 'active'")
     local.change("UPDATE round SET phase = 'open' WHERE number = 1")  # as a round that takes long beside others
     tidy(local)
     with local.parts.database.read() as connection:
