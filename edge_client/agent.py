@@ -290,7 +290,12 @@ class Agent:
         )
         seconds = perf_counter() - started
         self._store.keep_local(installed, trained.local)
+        if trained.failure is not None:
+            self._journal.note_failed_training(entry, trained.failure.code)
         self._record(entry, State.TRAINED, seconds_training=seconds)
+        if trained.failure is not None:
+            self._around.log(f"round {round_number}: this device takes part with zeros: {trained.failure}")
+            return trained
         loss = "" if trained.mean_loss is None else f", loss {trained.mean_loss:.4g}"
         self._around.log(f"round {round_number}: trained on {trained.examples} examples in {seconds:.1f} s{loss}")
         return trained

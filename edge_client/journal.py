@@ -47,6 +47,10 @@ CREATE TABLE IF NOT EXISTS privacy_charge (
     loss TEXT NOT NULL,
     delta REAL NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS failed_training (
+    contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
+    code TEXT NOT NULL
+) STRICT;
 """
 
 
@@ -92,6 +96,7 @@ class Contribution:
         vector_sent: whether a byte of the masked vector may have left.
         seconds_training: how long training took.
         traffic: bytes on its behalf.
+        training_failed: the code with which training failed, empty if it did not: its part of the sum was zero.
     """
 
     id: int
@@ -103,6 +108,7 @@ class Contribution:
     vector_sent: bool
     seconds_training: float
     traffic: Traffic
+    training_failed: str
 
 
 def may_follow(before: State, after: State) -> bool:
@@ -257,8 +263,9 @@ class Journal:
     def contributions(self, first: int = 0) -> list[Contribution]:
         """Return every contribution from row ``first`` on, oldest first."""
         rows = self._run(
-            "SELECT id, round, version, cohort, state, reason, vector_sent, seconds_training, traffic"
-            " FROM contribution WHERE id >= ? ORDER BY id",
+            "SELECT id, round, version, cohort, state, reason, vector_sent, seconds_training, traffic, code"
+            " FROM contribution LEFT JOIN failed_training ON contribution.id = failed_training.contribution"
+            " WHERE id >= ? ORDER BY id",
             first,
         )
         return [_contribution(*row) for row in rows]
@@ -266,6 +273,10 @@ class Journal:
     def vector_left(self, version: int) -> bool:
         """Say whether a byte of a masked vector that started from ``version`` may have left."""
         return bool(self._run("SELECT 1 FROM contribution WHERE version = ? AND vector_sent = 1 LIMIT 1", version))
+
+    def note_failed_training(self, entry: int, code: str) -> None:
+        """Write down that a contribution is of zeros, and why."""
+        self._run("INSERT OR REPLACE INTO failed_training VALUES (?, ?)", entry, code)
 
     def charge(self, entry: int, loss: Loss, delta: float) -> None:
         """Write down what a contribution will have revealed once its vector left; in the place of an earlier cohort."""
@@ -306,6 +317,7 @@ def _contribution(
     vector_sent: int,
     seconds_training: float,
     traffic: str,
+    training_failed: str | None,
 ) -> Contribution:
     return Contribution(
         entry,
@@ -317,4 +329,5 @@ def _contribution(
         bool(vector_sent),
         seconds_training,
         Traffic(**json.loads(traffic)),
+        training_failed or "",
     )

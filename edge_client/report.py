@@ -58,7 +58,7 @@ def status_text(report: Report) -> str:
     version = "none yet" if report["version"] is None else report["version"]
     result = "none yet"
     if last:
-        reason = f" [{last['reason']}]" if last["reason"] else ""
+        reason = _remarks(last)
         result = f"round {last['round']}: {_ENDS.get(State(last['state']), last['state'])}{reason}"
     accuracy = f"{int8['correct']} of {int8['count']} right in version {int8['version']}" if int8 else "not judged yet"
     lines = [
@@ -162,13 +162,20 @@ def ledger_text(report: Report) -> str:
     lines = [head]
     for row in report["contributions"]:
         numbers = " ".join(f"{row['traffic'][name]:>12}" for name in columns)
-        reason = f"  [{row['reason']}]" if row["reason"] else ""
+        reason = _remarks(row)
         lines.append(f"{row['round']:>6} {row['state']:<12} {numbers}  {row['cohort'] or '-'}{reason}")
     totals = " ".join(f"{report['totals'][name]:>12}" for name in columns)
     lines.append(f"{'total':>6} {'bytes':<12} {totals}")
     lines.append("vector_up is masked: the server can read sums over a whole cohort only.")
     lines.append(_privacy_line(report["privacy"]))
     return "\n".join(lines)
+
+
+def _remarks(row: Report) -> str:
+    """Return what stopped a contribution, and why its numbers were zero."""
+    stopped = f" [{row['reason']}]" if row["reason"] else ""
+    code = row["training_failed"]
+    return stopped + (f" [{code}: its part of the sum is zero]" if code else "")
 
 
 def contribution_report(row: Contribution) -> Report:
@@ -179,6 +186,7 @@ def contribution_report(row: Contribution) -> Report:
         "cohort": row.cohort,
         "state": str(row.state),
         "reason": row.reason,
+        "training_failed": row.training_failed,
         "seconds_training": row.seconds_training,
         "traffic": row.traffic.to_json(),
     }
