@@ -22,7 +22,7 @@ from edge_client import contribution
 from edge_client.cohort_client import CohortClient, find_cohort
 from edge_client.contribution import TrainedUpdate
 from edge_client.examples import read_examples
-from edge_client.identity import Identity, load_identity
+from edge_client.identity import Identity, load_identity, save_enrolment
 from edge_client.int8_check import count_correct, does_worse
 from edge_client.journal import Contribution, Journal, State
 from edge_client.memory import total_memory_mib
@@ -37,6 +37,7 @@ from edge_client.waits import WAITS_FOR
 from shared.bundle import Bundle
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, TryLater, Unauthenticated
+from shared.ids import random_id
 from shared.plan import CohortEncoding
 from shared.privacy.charges import loss_of
 from shared.secagg.roster import CohortBinding
@@ -443,7 +444,10 @@ def open_agent(
             "check the clock; else run `fedloom-agent leave` and enrol with a new code",
         )
     with folder.lock():
-        journal = Journal(folder.journal_file)
+        journal = Journal(folder.journal_file, enrolment.journal_id)
+        if enrolment.journal_id is None:
+            adopted = journal.adopt_id(random_id("journal", random_bytes))
+            save_enrolment(folder, replace(enrolment, journal_id=adopted))
         signer = Signer(enrolment.fingerprint, enrolment.device, identity.key, journal.next_counter)
         pool = pinned_pool(enrolment.root.tls_root_pem)
         transport = Transport(enrolment.url, pool, signer=signer, clock=around.clock, jitter=around.jitter)

@@ -37,6 +37,7 @@ class Enrolment:
         name: the owner's name for this device; it never leaves the device.
         floors: what the owner demands of any plan.
         privacy_floors: the same of its noise, and how much may ever leave.
+        journal_id: of the journal that was made with it; None where that was before journals had one.
     """
 
     url: str
@@ -47,6 +48,7 @@ class Enrolment:
     name: str
     floors: DeviceFloors
     privacy_floors: PrivacyFloors = field(default_factory=PrivacyFloors)
+    journal_id: str | None = None
 
     @property
     def root(self) -> Root:
@@ -106,6 +108,7 @@ def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
             "min_survivors": enrolment.floors.min_survivors,
             "max_l2_norm": enrolment.floors.max_l2_norm,
             "privacy_floors": asdict(enrolment.privacy_floors),
+            **({} if enrolment.journal_id is None else {"journal": enrolment.journal_id}),
             **({"adversary": "semi-honest"} if enrolment.floors.semi_honest else {}),
             **({"min_corrupt_share": share} if (share := enrolment.floors.min_corrupt_share) else {}),
         }
@@ -156,6 +159,7 @@ def _parse(body: bytes) -> Enrolment:
         name=fields.text("name"),
         floors=_floors(fields),
         privacy_floors=_privacy_floors(fields),
+        journal_id=fields.text("journal") if fields.has("journal") else None,
     )
     fields.end()
     return enrolment

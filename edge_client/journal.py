@@ -14,44 +14,18 @@ under those keys, and an update of which a byte may have left is spent.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from edge_client.journal_file import adopt_id, open_journal
 from edge_client.traffic import Traffic
-from shared.errors import BrokenState, FedloomError
+from shared.errors import FedloomError
 from shared.privacy.charges import Loss
 
 COUNTER_BLOCK: Final = 1000  # counters reserved by one write
-_BUSY_S: Final = 30.0
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS contribution (
-    id INTEGER PRIMARY KEY,
-    round INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    cohort TEXT NOT NULL DEFAULT '',
-    state TEXT NOT NULL,
-    reason TEXT NOT NULL DEFAULT '',
-    vector_sent INTEGER NOT NULL DEFAULT 0,
-    seconds_training REAL NOT NULL DEFAULT 0,
-    traffic TEXT NOT NULL DEFAULT '{}',
-    started_at_s REAL NOT NULL,
-    changed_at_s REAL NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS privacy_charge (
-    contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
-    loss TEXT NOT NULL,
-    delta REAL NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS failed_training (
-    contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
-    code TEXT NOT NULL
-) STRICT;
-"""
 
 
 class State(StrEnum):
@@ -125,49 +99,28 @@ def may_follow(before: State, after: State) -> bool:
 
 
 class Journal:
-    """The record in ``path``; made where there is none.
+    """The record in ``path``, which enrolment made.
+
+    Args:
+        path: of the file.
+        journal_id: that enrolment gave it, None where it gave none.
 
     Raises:
         BrokenState: ``journal-damaged``, from every method.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, journal_id: str | None) -> None:
+        self._file = open_journal(path, journal_id)
+        self._run = self._file.run
         self._next_counter = self._last_counter = 0
-        try:
-            self._database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
-        except sqlite3.Error as error:
-            raise self._damaged(error) from error
-        try:
-            self._prepare()
-        except BaseException:
-            self._database.close()
-            raise
-
-    def _prepare(self) -> None:
-        self._run("PRAGMA journal_mode = WAL")
-        self._run("PRAGMA synchronous = FULL")
-        if (found := self._run("PRAGMA quick_check")[0][0]) != "ok":
-            raise self._damaged(sqlite3.DatabaseError(found))
-        for statement in _SCHEMA.split(";"):
-            self._run(statement)
 
     def close(self) -> None:
         """Close the file."""
-        self._database.close()
+        self._file.close()
 
-    def _run(self, statement: str, *values: object) -> list[Any]:
-        try:
-            return self._database.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: sqlite3.Error) -> BrokenState:
-        return BrokenState(
-            "journal-damaged",
-            f"{self._path} cannot be used: {error}.",
-            "check the disk for space and errors; else `fedloom-agent leave` and enrol with a new code",
-        )
+    def adopt_id(self, journal_id: str) -> str:
+        """Take ``journal_id``, made before journals had one, and return it or the one that there is already."""
+        return adopt_id(self._file, journal_id)
 
     def get(self, name: str) -> str | None:
         """Return a remembered value."""

@@ -30,7 +30,7 @@ _ACTIONS = {
 def status(folder: StateFolder) -> Report:
     """Return who the device is, its model, its last contribution, and why it is not training now."""
     enrolment = load_enrolment(folder)
-    journal = Journal(folder.journal_file)
+    journal = Journal(folder.journal_file, enrolment.journal_id)
     try:
         rows, int8, note = journal.contributions(), journal.get("int8"), json.loads(journal.get("note") or "{}")
         personal = journal.get("personal")
@@ -119,7 +119,7 @@ def _why(*, running: bool, note: Report, last: Contribution | None) -> str:
 def ledger(folder: StateFolder) -> Report:
     """Return every contribution with what it sent, the totals, and how the int8 model does."""
     enrolment = load_enrolment(folder)
-    journal = Journal(folder.journal_file)
+    journal = Journal(folder.journal_file, enrolment.journal_id)
     try:
         rows, int8, totals = journal.contributions(), journal.get("int8"), journal.other_traffic
         privacy = _privacy(journal)

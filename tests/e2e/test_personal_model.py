@@ -23,6 +23,7 @@ import pytest
 from cloud_server.storage.blobs import BlobStore
 from edge_client.agent import open_agent
 from edge_client.enrolment import enrol
+from edge_client.identity import load_enrolment
 from edge_client.journal import Journal, State
 from edge_client.local_tensors import LocalTensors
 from edge_client.model_store import PERSONAL_FILE
@@ -119,7 +120,7 @@ class Device:
     @contextmanager
     def kept(self) -> Iterator[LocalTensors]:
         """Open the values of its local tensors while no agent runs."""
-        journal = Journal(self.state.journal_file)
+        journal = Journal(self.state.journal_file, load_enrolment(self.state).journal_id)
         yield LocalTensors(self.state.local_tensors, journal, self.logs.append)
         journal.close()
 

@@ -56,7 +56,7 @@ class Device:
 
     @contextmanager
     def opened(self, url: str, enrolment: Enrolment) -> Iterator[ModelStore]:
-        journal = Journal(self.folder.journal_file)
+        journal = Journal(self.folder.journal_file, enrolment.journal_id)
         key = load_identity(self.folder).key
         signer = Signer(enrolment.fingerprint, enrolment.device, key, journal.next_counter)
         pool = pinned_pool(enrolment.root.tls_root_pem)
