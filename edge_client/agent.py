@@ -391,9 +391,17 @@ class Agent:
             self._journal.charge(entry, loss, plan.privacy.delta)
 
         cohort = CohortClient(self._transport, meeting, record, clock)
-        return contribution.take_part(
-            trained, session, cohort, plan, now_s=clock.now_s(), random_bytes=self._around.random_bytes, charge=charge
-        )
+        random_bytes = self._around.random_bytes
+        try:
+            return contribution.take_part(
+                trained, session, cohort, plan, now_s=clock.now_s(), random_bytes=random_bytes, charge=charge
+            )
+        finally:
+            for index, reason in session.withheld.items():
+                self._around.log(
+                    f"cohort {meeting.cohort}: no share of {session.name_of(index)}'s self mask was revealed: nothing"
+                    f" shows that it masked towards all survivors around it [{reason}]"
+                )
 
     def _record(
         self, entry: int, state: State, *, cohort: str | None = None, reason: str = "", seconds_training: float = 0.0

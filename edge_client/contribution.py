@@ -26,6 +26,7 @@ from shared.secagg.masking import MaskedUpdate
 from shared.secagg.roster import Member
 from shared.secagg.session import DeviceSession, SharesMessage, UnmaskAnswer
 from shared.wire.canonical import Json
+from shared.wire.messages import Agreements
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ class CohortSteps(Protocol):
         """Give out shares of this device's keys, and return the ones it got."""
         ...
 
-    def upload(self, masked: MaskedUpdate) -> bytes:
-        """Send the masked vector, and return the bitmap of those that arrived."""
+    def upload(self, masked: MaskedUpdate, signed_inbox: bytes) -> bytes:
+        """Send the masked vector and whose boxes are in it, and return the bitmap of those that arrived."""
         ...
 
-    def agree(self, signature: bytes) -> Mapping[int, bytes]:
-        """Sign the bitmap, and return everybody's signatures."""
+    def agree(self, signature: bytes) -> Agreements:
+        """Sign the bitmap, and return everybody's signatures, and whose boxes survivors used."""
         ...
 
     def answer(self, answer: UnmaskAnswer) -> bool:
@@ -165,9 +166,9 @@ def take_part(
         trained.update, trained.statistics, trained.evaluation, sid=session.sid, random_bytes=random_bytes
     )
     masked = session.mask(inbox, words)
-    survivors = cohort.upload(masked)
-    signatures = cohort.agree(session.agree(survivors))
-    return cohort.answer(session.unmask(signatures))
+    survivors = cohort.upload(masked, session.signed_inbox)
+    agreed = cohort.agree(session.agree(survivors))
+    return cohort.answer(session.unmask(agreed.signatures, agreed.inboxes))
 
 
 def evaluate(trainer: Trainer, weights: F32, held_out: Examples) -> Evaluation:

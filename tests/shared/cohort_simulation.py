@@ -153,6 +153,7 @@ class CohortSimulation:
     joined: dict[int, Member] = field(default_factory=dict)
     shares: dict[int, SharesMessage] = field(default_factory=dict)
     masked: dict[int, MaskedUpdate] = field(default_factory=dict)
+    inboxes: dict[int, bytes] = field(default_factory=dict)
     signatures: dict[int, bytes] = field(default_factory=dict)
     answers: dict[int, UnmaskAnswer] = field(default_factory=dict)
     blamed: list[str] = field(default_factory=list)
@@ -167,7 +168,7 @@ class CohortSimulation:
     def fork(self) -> CohortSimulation:
         """Return a copy that goes on by itself; every step is a function of the state, so it loses nothing."""
         other = copy.copy(self)
-        for name in ("active", "refusals", "joined", "shares", "masked", "signatures", "answers"):
+        for name in ("active", "refusals", "joined", "shares", "masked", "inboxes", "signatures", "answers"):
             setattr(other, name, copy.copy(getattr(self, name)))
         other.sessions = []
         for session in self.sessions:
@@ -236,10 +237,11 @@ class CohortSimulation:
                 elif step == "mask":
                     words = one_hot_words(number, self.devices, self.grid)
                     self.masked[index] = session.mask(self.inbox(index), words)
+                    self.inboxes[index] = session.signed_inbox
                 elif step == "agree":
                     self.signatures[index] = session.agree(bitmap)
                 else:
-                    self.answers[index] = session.unmask(signatures)
+                    self.answers[index] = session.unmask(signatures, self.inboxes)
             except FedloomError as error:
                 self.active.discard(number)
                 self.refusals[number] = error
