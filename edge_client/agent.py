@@ -388,7 +388,7 @@ class Agent:
         def charge(encoding: CohortEncoding) -> None:
             loss = loss_of(plan, encoding)
             self._enrolment.privacy_floors.check_next(plan, self._journal.spent(), loss)
-            self._journal.charge(entry, loss, plan.privacy.delta)
+            self._journal.charge(entry, loss, plan.privacy.delta, plan.privacy.mechanism)
 
         cohort = CohortClient(self._transport, meeting, record, clock)
         random_bytes = self._around.random_bytes

@@ -231,9 +231,22 @@ class Journal:
         """Write down that a contribution is of zeros, and why."""
         self._run("INSERT OR REPLACE INTO failed_training VALUES (?, ?)", entry, code)
 
-    def charge(self, entry: int, loss: Loss, delta: float) -> None:
-        """Write down what a contribution will have revealed once its vector left; in the place of an earlier cohort."""
-        self._run("INSERT OR REPLACE INTO privacy_charge VALUES (?, ?, ?)", entry, json.dumps(loss), delta)
+    def charge(self, entry: int, loss: Loss, delta: float, mechanism: str) -> None:
+        """Write down what a contribution will have revealed once its vector left; in the place of an earlier cohort.
+
+        Args:
+            entry: of the contribution.
+            loss: see ``loss_of``.
+            delta: of the plan.
+            mechanism: of the plan: it says whose noise limits the loss.
+        """
+        self._run(
+            "INSERT OR REPLACE INTO privacy_charge (contribution, loss, delta, mechanism) VALUES (?, ?, ?, ?)",
+            entry,
+            json.dumps(loss),
+            delta,
+            mechanism,
+        )
 
     def spent(self) -> list[Loss]:
         """Return the loss of every contribution of which a byte may have left; empty where it has no bound."""
@@ -242,6 +255,17 @@ class Journal:
             " WHERE vector_sent = 1 ORDER BY id"
         )
         return [tuple(json.loads(row[0] or "[]")) for row in rows]
+
+    @property
+    def sums_are_noised(self) -> bool:
+        """Whether devices themselves put noise into every sum that this one took part in.
+
+        Charges of before said nothing of a mechanism; the aggregator may have added their noise.
+        """
+        return not self._run(
+            "SELECT 1 FROM contribution LEFT JOIN privacy_charge ON contribution.id = privacy_charge.contribution"
+            " WHERE vector_sent = 1 AND coalesce(mechanism, '') != 'skellam' LIMIT 1"
+        )
 
     @property
     def delta(self) -> float | None:

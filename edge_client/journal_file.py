@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS contribution (
 CREATE TABLE IF NOT EXISTS privacy_charge (
     contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
     loss TEXT NOT NULL,
-    delta REAL NOT NULL
+    delta REAL NOT NULL,
+    mechanism TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE TABLE IF NOT EXISTS failed_training (
     contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
@@ -121,6 +122,14 @@ class JournalFile:
             raise self._damaged(sqlite3.DatabaseError(found))
         for statement in _SCHEMA.split(";"):
             self.run(statement)
+        self._add_mechanism()
+
+    def _add_mechanism(self) -> None:
+        """Add the column that journals of before have not; ``status`` may do the same at the same time."""
+        self.run("BEGIN IMMEDIATE")
+        if all(row[1] != "mechanism" for row in self.run("PRAGMA table_info (privacy_charge)")):
+            self.run("ALTER TABLE privacy_charge ADD COLUMN mechanism TEXT NOT NULL DEFAULT ''")
+        self.run("COMMIT")
 
     def run(self, statement: str, *values: object) -> list[Any]:
         """Execute one statement, and return its rows."""

@@ -138,10 +138,16 @@ def ledger(folder: StateFolder) -> Report:
 
 
 def _privacy(journal: Journal) -> Report:
-    """Return how often a masked vector left, and what that reveals: epsilon is None where there is no bound."""
+    """Return how often a masked vector left, and what that reveals; None where there is no bound.
+
+    ``epsilon`` is of the sums, ``epsilon_of_models`` of what was published if the aggregator added the noise
+    that a plan promised.
+    """
     spent, delta = journal.spent(), journal.delta
     bound = epsilon_of(spent, delta) if delta is not None else inf if spent else 0.0
-    return {"participations": len(spent), "epsilon": bound if bound < inf else None, "delta": delta}
+    of_models = bound if bound < inf else None
+    of_sums = of_models if journal.sums_are_noised else None
+    return {"participations": len(spent), "epsilon": of_sums, "epsilon_of_models": of_models, "delta": delta}
 
 
 def _privacy_line(privacy: Report) -> str:
@@ -149,9 +155,14 @@ def _privacy_line(privacy: Report) -> str:
     times = f"{count} masked vector{'' if count == 1 else 's'} {'has' if count == 1 else 'have'} left this device"
     if not count:
         return f"{times}."
-    if privacy["epsilon"] is None:
+    if privacy["epsilon_of_models"] is None:
         return f"{times}; without noise in each there is no limit to what their sums reveal."
     at = f" at delta {privacy['delta']:g}" if privacy["delta"] else ""
+    if privacy["epsilon"] is None:
+        return (
+            f"{times}; the published models together reveal at most epsilon {privacy['epsilon_of_models']:.3g}{at}, if"
+            " the aggregator adds its noise; the sums themselves: no limit."
+        )
     return f"{times}; all of their sums together reveal at most epsilon {privacy['epsilon']:.3g}{at}."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -75,8 +76,8 @@ def test_a_charge_is_spent_once_its_vector_may_have_left_and_stays(
     journal: Journal, tmp_path: Path, last: State
 ) -> None:
     entry = journal.begin(1, 0, 1.0)
-    journal.charge(entry, (0.5, 0.7), 1e-6)
-    journal.charge(entry, (0.25, 0.5), 1e-7)  # another cohort, after the first one failed before the vector
+    journal.charge(entry, (0.5, 0.7), 1e-6, "skellam")
+    journal.charge(entry, (0.25, 0.5), 1e-7, "skellam")  # another cohort, after the first one failed before the vector
     go(journal, entry, last)
     again = Journal(tmp_path / "journal.sqlite3", ID)
     again.recover(2.0)
@@ -152,3 +153,17 @@ def test_another_journal_is_refused(tmp_path: Path, rows: str) -> None:
         make_journal(path, "journal-1")
     with refused("journal-damaged", BrokenState):
         Journal(path, ID)
+
+
+def test_a_journal_without_mechanisms_gets_them_and_promises_less(journal: Journal, tmp_path: Path) -> None:
+    entry = journal.begin(1, 0, 1.0)
+    journal.charge(entry, (0.5,), 1e-6, "skellam")
+    go(journal, entry, State.UPLOADING)
+    assert journal.sums_are_noised
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite3", isolation_level=None)) as database:
+        database.execute("ALTER TABLE privacy_charge DROP COLUMN mechanism")
+    again = Journal(tmp_path / "journal.sqlite3", ID)
+    assert again.spent() == [(0.5,)]
+    assert not again.sums_are_noised
+    again.close()
