@@ -139,7 +139,7 @@ class CohortSimulation:
         masked: masked vectors by roster index.
         signatures: over the survivors, by roster index.
         answers: by roster index.
-        blamed: whose wrong shares were in the way.
+        blamed: holders of wrong shares that were in the way, each with the owners of these shares.
     """
 
     devices: int
@@ -156,7 +156,7 @@ class CohortSimulation:
     inboxes: dict[int, bytes] = field(default_factory=dict)
     signatures: dict[int, bytes] = field(default_factory=dict)
     answers: dict[int, UnmaskAnswer] = field(default_factory=dict)
-    blamed: list[str] = field(default_factory=list)
+    blamed: dict[str, list[str]] = field(default_factory=dict)
     steps_done: int = 0
 
     def __post_init__(self) -> None:
@@ -265,7 +265,7 @@ class CohortSimulation:
             limits=limits,
             cipher=self.cipher,
             workers=workers,
-            blame=self.blamed.append,
+            blame=lambda holder, owners: self.blamed.update({holder: list(owners)}),
         )
         return from_words(
             plain, dimension=self.devices, grid=self.grid, survivors=len(self.masked), max_weight=self.devices
