@@ -110,7 +110,7 @@ def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
             "privacy_floors": asdict(enrolment.privacy_floors),
             **({} if enrolment.journal_id is None else {"journal": enrolment.journal_id}),
             **({"adversary": "semi-honest"} if enrolment.floors.semi_honest else {}),
-            **({"min_corrupt_share": share} if (share := enrolment.floors.min_corrupt_share) else {}),
+            "min_corrupt_share": enrolment.floors.min_corrupt_share,
         }
     )
     write_durably(folder.enrolment_file, body)
@@ -181,6 +181,7 @@ def _privacy_floors(fields: Fields) -> PrivacyFloors:
 
 def _floors(fields: Fields) -> DeviceFloors:
     semi_honest = fields.has("adversary") and bool(fields.choice("adversary", ("semi-honest",)))
+    # Its owner demanded nothing where it is not there: that was what enrolling did.
     share = fields.number("min_corrupt_share", 0, 1) if fields.has("min_corrupt_share") else 0.0
     clip = fields.number("max_l2_norm", 0, 1e12) if fields.has("max_l2_norm") else DeviceFloors().max_l2_norm
     return DeviceFloors(fields.integer("min_survivors", 2, 2**20), clip, semi_honest, share)

@@ -67,7 +67,7 @@ class DeviceFloors:
     min_survivors: int = 10
     max_l2_norm: float = 1000.0
     semi_honest: bool = False
-    min_corrupt_share: float = 0.0
+    min_corrupt_share: float = 0.05
 
     def check(self, rules: CohortRules, max_l2_norm: float) -> None:
         """Refuse a plan below the floors.
@@ -99,7 +99,8 @@ class DeviceFloors:
                 "floor-corrupt-share",
                 f"The plan's thresholds withstand a share of {rules.corrupt_share:g} of members that collude, this"
                 f" device demands {self.min_corrupt_share:g}.",
-                "ask the operator for a larger corrupt_share",
+                f"if that is acceptable, enrol with --min-corrupt-share {rules.corrupt_share:g}, or ask the operator"
+                " for a larger corrupt_share",
             )
 
 

@@ -73,7 +73,7 @@ class Textbook:
                 code.to_text(),
                 self.state(number),
                 examples,
-                floors=DeviceFloors(min_survivors=2),
+                floors=DeviceFloors(min_survivors=2, min_corrupt_share=0.0),
                 name="",
                 clock=SystemClock(),
                 random_bytes=np.random.default_rng(number).bytes,

@@ -110,7 +110,7 @@ class Device:
             code,
             self.state,
             self.folder / "examples",
-            floors=DeviceFloors(min_survivors=2),
+            floors=DeviceFloors(min_survivors=2, min_corrupt_share=0.0),
             name="",
             clock=SystemClock(),
             random_bytes=os.urandom,

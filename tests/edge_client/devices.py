@@ -65,7 +65,7 @@ def enrolled(
         aggregator.code(url),
         StateFolder(path / "state"),
         path / "examples",
-        floors=DeviceFloors(min_survivors=min_survivors),
+        floors=DeviceFloors(min_survivors=min_survivors, min_corrupt_share=0.0),
         privacy_floors=privacy_floors,
         name="kitchen",
         clock=SystemClock(),
