@@ -13,11 +13,18 @@ FEW_FOR_NOISE: Final = 100  # members; with fewer, noise of a useful strength dr
 def cautions(plan: Plan) -> list[str]:
     """Return a sentence for each thing that the operator should know before devices enrol."""
     cohort, privacy, found = plan.cohort, plan.privacy, []
-    usual = DeviceFloors().min_survivors
+    floors = DeviceFloors()
+    usual = floors.min_survivors
     if cohort.min_survivors < usual:
         found.append(
             f"The plan reveals sums of {cohort.min_survivors} devices. A device takes part in sums of {usual} or more"
             f" unless its owner enrols it with --allow-cohorts-of {cohort.min_survivors}."
+        )
+    if cohort.corrupt_share < floors.min_corrupt_share:
+        found.append(
+            f"The plan's thresholds withstand a share of {cohort.corrupt_share:g} of colluding members. A device wants"
+            f" {floors.min_corrupt_share:g} unless its owner enrols it with"
+            f" --min-corrupt-share {cohort.corrupt_share:g}."
         )
     if int(cohort.corrupt_share * cohort.largest) == 0:
         found.append(

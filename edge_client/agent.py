@@ -22,7 +22,7 @@ from edge_client import contribution
 from edge_client.cohort_client import CohortClient, find_cohort
 from edge_client.contribution import TrainedUpdate
 from edge_client.examples import read_examples
-from edge_client.identity import Identity, load_identity
+from edge_client.identity import Identity, load_identity, save_enrolment
 from edge_client.int8_check import count_correct, does_worse
 from edge_client.journal import Contribution, Journal, State
 from edge_client.memory import total_memory_mib
@@ -37,6 +37,7 @@ from edge_client.waits import WAITS_FOR
 from shared.bundle import Bundle
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, TryLater, Unauthenticated
+from shared.ids import random_id
 from shared.plan import CohortEncoding
 from shared.privacy.charges import loss_of
 from shared.secagg.roster import CohortBinding
@@ -290,7 +291,12 @@ class Agent:
         )
         seconds = perf_counter() - started
         self._store.keep_local(installed, trained.local)
+        if trained.failure is not None:
+            self._journal.note_failed_training(entry, trained.failure.code)
         self._record(entry, State.TRAINED, seconds_training=seconds)
+        if trained.failure is not None:
+            self._around.log(f"round {round_number}: this device takes part with zeros: {trained.failure}")
+            return trained
         loss = "" if trained.mean_loss is None else f", loss {trained.mean_loss:.4g}"
         self._around.log(f"round {round_number}: trained on {trained.examples} examples in {seconds:.1f} s{loss}")
         return trained
@@ -382,12 +388,20 @@ class Agent:
         def charge(encoding: CohortEncoding) -> None:
             loss = loss_of(plan, encoding)
             self._enrolment.privacy_floors.check_next(plan, self._journal.spent(), loss)
-            self._journal.charge(entry, loss, plan.privacy.delta)
+            self._journal.charge(entry, loss, plan.privacy.delta, plan.privacy.mechanism)
 
         cohort = CohortClient(self._transport, meeting, record, clock)
-        return contribution.take_part(
-            trained, session, cohort, plan, now_s=clock.now_s(), random_bytes=self._around.random_bytes, charge=charge
-        )
+        random_bytes = self._around.random_bytes
+        try:
+            return contribution.take_part(
+                trained, session, cohort, plan, now_s=clock.now_s(), random_bytes=random_bytes, charge=charge
+            )
+        finally:
+            for index, reason in session.withheld.items():
+                self._around.log(
+                    f"cohort {meeting.cohort}: no share of {session.name_of(index)}'s self mask was revealed: nothing"
+                    f" shows that it masked towards all survivors around it [{reason}]"
+                )
 
     def _record(
         self, entry: int, state: State, *, cohort: str | None = None, reason: str = "", seconds_training: float = 0.0
@@ -438,7 +452,10 @@ def open_agent(
             "check the clock; else run `fedloom-agent leave` and enrol with a new code",
         )
     with folder.lock():
-        journal = Journal(folder.journal_file)
+        journal = Journal(folder.journal_file, enrolment.journal_id)
+        if enrolment.journal_id is None:
+            adopted = journal.adopt_id(random_id("journal", random_bytes))
+            save_enrolment(folder, replace(enrolment, journal_id=adopted))
         signer = Signer(enrolment.fingerprint, enrolment.device, identity.key, journal.next_counter)
         pool = pinned_pool(enrolment.root.tls_root_pem)
         transport = Transport(enrolment.url, pool, signer=signer, clock=around.clock, jitter=around.jitter)

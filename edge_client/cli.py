@@ -104,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     enrolling.add_argument(
         "--min-corrupt-share",
         type=_share,
-        default=0.0,
+        default=DeviceFloors().min_corrupt_share,
         metavar="G",
-        help="refuse plans whose thresholds withstand a smaller share of colluding members than G",
+        help="refuse plans whose thresholds withstand a smaller share of colluding members than G (0.05; 0 for any)",
     )
     enrolling.add_argument(
         "--min-noise", type=_demand, default=0.0, metavar="Z", help="refuse plans with less noise_multiplier than Z"

@@ -19,6 +19,7 @@ from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import SharesMessage, UnmaskAnswer
 from shared.wire.canonical import Json, decode, encode
 from shared.wire.messages import (
+    Agreements,
     Meeting,
     Outcome,
     read_indexed,
@@ -29,7 +30,6 @@ from shared.wire.messages import (
     write_version,
 )
 from shared.wire.requests import COHORTS, RENDEZVOUS, VECTOR
-from shared.wire.signed import SIGNATURE_BYTES
 
 
 def find_cohort(transport: Transport, version: int, clock: Clock) -> Meeting:
@@ -85,29 +85,29 @@ class CohortClient:
         self._tell("shares", write_shares(shares), State.SHARING, State.SHARES_SENT)
         return read_indexed(self._ask("inbox"), "boxes", SEALED_BYTES)
 
-    def upload(self, masked: MaskedUpdate) -> bytes:
-        """Send the masked vector, and wait for the survivors."""
-        self._tell(VECTOR, masked.to_bytes(), State.UPLOADING, State.VECTOR_SENT)
+    def upload(self, masked: MaskedUpdate, signed_inbox: bytes) -> bytes:
+        """Send the masked vector with the list of boxes in it, and wait for the survivors."""
+        self._tell(VECTOR, masked.to_bytes(), State.UPLOADING, State.VECTOR_SENT, signed_inbox)
         return read_octets(self._ask("survivors"), "bitmap")
 
-    def agree(self, signature: bytes) -> Mapping[int, bytes]:
+    def agree(self, signature: bytes) -> Agreements:
         """Send the signature over the survivors, and wait for everybody's."""
         self._tell("agreement", write_octets("signature", signature), State.AGREEING, State.AGREED)
-        return read_indexed(self._ask("agreements"), "signatures", SIGNATURE_BYTES)
+        return Agreements.from_bytes(self._ask("agreements"))
 
     def answer(self, answer: UnmaskAnswer) -> bool:
         """Send the shares that open the sum, and wait for what became of it."""
         self._tell("answer", write_answer(answer), State.ANSWERING, State.ANSWERED)
         return Outcome.from_bytes(self._ask("outcome")).counted
 
-    def _tell(self, step: str, body: bytes, before: State, after: State) -> None:
+    def _tell(self, step: str, body: bytes, before: State, after: State, signed_inbox: bytes = b"") -> None:
         now_s, expires_at_s = self._clock.now_s(), float(self._meeting.expires_at_s)
         if now_s > expires_at_s:
             raise CohortOver("cohort-expired", "The cohort took longer than its messages are valid.")
         until_s = min(expires_at_s, now_s + PATIENCE_S)
         self._record(before)
         if step == VECTOR:
-            send_vector(self._transport, self._target(step), body, until_s, self._clock)
+            send_vector(self._transport, self._target(step), body, signed_inbox, until_s, self._clock)
         else:
             self._transport.send("PUT", self._target(step), body, until_s=until_s)
         self._record(after)

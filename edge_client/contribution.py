@@ -4,6 +4,9 @@ The types tell the way of an update: ``Examples -> LocalUpdate -> ClippedUpdate 
 Only the last one can be uploaded. Training comes first and in the device's own time; the cohort then takes seconds.
 Clipping, rounding and masking are explained where they are defined, in ``shared``. Batch norm's statistics take the
 same way under a clip norm of their own; tensors that are ``local`` are trained, kept on this device, and in none of it.
+
+A training that fails contributes zeros, charged and sent like any other: were it to stay away, its presence would tell
+an aggregator, which chose the weights, something about this device's examples that nobody counted.
 """
 
 from __future__ import annotations
@@ -14,15 +17,16 @@ from typing import Protocol
 
 import numpy as np
 
-from edge_client.trainer.protocol import F32, Examples, Trainer, TrainingRecipe
+from edge_client.trainer.protocol import F32, Examples, Trainer, TrainingDiverged, TrainingRecipe
 from shared.layout import Layout
-from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip, require_finite
+from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip
 from shared.numeric.contribution_vector import Evaluation
 from shared.plan import CohortEncoding, Plan
 from shared.secagg.masking import MaskedUpdate
 from shared.secagg.roster import Member
 from shared.secagg.session import DeviceSession, SharesMessage, UnmaskAnswer
 from shared.wire.canonical import Json
+from shared.wire.messages import Agreements
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class TrainedUpdate:
         examples: how many it was trained on.
         mean_loss: while training, per example; None where the method does not measure it.
         local: f32[n], local tensors after training; they stay here.
+        failure: why training failed, None if it did not; then both changes are zero and ``local`` as it was before.
     """
 
     update: ClippedUpdate
@@ -44,6 +49,7 @@ class TrainedUpdate:
     examples: int
     mean_loss: float | None
     local: F32
+    failure: TrainingDiverged | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +80,12 @@ class CohortSteps(Protocol):
         """Give out shares of this device's keys, and return the ones it got."""
         ...
 
-    def upload(self, masked: MaskedUpdate) -> bytes:
-        """Send the masked vector, and return the bitmap of those that arrived."""
+    def upload(self, masked: MaskedUpdate, signed_inbox: bytes) -> bytes:
+        """Send the masked vector and whose boxes are in it, and return the bitmap of those that arrived."""
         ...
 
-    def agree(self, signature: bytes) -> Mapping[int, bytes]:
-        """Sign the bitmap, and return everybody's signatures."""
+    def agree(self, signature: bytes) -> Agreements:
+        """Sign the bitmap, and return everybody's signatures, and whose boxes survivors used."""
         ...
 
     def answer(self, answer: UnmaskAnswer) -> bool:
@@ -98,18 +104,40 @@ def train(
 ) -> TrainedUpdate:
     """Judge ``weights`` on ``held_out``, train from them on ``examples``, and bound the change.
 
+    Whatever ``weights`` do on these examples, there is something to contribute: zeros where training fails. They have
+    the smallest weight there is, so that they hardly change a weighted mean; under noise all devices weigh that.
+
     Raises:
-        UsageError: if the examples do not fit the model.
-        TrainingDiverged: if a loss or a weight is not finite.
-        FedloomError: ``not-finite`` if a local tensor is not.
+        UsageError: if the examples do not fit the model, whatever its weights.
     """
     evaluation = evaluate(trainer, weights, held_out)
-    trained = local_update(trainer, weights, examples, plan, layout, shuffle_seed)
-    require_finite(trained.local, "A local tensor after training")
+    failure = None
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # a difference of finite weights may overflow
+            trained = local_update(trainer, weights, examples, plan, layout, shuffle_seed)
+        _require_usable(trained)
+    except TrainingDiverged as error:
+        trained, failure = _nothing(weights, layout), error
     bounds = plan.update
     update = clip(trained.update, max_l2_norm=bounds.max_l2_norm, max_weight=bounds.max_weight)
     statistics = clip(trained.statistics, max_l2_norm=bounds.statistics_max_l2_norm, max_weight=bounds.max_weight)
-    return TrainedUpdate(update, statistics, evaluation, len(examples), trained.mean_loss, trained.local)
+    return TrainedUpdate(update, statistics, evaluation, len(examples), trained.mean_loss, trained.local, failure)
+
+
+def _require_usable(trained: LocalTraining) -> None:
+    parts = trained.update.values, trained.statistics.values, trained.local
+    if not all(np.isfinite(part).all() for part in parts):
+        raise TrainingDiverged(
+            "training-diverged", "a change became infinite or not a number", "lower the plan's learning rate"
+        )
+
+
+def _nothing(weights: F32, layout: Layout) -> LocalTraining:
+    """Return a training that changed nothing, of weight 1."""
+    update, statistics = (
+        LocalUpdate(np.zeros(part.size, np.float32), 1) for part in (layout.shared, layout.statistics)
+    )
+    return LocalTraining(update, statistics, layout.local.take(weights), None)
 
 
 def take_part(
@@ -138,9 +166,9 @@ def take_part(
         trained.update, trained.statistics, trained.evaluation, sid=session.sid, random_bytes=random_bytes
     )
     masked = session.mask(inbox, words)
-    survivors = cohort.upload(masked)
-    signatures = cohort.agree(session.agree(survivors))
-    return cohort.answer(session.unmask(signatures))
+    survivors = cohort.upload(masked, session.signed_inbox)
+    agreed = cohort.agree(session.agree(survivors))
+    return cohort.answer(session.unmask(agreed.signatures, agreed.inboxes))
 
 
 def evaluate(trainer: Trainer, weights: F32, held_out: Examples) -> Evaluation:

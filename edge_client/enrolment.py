@@ -7,10 +7,12 @@ from pathlib import Path
 
 from edge_client.examples import read_examples
 from edge_client.identity import Enrolment, key_for_enrolment, save_enrolment
+from edge_client.journal_file import make_journal
 from edge_client.state_folder import StateFolder
 from edge_client.transport import Transport, pinned_pool, unverified_pool
 from shared.clock import Clock
 from shared.errors import Refused, TryLater, UsageError
+from shared.ids import random_id
 from shared.privacy.charges import PrivacyFloors
 from shared.root import EnrolmentCode, Root
 from shared.secagg.session import DeviceFloors
@@ -38,6 +40,7 @@ def enrol(
             examples: a code is good for one device, so everything that can fail here is checked before it is used.
         Refused: ``already-enrolled``, ``wrong-root``, ``wrong-certificate``, or the server's reason.
         TryLater: if the server cannot be reached.
+        BrokenState: ``journal-damaged``.
     """
     code = EnrolmentCode.from_text(code_text)
     if examples.resolve().is_relative_to(folder.path.resolve()):
@@ -62,6 +65,7 @@ def enrol(
             name=name,
             floors=floors,
             privacy_floors=privacy_floors or PrivacyFloors(),
+            journal_id=make_journal(folder.journal_file, random_id("journal", random_bytes)),
         )
         save_enrolment(folder, enrolment)
     return enrolment

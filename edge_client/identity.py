@@ -37,6 +37,7 @@ class Enrolment:
         name: the owner's name for this device; it never leaves the device.
         floors: what the owner demands of any plan.
         privacy_floors: the same of its noise, and how much may ever leave.
+        journal_id: of the journal that was made with it; None where that was before journals had one.
     """
 
     url: str
@@ -47,6 +48,7 @@ class Enrolment:
     name: str
     floors: DeviceFloors
     privacy_floors: PrivacyFloors = field(default_factory=PrivacyFloors)
+    journal_id: str | None = None
 
     @property
     def root(self) -> Root:
@@ -106,8 +108,9 @@ def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
             "min_survivors": enrolment.floors.min_survivors,
             "max_l2_norm": enrolment.floors.max_l2_norm,
             "privacy_floors": asdict(enrolment.privacy_floors),
+            **({} if enrolment.journal_id is None else {"journal": enrolment.journal_id}),
             **({"adversary": "semi-honest"} if enrolment.floors.semi_honest else {}),
-            **({"min_corrupt_share": share} if (share := enrolment.floors.min_corrupt_share) else {}),
+            "min_corrupt_share": enrolment.floors.min_corrupt_share,
         }
     )
     write_durably(folder.enrolment_file, body)
@@ -156,6 +159,7 @@ def _parse(body: bytes) -> Enrolment:
         name=fields.text("name"),
         floors=_floors(fields),
         privacy_floors=_privacy_floors(fields),
+        journal_id=fields.text("journal") if fields.has("journal") else None,
     )
     fields.end()
     return enrolment
@@ -177,6 +181,7 @@ def _privacy_floors(fields: Fields) -> PrivacyFloors:
 
 def _floors(fields: Fields) -> DeviceFloors:
     semi_honest = fields.has("adversary") and bool(fields.choice("adversary", ("semi-honest",)))
+    # Its owner demanded nothing where it is not there: that was what enrolling did.
     share = fields.number("min_corrupt_share", 0, 1) if fields.has("min_corrupt_share") else 0.0
     clip = fields.number("max_l2_norm", 0, 1e12) if fields.has("max_l2_norm") else DeviceFloors().max_l2_norm
     return DeviceFloors(fields.integer("min_survivors", 2, 2**20), clip, semi_honest, share)

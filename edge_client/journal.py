@@ -14,40 +14,18 @@ under those keys, and an update of which a byte may have left is spent.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from edge_client.journal_file import adopt_id, open_journal
 from edge_client.traffic import Traffic
-from shared.errors import BrokenState, FedloomError
+from shared.errors import FedloomError
 from shared.privacy.charges import Loss
 
 COUNTER_BLOCK: Final = 1000  # counters reserved by one write
-_BUSY_S: Final = 30.0
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS contribution (
-    id INTEGER PRIMARY KEY,
-    round INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    cohort TEXT NOT NULL DEFAULT '',
-    state TEXT NOT NULL,
-    reason TEXT NOT NULL DEFAULT '',
-    vector_sent INTEGER NOT NULL DEFAULT 0,
-    seconds_training REAL NOT NULL DEFAULT 0,
-    traffic TEXT NOT NULL DEFAULT '{}',
-    started_at_s REAL NOT NULL,
-    changed_at_s REAL NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS privacy_charge (
-    contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
-    loss TEXT NOT NULL,
-    delta REAL NOT NULL
-) STRICT;
-"""
 
 
 class State(StrEnum):
@@ -92,6 +70,7 @@ class Contribution:
         vector_sent: whether a byte of the masked vector may have left.
         seconds_training: how long training took.
         traffic: bytes on its behalf.
+        training_failed: the code with which training failed, empty if it did not: its part of the sum was zero.
     """
 
     id: int
@@ -103,6 +82,7 @@ class Contribution:
     vector_sent: bool
     seconds_training: float
     traffic: Traffic
+    training_failed: str
 
 
 def may_follow(before: State, after: State) -> bool:
@@ -119,49 +99,28 @@ def may_follow(before: State, after: State) -> bool:
 
 
 class Journal:
-    """The record in ``path``; made where there is none.
+    """The record in ``path``, which enrolment made.
+
+    Args:
+        path: of the file.
+        journal_id: that enrolment gave it, None where it gave none.
 
     Raises:
         BrokenState: ``journal-damaged``, from every method.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, journal_id: str | None) -> None:
+        self._file = open_journal(path, journal_id)
+        self._run = self._file.run
         self._next_counter = self._last_counter = 0
-        try:
-            self._database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
-        except sqlite3.Error as error:
-            raise self._damaged(error) from error
-        try:
-            self._prepare()
-        except BaseException:
-            self._database.close()
-            raise
-
-    def _prepare(self) -> None:
-        self._run("PRAGMA journal_mode = WAL")
-        self._run("PRAGMA synchronous = FULL")
-        if (found := self._run("PRAGMA quick_check")[0][0]) != "ok":
-            raise self._damaged(sqlite3.DatabaseError(found))
-        for statement in _SCHEMA.split(";"):
-            self._run(statement)
 
     def close(self) -> None:
         """Close the file."""
-        self._database.close()
+        self._file.close()
 
-    def _run(self, statement: str, *values: object) -> list[Any]:
-        try:
-            return self._database.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: sqlite3.Error) -> BrokenState:
-        return BrokenState(
-            "journal-damaged",
-            f"{self._path} cannot be used: {error}.",
-            "check the disk for space and errors; else `fedloom-agent leave` and enrol with a new code",
-        )
+    def adopt_id(self, journal_id: str) -> str:
+        """Take ``journal_id``, made before journals had one, and return it or the one that there is already."""
+        return adopt_id(self._file, journal_id)
 
     def get(self, name: str) -> str | None:
         """Return a remembered value."""
@@ -257,8 +216,9 @@ class Journal:
     def contributions(self, first: int = 0) -> list[Contribution]:
         """Return every contribution from row ``first`` on, oldest first."""
         rows = self._run(
-            "SELECT id, round, version, cohort, state, reason, vector_sent, seconds_training, traffic"
-            " FROM contribution WHERE id >= ? ORDER BY id",
+            "SELECT id, round, version, cohort, state, reason, vector_sent, seconds_training, traffic, code"
+            " FROM contribution LEFT JOIN failed_training ON contribution.id = failed_training.contribution"
+            " WHERE id >= ? ORDER BY id",
             first,
         )
         return [_contribution(*row) for row in rows]
@@ -267,9 +227,26 @@ class Journal:
         """Say whether a byte of a masked vector that started from ``version`` may have left."""
         return bool(self._run("SELECT 1 FROM contribution WHERE version = ? AND vector_sent = 1 LIMIT 1", version))
 
-    def charge(self, entry: int, loss: Loss, delta: float) -> None:
-        """Write down what a contribution will have revealed once its vector left; in the place of an earlier cohort."""
-        self._run("INSERT OR REPLACE INTO privacy_charge VALUES (?, ?, ?)", entry, json.dumps(loss), delta)
+    def note_failed_training(self, entry: int, code: str) -> None:
+        """Write down that a contribution is of zeros, and why."""
+        self._run("INSERT OR REPLACE INTO failed_training VALUES (?, ?)", entry, code)
+
+    def charge(self, entry: int, loss: Loss, delta: float, mechanism: str) -> None:
+        """Write down what a contribution will have revealed once its vector left; in the place of an earlier cohort.
+
+        Args:
+            entry: of the contribution.
+            loss: see ``loss_of``.
+            delta: of the plan.
+            mechanism: of the plan: it says whose noise limits the loss.
+        """
+        self._run(
+            "INSERT OR REPLACE INTO privacy_charge (contribution, loss, delta, mechanism) VALUES (?, ?, ?, ?)",
+            entry,
+            json.dumps(loss),
+            delta,
+            mechanism,
+        )
 
     def spent(self) -> list[Loss]:
         """Return the loss of every contribution of which a byte may have left; empty where it has no bound."""
@@ -278,6 +255,17 @@ class Journal:
             " WHERE vector_sent = 1 ORDER BY id"
         )
         return [tuple(json.loads(row[0] or "[]")) for row in rows]
+
+    @property
+    def sums_are_noised(self) -> bool:
+        """Whether devices themselves put noise into every sum that this one took part in.
+
+        Charges of before said nothing of a mechanism; the aggregator may have added their noise.
+        """
+        return not self._run(
+            "SELECT 1 FROM contribution LEFT JOIN privacy_charge ON contribution.id = privacy_charge.contribution"
+            " WHERE vector_sent = 1 AND coalesce(mechanism, '') != 'skellam' LIMIT 1"
+        )
 
     @property
     def delta(self) -> float | None:
@@ -306,6 +294,7 @@ def _contribution(
     vector_sent: int,
     seconds_training: float,
     traffic: str,
+    training_failed: str | None,
 ) -> Contribution:
     return Contribution(
         entry,
@@ -317,4 +306,5 @@ def _contribution(
         bool(vector_sent),
         seconds_training,
         Traffic(**json.loads(traffic)),
+        training_failed or "",
     )

@@ -95,6 +95,7 @@ class ModelStore:
         self._transport = transport
         self._journal = journal
         self._clock = clock
+        self._log = log
         self._local = LocalTensors(folder.local_tensors, journal, log)
         self._installed: Installed | None = None
 
@@ -199,7 +200,7 @@ class ModelStore:
         weights = self._own(layout, identity, start)
         int8 = self._twin(release, bundle.manifest, start) if INFER_INT8_FILE in release.files else None
         if int8 is not None and layout.local.size:
-            int8 = patched_twin(int8, bundle.manifest, weights)
+            int8 = self._own_twin(int8, bundle.manifest, weights, release.version)
         plan_sha256 = sha256(files[PLAN_FILE])
         return Installed(release.version, plan, plan_sha256, bundle, layout, weights, model_sha256, identity, int8)
 
@@ -228,6 +229,17 @@ class ModelStore:
             except (Refused, BundleError):
                 pass  # the program itself changed, or the file on the card did
         return self._file(release, INFER_INT8_FILE, "bundle_down")
+
+    def _own_twin(self, twin: bytes, manifest: BundleManifest, weights: F32, version: int) -> bytes:
+        """Return an int8 twin with this device's values of local tensors, or as it is where they do not fit int8.
+
+        Not an error: those values come from this device's examples, and whether it takes part must not tell of them.
+        """
+        try:
+            return patched_twin(twin, manifest, weights)
+        except BundleError as error:
+            self._log(f"version {version}: the int8 model has the release's local tensors: {error}")
+            return twin
 
     def _activate(self, release: Release, installed: Installed, body: bytes, signature: bytes) -> None:
         """Put the release in the place of the one before in one step, and delete what nobody needs any more."""

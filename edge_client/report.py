@@ -30,7 +30,7 @@ _ACTIONS = {
 def status(folder: StateFolder) -> Report:
     """Return who the device is, its model, its last contribution, and why it is not training now."""
     enrolment = load_enrolment(folder)
-    journal = Journal(folder.journal_file)
+    journal = Journal(folder.journal_file, enrolment.journal_id)
     try:
         rows, int8, note = journal.contributions(), journal.get("int8"), json.loads(journal.get("note") or "{}")
         personal = journal.get("personal")
@@ -58,7 +58,7 @@ def status_text(report: Report) -> str:
     version = "none yet" if report["version"] is None else report["version"]
     result = "none yet"
     if last:
-        reason = f" [{last['reason']}]" if last["reason"] else ""
+        reason = _remarks(last)
         result = f"round {last['round']}: {_ENDS.get(State(last['state']), last['state'])}{reason}"
     accuracy = f"{int8['correct']} of {int8['count']} right in version {int8['version']}" if int8 else "not judged yet"
     lines = [
@@ -119,7 +119,7 @@ def _why(*, running: bool, note: Report, last: Contribution | None) -> str:
 def ledger(folder: StateFolder) -> Report:
     """Return every contribution with what it sent, the totals, and how the int8 model does."""
     enrolment = load_enrolment(folder)
-    journal = Journal(folder.journal_file)
+    journal = Journal(folder.journal_file, enrolment.journal_id)
     try:
         rows, int8, totals = journal.contributions(), journal.get("int8"), journal.other_traffic
         privacy = _privacy(journal)
@@ -138,10 +138,16 @@ def ledger(folder: StateFolder) -> Report:
 
 
 def _privacy(journal: Journal) -> Report:
-    """Return how often a masked vector left, and what that reveals: epsilon is None where there is no bound."""
+    """Return how often a masked vector left, and what that reveals; None where there is no bound.
+
+    ``epsilon`` is of the sums, ``epsilon_of_models`` of what was published if the aggregator added the noise
+    that a plan promised.
+    """
     spent, delta = journal.spent(), journal.delta
     bound = epsilon_of(spent, delta) if delta is not None else inf if spent else 0.0
-    return {"participations": len(spent), "epsilon": bound if bound < inf else None, "delta": delta}
+    of_models = bound if bound < inf else None
+    of_sums = of_models if journal.sums_are_noised else None
+    return {"participations": len(spent), "epsilon": of_sums, "epsilon_of_models": of_models, "delta": delta}
 
 
 def _privacy_line(privacy: Report) -> str:
@@ -149,9 +155,14 @@ def _privacy_line(privacy: Report) -> str:
     times = f"{count} masked vector{'' if count == 1 else 's'} {'has' if count == 1 else 'have'} left this device"
     if not count:
         return f"{times}."
-    if privacy["epsilon"] is None:
+    if privacy["epsilon_of_models"] is None:
         return f"{times}; without noise in each there is no limit to what their sums reveal."
     at = f" at delta {privacy['delta']:g}" if privacy["delta"] else ""
+    if privacy["epsilon"] is None:
+        return (
+            f"{times}; the published models together reveal at most epsilon {privacy['epsilon_of_models']:.3g}{at}, if"
+            " the aggregator adds its noise; the sums themselves: no limit."
+        )
     return f"{times}; all of their sums together reveal at most epsilon {privacy['epsilon']:.3g}{at}."
 
 
@@ -162,13 +173,20 @@ def ledger_text(report: Report) -> str:
     lines = [head]
     for row in report["contributions"]:
         numbers = " ".join(f"{row['traffic'][name]:>12}" for name in columns)
-        reason = f"  [{row['reason']}]" if row["reason"] else ""
+        reason = _remarks(row)
         lines.append(f"{row['round']:>6} {row['state']:<12} {numbers}  {row['cohort'] or '-'}{reason}")
     totals = " ".join(f"{report['totals'][name]:>12}" for name in columns)
     lines.append(f"{'total':>6} {'bytes':<12} {totals}")
     lines.append("vector_up is masked: the server can read sums over a whole cohort only.")
     lines.append(_privacy_line(report["privacy"]))
     return "\n".join(lines)
+
+
+def _remarks(row: Report) -> str:
+    """Return what stopped a contribution, and why its numbers were zero."""
+    stopped = f" [{row['reason']}]" if row["reason"] else ""
+    code = row["training_failed"]
+    return stopped + (f" [{code}: its part of the sum is zero]" if code else "")
 
 
 def contribution_report(row: Contribution) -> Report:
@@ -179,6 +197,7 @@ def contribution_report(row: Contribution) -> Report:
         "cohort": row.cohort,
         "state": str(row.state),
         "reason": row.reason,
+        "training_failed": row.training_failed,
         "seconds_training": row.seconds_training,
         "traffic": row.traffic.to_json(),
     }

@@ -16,7 +16,8 @@ _LOCK = "lock"
 _CURRENT = ("current", ".current.new")
 _FOLDERS = ("store", "releases")
 _LOCAL = "local_tensors.bin"
-_FILES = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "enrolment.json", _LOCAL)
+_JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm")
+_FILES = (*_JOURNAL, "enrolment.json", _LOCAL)
 _HALF_WRITTEN = re.compile(r"\.(identity\.key|enrolment\.json|local_tensors\.bin)\.[0-9]+\.new", re.ASCII)
 
 
@@ -39,7 +40,7 @@ class StateFolder:
     @property
     def journal_file(self) -> Path:
         """The record of every step."""
-        return self.path / "journal.sqlite3"
+        return self.path / _JOURNAL[0]
 
     @property
     def local_tensors(self) -> Path:
@@ -84,7 +85,7 @@ class StateFolder:
         """Say whether an agent enrolled here, or began to, or nobody uses the folder."""
         if self.enrolment_file.exists():
             return True
-        rest = {path.name for path in self.path.iterdir()} - {_LOCK, self.key_file.name}
+        rest = {path.name for path in self.path.iterdir()} - {_LOCK, self.key_file.name, *_JOURNAL}
         return all(_HALF_WRITTEN.fullmatch(name) for name in rest)
 
     def _not_writable(self, error: OSError) -> BrokenState:

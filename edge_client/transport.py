@@ -174,10 +174,23 @@ class Transport:
                 ):
                     raise
 
-    def send_once(self, method: str, target: str, body: bytes, *, content_type: str, counts_as: Upward) -> Reply:
-        """Make one attempt; what to send next depends on how far this one came. Raises as ``send``."""
-        headers = self._headers(method, target, body, content_type)
-        return self._attempt(method, target, headers, body, counts_as, MAX_JSON_BYTES)
+    def send_once(
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        *,
+        content_type: str,
+        counts_as: Upward,
+        headers: Mapping[str, str],
+    ) -> Reply:
+        """Make one attempt, with further ``headers``; what to send next depends on how far it came.
+
+        Raises:
+            TryLater, FedloomError: as ``send``.
+        """
+        own = self._headers(method, target, body, content_type)
+        return self._attempt(method, target, {**headers, **own}, body, counts_as, MAX_JSON_BYTES)
 
     def _headers(self, method: str, target: str, body: bytes, content_type: str) -> dict[str, str]:
         about = {"Content-Type": content_type, "Content-Length": str(len(body))} if body else {}

@@ -6,20 +6,23 @@ from edge_client.problems import CohortOver, VersionClosed
 from edge_client.transport import ATTEMPTS, Transport
 from shared.clock import Clock
 from shared.errors import Conflict, FedloomError, TryLater
-from shared.wire.canonical import sha256
+from shared.wire.canonical import octets_to_text, sha256
 from shared.wire.messages import read_received
-from shared.wire.requests import OCTETS, vector_target
+from shared.wire.requests import INBOX_HEADER, OCTETS, vector_target
 
 _ASK_AGAIN = frozenset({"wrong-offset", "upload-damaged"})  # the server holds less than this device thought
 
 
-def send_vector(transport: Transport, target: str, vector: bytes, until_s: float, clock: Clock) -> None:
+def send_vector(
+    transport: Transport, target: str, vector: bytes, signed_inbox: bytes, until_s: float, clock: Clock
+) -> None:
     """Send ``vector`` until the server has all of it.
 
     Args:
         transport: the way to the server.
         target: the path of the cohort's step.
         vector: the same bytes in every attempt: once one left, the update behind them is spent.
+        signed_inbox: whose boxes are in it; goes with every request.
         until_s: attempts without progress go on until then (seconds since the epoch), and at least ``ATTEMPTS`` times.
         clock: for ``until_s``.
 
@@ -28,6 +31,7 @@ def send_vector(transport: Transport, target: str, vector: bytes, until_s: float
         FedloomError: the error that the server named.
     """
     whole_sha256 = sha256(vector).hex()
+    headers = {INBOX_HEADER: octets_to_text(signed_inbox)}
     held = failures = 0
     busy, busy_until_s = False, transport.busy_until_s(until_s)
     while held < len(vector):
@@ -40,7 +44,9 @@ def send_vector(transport: Transport, target: str, vector: bytes, until_s: float
         try:
             rest = target if held == 0 else vector_target(target, whole_sha256, held)
             if held < len(vector):
-                transport.send_once("PUT", rest, vector[held:], content_type=OCTETS, counts_as="vector_up")
+                transport.send_once(
+                    "PUT", rest, vector[held:], content_type=OCTETS, counts_as="vector_up", headers=headers
+                )
         except FedloomError as error:
             if busy := transport.come_back(error, busy_until_s):
                 continue

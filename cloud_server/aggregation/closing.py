@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from shared.numeric.contribution_vector import AggregateSum
 from shared.plan import Plan
 from shared.secagg.masking import Words
 from shared.secagg.parameters import thresholds
-from shared.secagg.recovery import Fates, ignore, unmask_sum
+from shared.secagg.recovery import Blame, Fates, ignore, unmask_sum
 from shared.secagg.roster import Roster
 from shared.secagg.session import UnmaskAnswer
 
@@ -43,7 +43,7 @@ def reveal_sum(
     layout: Layout,
     *,
     workers: int = 1,
-    blame: Callable[[str], None] = ignore,
+    blame: Blame = ignore,
 ) -> AggregateSum:
     """Unmask and decode the sum over the survivors.
 
@@ -53,7 +53,7 @@ def reveal_sum(
         plan: its plan.
         layout: of the model.
         workers: how many processes may recover masks.
-        blame: is told who sent wrong shares, see ``unmask_sum``.
+        blame: is told who may have sent or dealt wrong shares, see ``unmask_sum``.
 
     Raises:
         UnmaskingFailed: with fewer than t usable shares, or for an implausible sum; there is no output then.

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from cloud_server.api.auth import body, caller, for_devices, require_type
 from cloud_server.api.context import context
 from cloud_server.api.limiting import limiter
-from cloud_server.api.vectors import announced_part, asked_vector, receive, vector_bytes
+from cloud_server.api.vectors import announced_inbox, announced_part, asked_vector, receive, vector_bytes
 from cloud_server.api.waiting import hold
 from cloud_server.rounds.eligibility import require_eligible
 from cloud_server.rounds.machine import Phase
@@ -36,8 +36,10 @@ from shared.errors import Missing, Unauthenticated, UsageError
 from shared.secagg.parameters import thresholds
 from shared.secagg.roster import to_bitmap, verify_member
 from shared.secagg.session import agreement_message
+from shared.secagg.signed_inbox import verified_inbox
 from shared.wire.canonical import decode, sha256
 from shared.wire.messages import (
+    Agreements,
     Outcome,
     read_answer,
     read_octets,
@@ -103,6 +105,7 @@ def join(cohort_id: str) -> Response:
         return _accepted()
     parts = context()
     member = verify_member(decode(data), record.binding, parts.authority.public_key, parts.clock.now_s())
+    member.require_current()
     if member.device != caller().device:
         raise Unauthenticated("wrong-device", "The join message is another device's.")
 
@@ -137,14 +140,34 @@ def _neighbours(record: StoredCohort, index: int) -> tuple[int, ...]:
 @blueprint.put("/vector")
 @for_devices
 def vector(cohort_id: str) -> Response:
-    """Take a masked vector, or the rest of one; the answer comes when all of it is on disk."""
+    """Take a masked vector, or the rest of one; the answer comes when all of it is on disk.
+
+    Every request says, signed, whose boxes the member masked with: those of all its neighbours that shared their keys.
+    """
     require_type(OCTETS)
     record, part = _load(cohort_id), announced_part()
     if _is_new(record, "vector", part.whole_sha256.encode()):
         _require_sharer(record)
+        inbox = _own_inbox(record, announced_inbox())
         with limiter().upload(caller().device, request.remote_addr or ""):
-            receive(record, part)
+            receive(record, part, inbox)
+    else:
+        _is_new(record, "inbox", announced_inbox())
     return _accepted()
+
+
+def _own_inbox(record: StoredCohort, signed: bytes) -> bytes:
+    """Return ``signed`` if it is what the other members will want to see of the caller.
+
+    Raises:
+        UsageError: ``bad-signed-inbox``, ``wrong-inbox``.
+        Unauthenticated: ``bad-signature``.
+    """
+    index, roster = _index(record), record.roster(context().authority.public_key)
+    neighbours, key = _neighbours(record, index), roster.members[index].certificate.identity_key
+    if verified_inbox(signed, key, roster.sid, index, neighbours) != record.state.sharers.intersection(neighbours):
+        raise UsageError("wrong-inbox", "A member masks with the boxes of all neighbours that shared their keys.")
+    return signed
 
 
 @blueprint.get("/vector")
@@ -260,15 +283,18 @@ def survivors(cohort_id: str) -> Response:
 @blueprint.get("/agreements")
 @for_devices
 def agreements(cohort_id: str) -> Response:
-    """Return the survivors' signatures, once there is a quorum."""
+    """Return the survivors' signatures, once there is a quorum, and what those of whom the caller holds shares used."""
 
     def read(record: StoredCohort) -> bytes:
         places = {name: index for index, name in enumerate(devices_in_order(record.roster_body or b""))}
         with context().database.read() as connection:
-            bodies = step_bodies(connection, record.id, "agreement")
+            bodies, inboxes = (step_bodies(connection, record.id, name) for name in ("agreement", "inbox"))
         quorum = thresholds(record.state.members, record.rules).quorum  # more would only be more to verify
         signatures = {places[name]: read_octets(data, "signature") for name, data in islice(bodies.items(), quorum)}
-        return write_indexed("signatures", signatures)
+        own = _index(record)
+        owners = record.state.survivors.intersection(_owners(record, own)) - {own}
+        lists = {places[name]: data for name, data in inboxes.items() if places[name] in owners}
+        return Agreements(signatures, lists).to_bytes()
 
     return _when(cohort_id, Phase.UNMASKING, read)
 

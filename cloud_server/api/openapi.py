@@ -31,6 +31,7 @@ from shared.wire.requests import (
     BODY_HEADER,
     COUNTER_HEADER,
     DEVICE_HEADER,
+    INBOX_HEADER,
     JSON,
     OFFSET_QUERY,
     OPENAPI,
@@ -56,6 +57,12 @@ _SIGNED_HEADERS: Final = {
     COUNTER_HEADER: ("Larger than in every request before.", {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}),
     BODY_HEADER: ("SHA-256 of the body.", {"type": "string", "pattern": "^[0-9a-f]{64}$"}),
     SIGNATURE_HEADER: ("Ed25519, as base64url.", {"type": "string", "pattern": "^[A-Za-z0-9_-]{86}$"}),
+}
+_HEADERS: Final = {
+    INBOX_HEADER: (
+        "A bit for each of the member's neighbours, in ascending order, whose box it used, and its signature.",
+        {"type": "string", "pattern": "^[A-Za-z0-9_-]{87,256}$"},
+    ),
 }
 _QUERIES: Final = {
     OFFSET_QUERY: (
@@ -143,6 +150,11 @@ def _parameters(route: Route, operation: Operation) -> list[Schema]:
         {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
         for name, required in operation.queries.items()
         for text, schema in [_QUERIES[name]]
+    ]
+    found += [
+        {"name": name, "in": "header", "required": True, "description": text, "schema": schema}
+        for name in operation.headers
+        for text, schema in [_HEADERS[name]]
     ]
     if operation.ranges:
         found += [

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cloud_server.api.operator import PROMETHEUS
-from shared.wire.requests import JSON, OCTETS, OFFSET_QUERY, WHOLE_QUERY
+from shared.wire.requests import INBOX_HEADER, JSON, OCTETS, OFFSET_QUERY, WHOLE_QUERY
 
 Codes = Mapping[int, tuple[str, ...]]  # problem codes by status
 
@@ -25,6 +25,7 @@ class Operation:
         body: schema of the request's body, or its media type where it is not JSON; empty for none.
         held: whether it waits for something to answer, and may say 202.
         queries: names of the query's parameters, and whether each must be there.
+        headers: names of headers that must be there, besides a signed request's.
         ranges: whether it answers conditional and range requests, as files are.
         problems: the codes that only this route has.
     """
@@ -34,6 +35,7 @@ class Operation:
     held: bool = False
     ranges: bool = False
     queries: Mapping[str, bool] = field(default_factory=dict)
+    headers: tuple[str, ...] = ()
     problems: Codes = field(default_factory=dict)
 
 
@@ -132,7 +134,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "cohorts.join": _step(
         "Join",
         {
-            400: ("bad-name",),
+            400: ("bad-name", "old-agent"),
             401: ("bad-signature", "wrong-device"),
             403: (
                 "bad-public-key",
@@ -157,13 +159,22 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         _step(
             OCTETS,
             {
-                400: ("bad-query", "never-shared", "wrong-vector-length"),
+                400: (
+                    "bad-query",
+                    "bad-signed-inbox",
+                    "never-shared",
+                    "no-signed-inbox",
+                    "wrong-inbox",
+                    "wrong-vector-length",
+                ),
+                401: ("bad-signature",),
                 404: ("task-unknown",),
                 409: ("wrong-offset", "upload-damaged"),
                 503: ("upload-broke-off",),
             },
         ),
         queries={OFFSET_QUERY: False, WHOLE_QUERY: False},
+        headers=(INBOX_HEADER,),
     ),
     "cohorts.received": Operation(
         "Received",

@@ -37,7 +37,7 @@ def closed(**properties: Schema) -> Schema:
     }
 
 
-def by_index(length: int) -> Schema:
+def by_index(length: int | None) -> Schema:
     """Return the schema of octets by roster index."""
     return {
         "type": "object",
@@ -127,7 +127,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     },
     "Inbox": closed(boxes=by_index(SEALED_BYTES)),
     "Survivors": closed(bitmap=octets()),
-    "Agreements": closed(signatures=by_index(SIGNATURE_BYTES)),
+    "Agreements": closed(signatures=by_index(SIGNATURE_BYTES), inboxes=by_index(None)),
     "Outcome": closed(counted={"enum": ["yes", "no"]}),
     "Health": closed(status={"enum": ["alive", "ready"]}),
 }

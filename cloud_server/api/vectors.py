@@ -28,7 +28,8 @@ from cloud_server.tasks import layout_of, load_task
 from shared.errors import Conflict, TryLater, UsageError
 from shared.limits import MAX_VECTOR_BYTES, READ_PIECE_BYTES, RECEIVE_DELAY_S, RECEIVE_PIECE_BYTES
 from shared.secagg.masking import WORD_BYTES
-from shared.wire.requests import OFFSET_QUERY, WHOLE_QUERY
+from shared.wire.canonical import octets_from_text
+from shared.wire.requests import INBOX_HEADER, OFFSET_QUERY, WHOLE_QUERY
 
 _REST: Final = re.compile(rf"{OFFSET_QUERY}=(0|[1-9]\d{{0,9}})&{WHOLE_QUERY}=([0-9a-f]{{64}})", re.ASCII)
 _ASKED: Final = re.compile(rf"{WHOLE_QUERY}=([0-9a-f]{{64}})", re.ASCII)
@@ -57,6 +58,18 @@ def announced_part() -> Part:
     return Part(match[2], int(match[1]))
 
 
+def announced_inbox() -> bytes:
+    """Return what the request says of whose boxes its sender masked with.
+
+    Raises:
+        UsageError: ``no-signed-inbox``, ``bad-octets``.
+    """
+    text = request.headers.get(INBOX_HEADER)
+    if text is None:
+        raise UsageError("no-signed-inbox", f"The request has no header {INBOX_HEADER}.", "update fedloom-agent")
+    return octets_from_text(text)
+
+
 def asked_vector() -> str:
     """Return the hash of the vector of which a device wants to know how far it came."""
     match = _ASKED.fullmatch(_query())
@@ -82,8 +95,8 @@ def vector_bytes(record: StoredCohort) -> int:
     return task.plan.vector_words(layout.shared.size, layout.statistics.size) * WORD_BYTES
 
 
-def receive(record: StoredCohort, part: Part) -> None:
-    """Add the request's body to what is there, and keep the vector once it is whole.
+def receive(record: StoredCohort, part: Part, signed_inbox: bytes) -> None:
+    """Add the request's body to what is there, and keep the vector, with ``signed_inbox``, once it is whole.
 
     Raises:
         UsageError: ``wrong-vector-length`` before anything is read; ``body-hash``.
@@ -99,7 +112,7 @@ def receive(record: StoredCohort, part: Part) -> None:
     try:
         _add_body(incoming, part.offset, size_bytes, held)
         _require_whole(incoming, part)
-        _keep(record, incoming, size_bytes)
+        _keep(record, incoming, size_bytes, signed_inbox)
     finally:
         _forget_if_over(record, incoming)
 
@@ -156,15 +169,17 @@ def _require_whole(incoming: Incoming, part: Part) -> None:
     raise Conflict("upload-damaged", "The vector is not the one that was declared; nothing was kept.", "start anew")
 
 
-def _keep(record: StoredCohort, incoming: Incoming, size_bytes: int) -> None:
+def _keep(record: StoredCohort, incoming: Incoming, size_bytes: int, signed_inbox: bytes) -> None:
     parts = context()
     incoming.sync()
     digest = incoming.sha256.encode()
     with parts.database.write() as connection:
         if check_step(connection, load_cohort(connection, record.id, lock=True), caller().device, "vector", digest):
             incoming.keep(size_bytes)
-            store_step(connection, record.id, caller().device, "vector", digest, parts.clock.now_s())
-            count_vector(connection, caller().device, parts.clock.now_s())
+            now_s = parts.clock.now_s()
+            store_step(connection, record.id, caller().device, "inbox", signed_inbox, now_s)
+            store_step(connection, record.id, caller().device, "vector", digest, now_s)
+            count_vector(connection, caller().device, now_s)
             return
     incoming.cut(0)  # another request was quicker
 

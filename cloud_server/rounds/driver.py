@@ -7,7 +7,7 @@ Killing it at any point loses nothing: state is saved in transactions, the runni
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -444,7 +444,7 @@ class Driver:
             raise FedloomError("sum-mismatch", "The running sum does not hold exactly the survivors.")
         layout = layout_of(self._blobs, task)
         try:
-            blame = partial(log.warning, "cohort %s: %s sent wrong shares, which were worked around", record.id)
+            blame = partial(_warn_of_wrong_shares, record.id)
             messages = self._messages(record)
             aggregate = reveal_sum(running.total, messages, task.plan, layout, workers=self._workers, blame=blame)
         except UnmaskingFailed as error:
@@ -523,6 +523,15 @@ class Driver:
         with self._database.write() as connection:
             forget_shares(connection, cohort_id)
             forget_partial_sum(connection, cohort_id)
+
+
+def _warn_of_wrong_shares(cohort_id: str, holder: str, owners: Sequence[str]) -> None:
+    log.warning(
+        "cohort %s: wrong shares were worked around: holder %s sent them, or owner %s dealt them; nothing tells which",
+        cohort_id,
+        holder,
+        ", ".join(owners),
+    )
 
 
 def _gradients_are_spent(task: Task, record: StoredCohort) -> bool:

@@ -24,12 +24,13 @@ from shared.secagg.roster import CohortBinding, Roster, from_bitmap, to_bitmap, 
 from shared.wire.canonical import Fields, Json, decode, encode, sha256
 from shared.wire.signed import Signed
 
-StepName = Literal["join", "shares", "vector", "agreement", "answer"]
+StepName = Literal["join", "shares", "inbox", "vector", "agreement", "answer"]
 
 # Which phases take a step. What comes later than it is needed is harmless and thrown away.
 ACCEPTS: Final[Mapping[StepName, frozenset[Phase]]] = {
     "join": frozenset({Phase.FORMING}),
     "shares": frozenset({Phase.SHARING}),
+    "inbox": frozenset({Phase.COLLECTING}),
     "vector": frozenset({Phase.COLLECTING}),
     "agreement": frozenset({Phase.AGREEING, Phase.UNMASKING}),
     "answer": frozenset({Phase.UNMASKING}),
@@ -37,6 +38,7 @@ ACCEPTS: Final[Mapping[StepName, frozenset[Phase]]] = {
 NO_LONGER_NEEDED: Final[Mapping[StepName, frozenset[Phase]]] = {
     "join": frozenset(),
     "shares": frozenset(),
+    "inbox": frozenset(),
     "vector": frozenset(),
     "agreement": frozenset({Phase.SUMMED}),
     "answer": frozenset({Phase.SUMMED}),

@@ -128,7 +128,7 @@ step = Table(
     metadata,
     Column("cohort", ForeignKey("cohort.id"), primary_key=True),
     Column("device", ForeignKey("device.device"), primary_key=True),
-    Column("step", String, primary_key=True),  # join | shares | vector | agreement | answer
+    Column("step", String, primary_key=True),  # join | shares | inbox | vector | agreement | answer
     Column("body", LargeBinary, nullable=False),  # for shares and vector: the sha256
     Column("received_s", Float, nullable=False),
 )

@@ -21,7 +21,7 @@ __all__ = ["Evaluation", "Examples", "FullGradient", "Trained", "Trainer", "Trai
 
 
 class TrainingDiverged(FedloomError):
-    """A loss or a weight became infinite or not a number; nothing of this training may be used."""
+    """A loss or a weight became infinite or not a number, or a step failed; nothing of this training may be used."""
 
 
 @dataclass(frozen=True)

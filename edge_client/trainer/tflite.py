@@ -60,7 +60,7 @@ class TfliteTrainer:
         Raises:
             UsageError: "examples-shape", "examples-labels", "examples-values", "examples-empty" or
                 "unknown-training-input".
-            TrainingDiverged: "training-diverged".
+            TrainingDiverged: "training-diverged", at the end of all steps; "training-failed".
         """
         if recipe.method == "fedsgd":
             return self._one_step(weights, examples, recipe, shuffle_seed)
@@ -82,11 +82,12 @@ class TfliteTrainer:
             if within == 0:
                 order = generator.permutation(len(examples))
             batch, count = self._batch(examples, order, within)
-            loss_sum += self._step(batch, inputs) * count
+            loss_sum += self._step(batch, inputs) * count  # finite or not: how long training takes must not tell
             if recipe.frozen.size:
                 self._set(weights=recipe.frozen.replace(self._get()["weights"], recipe.frozen.take(weights)))
             steps, seen = steps + 1, seen + count
-        return Trained(self._finite_weights(), len(examples), steps, loss_sum / max(seen, 1))
+        _require_finite_loss(loss_sum)
+        return Trained(_finite(self._weights()), len(examples), steps, loss_sum / max(seen, 1))
 
     def gradient_sum(self, weights: F32, examples: Examples, seed: int = 0) -> FullGradient:
         """Return the sum of all examples' loss gradients at ``weights``, f32[d].
@@ -99,14 +100,19 @@ class TfliteTrainer:
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:
         """Return loss and hits of ``weights`` on ``examples``; raises UsageError as ``train``.
 
-        The loss of weights that diverged is returned as it is: a round may still repair them.
+        The loss of weights that diverged is returned as it is: a round may still repair them. So is NaN where the
+        runtime cannot compute it.
         """
         self._check(examples)
         self._start(weights)
         sums = np.zeros(2)
-        for batch, _ in self._all_batches(examples):
-            got = self._evaluate(**batch)
-            sums += [float(got[name][0]) for name in ("loss_sum", "metric_sum")]
+        try:
+            with np.errstate(invalid="ignore"):
+                for batch, _ in self._all_batches(examples):
+                    got = self._evaluate(**batch)
+                    sums += [float(got[name][0]) for name in ("loss_sum", "metric_sum")]
+        except (RuntimeError, ValueError):
+            sums[:] = np.nan
         counted = self._manifest.metric == "accuracy" and np.isfinite(sums[1])
         return Evaluation(float(sums[0]), round(sums[1]) if counted else 0, len(examples))
 
@@ -130,15 +136,17 @@ class TfliteTrainer:
         self._check(examples)
         statistics = Layout.of(self._manifest.tensors).statistics
         start, total, loss_sum = weights, np.zeros(self.parameters), 0.0
-        for number, (batch, count) in enumerate(self._all_batches(examples)):
-            self._start(start)
-            # Dropout drops others in every batch: a number of its own, as the step is the first one each time.
-            loss_sum += self._step(batch, gradient_inputs(self._manifest, seed + number)) * count
-            after = self._finite_weights()
-            total += (start.astype(np.float64) - after) * (count / GRADIENT_RATE)
-            start = statistics.replace(weights, statistics.take(after))
-        total = statistics.replace(total, np.zeros(statistics.size))
-        return FullGradient(total.astype(np.float32), len(examples), start), loss_sum
+        with np.errstate(over="ignore", invalid="ignore"):  # divergence is checked once, at the end
+            for number, (batch, count) in enumerate(self._all_batches(examples)):
+                self._start(start)
+                # Dropout drops others in every batch: a number of its own, as the step is the first one each time.
+                loss_sum += self._step(batch, gradient_inputs(self._manifest, seed + number)) * count
+                after = self._weights()
+                total += (start.astype(np.float64) - after) * (count / GRADIENT_RATE)
+                start = statistics.replace(weights, statistics.take(after))
+            narrow = statistics.replace(total, np.zeros(statistics.size)).astype(np.float32)
+        _require_finite_loss(loss_sum)
+        return FullGradient(_finite(narrow), len(examples), _finite(start)), loss_sum
 
     def _start(self, weights: F32) -> None:
         if weights.shape != (self.parameters,) or weights.dtype != np.float32:
@@ -149,15 +157,15 @@ class TfliteTrainer:
         self._set(weights=weights)
 
     def _step(self, batch: Batch, inputs: Inputs) -> float:
-        loss = float(self._train(**batch, **inputs)["loss"][0])
-        if not np.isfinite(loss):
-            raise _diverged("the loss", "lower the plan's learning rate")
-        return loss
+        try:
+            return float(self._train(**batch, **inputs)["loss"][0])
+        except (RuntimeError, ValueError) as error:
+            raise TrainingDiverged(
+                "training-failed", f"the runtime cannot run a step: {error}", "tell the operator: all devices run it"
+            ) from error
 
-    def _finite_weights(self) -> F32:
+    def _weights(self) -> F32:
         weights: F32 = self._get()["weights"].copy()
-        if not np.isfinite(weights).all():
-            raise _diverged("a weight", "lower the plan's learning rate")
         return weights
 
     def _batches(self, examples: int) -> int:
@@ -226,5 +234,18 @@ class TfliteTrainer:
         return self._classes
 
 
-def _diverged(what: str, remedy: str) -> TrainingDiverged:
-    return TrainingDiverged("training-diverged", f"{what} became infinite or not a number", remedy)
+def _require_finite_loss(loss_sum: float) -> None:
+    if not np.isfinite(loss_sum):
+        raise _diverged("the loss")
+
+
+def _finite(weights: F32) -> F32:
+    if not np.isfinite(weights).all():
+        raise _diverged("a weight")
+    return weights
+
+
+def _diverged(what: str) -> TrainingDiverged:
+    return TrainingDiverged(
+        "training-diverged", f"{what} became infinite or not a number", "lower the plan's learning rate"
+    )

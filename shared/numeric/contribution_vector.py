@@ -96,7 +96,7 @@ def to_words(
     counts = [
         update.weight,
         round(loss * LOSS_UNITS_PER_NAT),
-        min(evaluation.correct, count),
+        min(max(evaluation.correct, 0), count),  # whatever a training program answers
         count,
         int(any(group.clipped for group in groups)),
     ]

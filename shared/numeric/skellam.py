@@ -4,8 +4,9 @@ Sums of independent Skellam variables are Skellam variables whose variances add,
 exactly one large one (Agarwal, Kairouz and Liu, arXiv 2110.04995, section 2).
 
 Samples come from a table by Walker's alias method on 64-bit words of a ChaCha20 stream: the same reads and comparisons
-for each, whatever comes out. NumPy's ``poisson`` is neither cryptographic nor of constant work. Probabilities have 128
-bits: were they rounded to 64, thousands of devices' errors in millions of lanes would add up to the size of delta.
+for each, whatever comes out. NumPy's ``poisson`` is neither cryptographic nor of constant work. Probabilities are right
+to 127 bits, computed in whole numbers: errors of doubles, in all lanes of thousands of devices, would add up to a
+visible part of epsilon, and those of 64 bits to the size of delta.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from shared.secagg.masking import keystream
 MAX_TABLE_CELLS: Final = 2**20
 CELL_BITS: Final = 128  # resolution of the choice within a cell
 _TABLE_TAIL_BITS: Final = 130  # outcomes less likely than 2^-130 altogether are left out
+_FRACTION_BITS: Final = 256  # of the whole numbers in which probabilities are computed
 _LN_2: Final = 0.6931471805599453
 _PIECE: Final = 2**14  # samples that are drawn at a time, so that words and reads stay in the cache
 _SAMPLE_BYTES: Final = 20  # two words for the choice within a cell, half a word for the cell
@@ -82,7 +84,7 @@ class SkellamTable:
 def table_for(variance: float) -> SkellamTable:
     """Return the table of the Skellam distribution with mean 0 and ``variance``.
 
-    Each outcome's probability is right to one part in 10^11 or to 2^-128, the sum over all is exactly 1.
+    The sum over all outcomes is exactly 1, and the distribution's distance in variation from Skellam's below 2^-127.
 
     Raises:
         UsageError: ``noise-too-wide`` when more than 2^20 cells would be needed.
@@ -103,16 +105,21 @@ def _weights(variance: float, radius: int, whole: int) -> list[int]:
     """Return the probabilities of ``-radius .. radius`` in parts of ``whole``; what rounding leaves goes to 0.
 
     P(k) is proportional to the Bessel function I_k(variance); ``I_k / I_(k-1) = 1 / (2 k / variance + I_(k+1) / I_k)``
-    is evaluated downwards, where it is stable (Gautschi, SIAM Review 9, 1967).
+    is evaluated downwards, where it is stable (Gautschi, SIAM Review 9, 1967), from so far out that it does not matter
+    with what it begins.
     """
-    ratios = [0.0] * (radius + 2)
-    for k in range(radius, 0, -1):
-        ratios[k] = 1.0 / (2.0 * k / variance + ratios[k + 1])
-    half = [1.0]
+    one = 1 << _FRACTION_BITS
+    numerator, denominator = variance.as_integer_ratio()
+    ratio, ratios = 0, [0] * (radius + 1)
+    for k in range(2 * radius, 0, -1):
+        ratio = one * one // (2 * k * denominator * one // numerator + ratio)
+        if k <= radius:
+            ratios[k] = ratio
+    half = [one]
     for k in range(1, radius + 1):
-        half.append(half[-1] * ratios[k])
-    total = half[0] + 2.0 * math.fsum(half[1:])
-    positive = [int(weight / total * whole) for weight in half[1:]]
+        half.append(half[-1] * ratios[k] >> _FRACTION_BITS)
+    total = half[0] + 2 * sum(half[1:])
+    positive = [weight * whole // total for weight in half[1:]]
     return [*reversed(positive), whole - 2 * sum(positive), *positive]
 
 

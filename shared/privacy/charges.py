@@ -15,7 +15,10 @@ Loss = tuple[float, ...]  # one Renyi divergence bound per order of ``ORDERS``; 
 
 
 def loss_of(plan: Plan, encoding: CohortEncoding) -> Loss:
-    """Return what one participation in a cohort of this encoding reveals at most; empty without noise."""
+    """Return what one participation in a cohort of this encoding reveals at most; empty without noise.
+
+    With ``skellam`` by the sum; with ``central-gaussian`` by what the aggregator publishes, if it adds its noise.
+    """
     if isinstance(encoding, NoisyEncoding):
         noise = encoding.noise
         return skellam_rdp(noise.variance, noise.l1_sensitivity, noise.l2_sensitivity)

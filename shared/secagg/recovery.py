@@ -47,13 +47,14 @@ class Recovered:
         index: the member's.
         secret: 32 octets: a survivor's self-mask seed or a drop-out's mask secret.
         others: of a drop-out, its surviving neighbours' mask keys by index; empty for a survivor.
-        liars: indices of members whose shares of it were wrong and in the way.
+        doubtful: indices of holders whose shares of it did not fit: the holder sent another share, or this member dealt
+            it a wrong one. Which of the two, nobody can tell: dealing is secret.
     """
 
     index: int
     secret: bytes = field(repr=False)
     others: Mapping[int, bytes] = field(default_factory=dict)
-    liars: frozenset[int] = frozenset()
+    doubtful: frozenset[int] = frozenset()
 
     def masks(self, sid: bytes) -> Iterator[Mask]:
         """Yield the masks that take this member's part out of the sum."""
@@ -101,7 +102,7 @@ def recover_secrets(
         name = _name(roster, index)
         secret, wrong = recover(shares(index, kind), limits.threshold, lambda found: fits(found, index), name)
         holders = graph.holders_of(index)
-        return Recovered(index, secret, liars=frozenset(holders[x - 1] for x in wrong))
+        return Recovered(index, secret, doubtful=frozenset(holders[x - 1] for x in wrong))
 
     for index in sorted(fates.survivors):
         yield recovered(index, "self_mask", opens_commitment)
@@ -116,7 +117,10 @@ def _name(roster: Roster, index: int) -> str:
     return f"member {index} ({roster.members[index].device})"
 
 
-def ignore(_device: str) -> None:
+Blame = Callable[[str, Sequence[str]], None]  # is told a holder, and the owners of the shares that did not fit
+
+
+def ignore(_holder: str, _owners: Sequence[str]) -> None:
     """Tell nobody."""
 
 
@@ -130,7 +134,7 @@ def unmask_sum(
     limits: Thresholds,
     cipher: CipherName,
     workers: int = 1,
-    blame: Callable[[str], None] = ignore,
+    blame: Blame = ignore,
 ) -> Words:
     """Return u64[m], the plain sum of the survivors' vectors.
 
@@ -143,7 +147,8 @@ def unmask_sum(
         limits: k, t and the fewest survivors; fewer give no output.
         cipher: of the masks.
         workers: how many processes may work on it, each with one vector in memory.
-        blame: is told the pseudonym of each member whose wrong share was worked around.
+        blame: is told, in pseudonyms, each holder of wrong shares that were worked around, and whose they are: either
+            the holder sent them, or these owners dealt them.
 
     Raises:
         UnmaskingFailed: ``too-few-survivors``, ``too-few-shares`` or ``bad-shares``; there is no output then.
@@ -157,8 +162,9 @@ def unmask_sum(
         )
     # All secrets first: without one of them there is no output, and no mask was worked on in vain.
     recovered = list(recover_secrets(roster, fates, commitments, answers, limits))
-    for liar in sorted(frozenset[int]().union(*(one.liars for one in recovered))):
-        blame(roster.members[liar].device)
+    for holder in sorted(frozenset[int]().union(*(one.doubtful for one in recovered))):
+        owners = [roster.members[one.index].device for one in recovered if holder in one.doubtful]
+        blame(roster.members[holder].device, owners)
     return add_all_masks(total, recovered, roster.sid, cipher, workers)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
-from shared.errors import ProtocolAbort
+from shared.errors import ProtocolAbort, UsageError
 from shared.ids import require_name
 from shared.limits import MAX_MEMBERS
 from shared.secagg.graph import Graph, make_graph
@@ -18,6 +18,8 @@ from shared.wire.canonical import Fields, Json, decode, encode, octets_to_text, 
 from shared.wire.signed import Certificate, Signed, SigningKey
 
 JOIN_DOMAIN: Final = "fedloom/1/join"
+JOIN_FORMAT: Final = "fedloom-join-2"
+_FORMATS: Final = (JOIN_FORMAT, "fedloom-join-1")  # a cohort that began before an update may still end
 HASH_BYTES: Final = 32
 _YEAR_9999_S: Final = 253_402_300_799
 
@@ -62,6 +64,17 @@ class Member:
         """The member's pseudonym."""
         return self.certificate.device
 
+    def require_current(self) -> None:
+        """Refuse an agent that does not sign whose boxes it used.
+
+        Raises:
+            UsageError: ``old-agent``.
+        """
+        if Fields(decode(self.join.body), "join message").text("format") != JOIN_FORMAT:
+            raise UsageError(
+                "old-agent", "The device's fedloom-agent is older than this aggregator.", "update fedloom-agent there"
+            )
+
     @property
     def leaf(self) -> bytes:
         """The member's leaf in the roster's Merkle tree, over the exact bytes received."""
@@ -81,7 +94,7 @@ def make_member(
     """Sign the message with which a device joins a cohort."""
     body = encode(
         {
-            "format": "fedloom-join-1",
+            "format": JOIN_FORMAT,
             "task": binding.task,
             "cohort": binding.cohort,
             "device": certificate.device,
@@ -110,7 +123,7 @@ def verify_member(value: Json, binding: CohortBinding, authority_key: bytes, now
     outer.end()
     join.verify(certificate.identity_key, JOIN_DOMAIN, "a join message")
     fields = Fields(decode(join.body), "join message")
-    fields.choice("format", ("fedloom-join-1",))
+    fields.choice("format", _FORMATS)
     device = require_name(fields.text("device"), "the device")
     signed_for = CohortBinding(
         task=fields.text("task"),

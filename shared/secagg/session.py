@@ -6,14 +6,16 @@ out of the session, so no message can make it mask twice or reveal both shares o
     session = DeviceSession(...)         fresh keys
     member   = session.join()            -> signed join message
     shares   = session.share(roster)     -> commitment and sealed shares for every neighbour
-    masked   = session.mask(inbox, words)-> the masked vector
+    masked   = session.mask(inbox, words)-> the masked vector; session.signed_inbox says whose boxes it used
     signature = session.agree(bitmap)    -> signature over the survivors
-    answer   = session.unmask(signatures)-> one share per neighbour, by that bitmap
+    answer   = session.unmask(signatures, inboxes)-> one share per neighbour, by that bitmap
 
 What is refused: a roster that is too small, has duplicates, foreign plans, models or certificates; thresholds that
 are unsafe; a seed that the authority did not draw for this very roster; shares of anybody but neighbours, or of fewer
 than t; survivors that omit this device, are neighbours that sent no shares, or are too few, in all or among those whose
-shares it holds; too few signatures over the very same bitmap. Not handled here: what the sum itself reveals.
+shares it holds; too few signatures over the very same bitmap. Not revealed, and named in ``withheld``: a share of the
+self mask of a survivor that did not sign that it masked towards all survivors around it. Not handled here: what the sum
+itself reveals.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from shared.secagg.parameters import CohortRules, Thresholds, thresholds
 from shared.secagg.roster import CohortBinding, Member, Roster, from_bitmap, make_member
 from shared.secagg.sealing import SharePair, open_sealed, seal
 from shared.secagg.shares import random_secret, split
+from shared.secagg.signed_inbox import sign_inbox, verified_inbox
 from shared.wire.canonical import Json, sha256, transcript
 from shared.wire.signed import Certificate, SigningKey, verify
 
@@ -64,7 +67,7 @@ class DeviceFloors:
     min_survivors: int = 10
     max_l2_norm: float = 1000.0
     semi_honest: bool = False
-    min_corrupt_share: float = 0.0
+    min_corrupt_share: float = 0.05
 
     def check(self, rules: CohortRules, max_l2_norm: float) -> None:
         """Refuse a plan below the floors.
@@ -96,7 +99,8 @@ class DeviceFloors:
                 "floor-corrupt-share",
                 f"The plan's thresholds withstand a share of {rules.corrupt_share:g} of members that collude, this"
                 f" device demands {self.min_corrupt_share:g}.",
-                "ask the operator for a larger corrupt_share",
+                f"if that is acceptable, enrol with --min-corrupt-share {rules.corrupt_share:g}, or ask the operator"
+                " for a larger corrupt_share",
             )
 
 
@@ -172,11 +176,22 @@ class DeviceSession:
         self._mask = KeyPair.generate(random_bytes)
         self._seed = random_secret(random_bytes)
         self._held: dict[int, SharePair] = {}
+        self._signed_inbox = b""
+        self.withheld: dict[int, str] = {}
 
     @property
     def members(self) -> int:
         """How many are in the roster; known after ``share``."""
         return len(self._roster.members)
+
+    @property
+    def signed_inbox(self) -> bytes:
+        """Whose boxes ``mask`` used, signed: sent with the vector. Empty before."""
+        return self._signed_inbox
+
+    def name_of(self, index: int) -> str:
+        """Return the pseudonym of a member; known after ``share``."""
+        return self._roster.members[index].device
 
     @property
     def sid(self) -> bytes:
@@ -220,10 +235,10 @@ class DeviceSession:
         if self._roster.members[self._index].leaf != self._own.leaf:
             raise ProtocolAbort("not-in-roster", "The roster holds another join message for this device.")
         self._thresholds = self._safe_thresholds()
-        graph = self._roster.graph(self._thresholds.neighbours)
-        self._neighbours = frozenset(graph.neighbours_of(self._index))
+        self._graph = self._roster.graph(self._thresholds.neighbours)
+        self._neighbours = frozenset(self._graph.neighbours_of(self._index))
         self._sid = self._roster.sid
-        boxes = self._sealed_shares(graph.holders_of(self._index))
+        boxes = self._sealed_shares(self._graph.holders_of(self._index))
         self.phase = Phase.SHARED
         return SharesMessage(commitment(self._sid, self._index, self._seed), boxes)
 
@@ -299,6 +314,8 @@ class DeviceSession:
             for other in inbox
         ]
         apply_masks(words, masks, self._cipher)
+        neighbours = self._graph.neighbours_of(self._index)
+        self._signed_inbox = sign_inbox(self._identity, self._sid, self._index, neighbours, inbox.keys())
         self.phase = Phase.MASKED
         return MaskedUpdate(words)
 
@@ -331,13 +348,16 @@ class DeviceSession:
                     "too many members vanished; the device trains anew for the next cohort",
                 )
 
-    def unmask(self, signatures: Mapping[int, bytes]) -> UnmaskAnswer:
+    def unmask(self, signatures: Mapping[int, bytes], inboxes: Mapping[int, bytes]) -> UnmaskAnswer:
         """Return one share per neighbour after a quorum signed the very bitmap that this device signed.
 
-        Every share that is not in the answer is erased before it is returned.
+        Every share that is not in the answer is erased before it is returned. ``withheld`` then says of which survivors
+        none is in it, by index, and why: ``no-signed-inbox``, ``bad-signed-inbox``, ``bad-signature``, or
+        ``masked-without`` where it did not mask towards all survivors around it.
 
         Args:
             signatures: by index; invalid ones do not count.
+            inboxes: what survivors signed of whose boxes they used, by index.
 
         Raises:
             ProtocolAbort: ``no-agreement`` with fewer than the quorum.
@@ -352,12 +372,28 @@ class DeviceSession:
                 " the server may show different survivors to different members.",
             )
         held, self._held = self._held, {}
+        doubts = {index: self._doubt(index, inboxes.get(index)) for index in held if index in self._survivors}
+        self.withheld = {index: reason for index, reason in doubts.items() if reason}
         answer = UnmaskAnswer(
-            {index: pair.self_mask for index, pair in held.items() if index in self._survivors},
+            {index: held[index].self_mask for index, reason in doubts.items() if not reason},
             {index: pair.mask_key for index, pair in held.items() if index not in self._survivors},
         )
         self.phase = Phase.ANSWERED
         return answer
+
+    def _doubt(self, survivor: int, signed: bytes | None) -> str:
+        """Say why a survivor may have masked without another one; empty if it did not."""
+        if survivor == self._index:
+            return ""  # ``agree`` looked at that
+        if signed is None:
+            return "no-signed-inbox"
+        key, neighbours = self._roster.members[survivor].certificate.identity_key, self._graph.neighbours_of(survivor)
+        try:
+            used = verified_inbox(signed, key, self._sid, survivor, neighbours)
+        except (Unauthenticated, UsageError) as error:
+            return error.code
+        # That this device is among them would not do: see decision 0020.
+        return "" if self._survivors.intersection(neighbours) <= used else "masked-without"
 
     def _accepts(self, index: int, signature: bytes) -> bool:
         if index not in self._survivors:

@@ -95,7 +95,9 @@ def interpolate(shares: Mapping[int, bytes], at: int = 0) -> bytes:
 def recover(
     shares: Mapping[int, bytes], threshold: int, is_secret: Callable[[bytes], bool], owner: str
 ) -> tuple[bytes, frozenset[int]]:
-    """Return the secret that ``is_secret`` confirms, and the points whose shares were wrong if any was in the way.
+    """Return the secret that ``is_secret`` confirms, and the points whose shares do not fit if any was in the way.
+
+    A share that does not fit was sent by a holder that lies, or dealt by an owner that does: the shares do not tell.
 
     A wrong share makes its subset miss the commitment; other subsets are tried until one fits: all of them where
     there are few, else ``MAX_SHARE_SUBSETS`` random ones (at t = 34 of 58 they find a right one beside 5 wrong shares
@@ -121,7 +123,10 @@ def recover(
             # Where the first subset fits, nobody is suspected, and looking at all the others would double the work.
             others = usable.keys() - chosen.keys() if tried else ()
             return secret, unreadable | {x for x in others if polynomial.at(x) != usable[x]}
-    raise UnmaskingFailed("bad-shares", f"No {threshold} shares fit {owner}'s commitment.")
+    raise UnmaskingFailed(
+        "bad-shares",
+        f"No {threshold} shares fit {owner}'s commitment: it dealt wrong ones, or too many of their holders sent such.",
+    )
 
 
 def _subsets(points: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:

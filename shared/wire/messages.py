@@ -28,8 +28,8 @@ def write_by_index(values: Mapping[int, bytes]) -> dict[str, Json]:
     return {str(index): octets_to_text(value) for index, value in sorted(values.items())}
 
 
-def read_by_index(values: Mapping[str, Json], length: int) -> dict[int, bytes]:
-    """Undo ``write_by_index``; every value must have ``length`` octets.
+def read_by_index(values: Mapping[str, Json], length: int | None) -> dict[int, bytes]:
+    """Undo ``write_by_index``; every value must have ``length`` octets, or some if that is None.
 
     Raises:
         UsageError: ``bad-field``.
@@ -37,8 +37,9 @@ def read_by_index(values: Mapping[str, Json], length: int) -> dict[int, bytes]:
     result: dict[int, bytes] = {}
     for key, value in values.items():
         octets = octets_from_text(value) if isinstance(value, str) else b""
-        if not (key.isascii() and key.isdigit() and str(int(key[:9])) == key) or len(octets) != length:
-            raise UsageError("bad-field", f"An entry by roster index should hold {length} octets.")
+        fits = len(octets) == length if length is not None else bool(octets)
+        if not (key.isascii() and key.isdigit() and str(int(key[:9])) == key and fits):
+            raise UsageError("bad-field", f"An entry by roster index should hold {length or 'some'} octets.")
         result[int(key)] = octets
     return result
 
@@ -238,7 +239,7 @@ def read_shares(body: bytes) -> SharesMessage:
 
 
 def write_indexed(name: str, values: Mapping[int, bytes]) -> bytes:
-    """Return a body with one field of octets by roster index: ``boxes`` (inbox) or ``signatures`` (agreements)."""
+    """Return a body with one field of octets by roster index: ``boxes`` (inbox)."""
     return encode({name: write_by_index(values)})
 
 
@@ -248,6 +249,32 @@ def read_indexed(body: bytes, name: str, length: int) -> dict[int, bytes]:
     values = read_by_index(fields.mapping(name, MAX_MEMBERS), length)
     fields.end()
     return values
+
+
+@dataclass(frozen=True)
+class Agreements:
+    """What a survivor needs before it answers.
+
+    Attributes:
+        signatures: over the survivors, by index.
+        inboxes: of the survivors whose shares the receiver holds, whose boxes each used, signed, by index.
+    """
+
+    signatures: Mapping[int, bytes]
+    inboxes: Mapping[int, bytes]
+
+    def to_bytes(self) -> bytes:
+        """Write."""
+        return encode({"signatures": write_by_index(self.signatures), "inboxes": write_by_index(self.inboxes)})
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Agreements:
+        """Read."""
+        fields = Fields(decode(body), "agreements")
+        signatures = read_by_index(fields.mapping("signatures", MAX_MEMBERS), SIGNATURE_BYTES)
+        inboxes = read_by_index(fields.mapping("inboxes", MAX_MEMBERS), None)
+        fields.end()
+        return cls(signatures, inboxes)
 
 
 def write_octets(name: str, value: bytes) -> bytes:

@@ -15,6 +15,7 @@ DEVICE_HEADER: Final = "Fedloom-Device"
 COUNTER_HEADER: Final = "Fedloom-Counter"
 BODY_HEADER: Final = "Fedloom-Body-Sha256"
 SIGNATURE_HEADER: Final = "Fedloom-Signature"
+INBOX_HEADER: Final = "Fedloom-Signed-Inbox"  # of every PUT vector: whose boxes the member masked with, as base64url
 REQUEST_ID_HEADER: Final = "Fedloom-Request-Id"  # in every answer; the server's log has it too
 
 OPENAPI: Final = "/v1/openapi.json"  # GET, public: every route, described

@@ -33,8 +33,9 @@ from shared.secagg.masking import Words
 from shared.secagg.roster import CohortBinding
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import DeviceSession
-from shared.wire.canonical import Fields, decode, encode
+from shared.wire.canonical import Fields, decode, encode, octets_to_text
 from shared.wire.messages import (
+    Agreements,
     EnrolRequest,
     Meeting,
     Outcome,
@@ -46,8 +47,8 @@ from shared.wire.messages import (
     write_shares,
     write_version,
 )
-from shared.wire.requests import BLOBS, COHORTS, ENROL, RELEASES, RENDEZVOUS, enrolment_message
-from shared.wire.signed import SIGNATURE_BYTES, Certificate, Signed, SigningKey
+from shared.wire.requests import BLOBS, COHORTS, ENROL, INBOX_HEADER, RELEASES, RENDEZVOUS, enrolment_message
+from shared.wire.signed import Certificate, Signed, SigningKey
 
 STEPS: Final = ("join", "share", "upload", "agree", "answer")
 NO_EVALUATION: Final = Evaluation(0.0, 0, 0)
@@ -118,6 +119,11 @@ class Member:
         with self.transport.open("GET", target, self.transport.signed("GET", target)) as response:
             return entry.check(self.transport.read(response, 1 << 30), WEIGHTS_FILE)
 
+    @property
+    def inbox_header(self) -> dict[str, str]:
+        """What goes with every part of its vector."""
+        return {INBOX_HEADER: octets_to_text(self.session.signed_inbox)}
+
     def meet(self, model_sha256: str, version: int = 0) -> None:
         """Find the cohort that forms, and make fresh keys for it."""
         body = self.transport.poll(RENDEZVOUS, float("inf"), "POST", write_version(version))
@@ -149,7 +155,7 @@ class Member:
 
     def send_prepared(self, route: str, body: bytes) -> None:
         """Send what ``prepare`` returned."""
-        self._steps._tell(route, body, State.TRAINING, State.TRAINING)
+        self._steps._tell(route, body, State.TRAINING, State.TRAINING, self.session.signed_inbox)
 
     def prepare(self, step: str) -> tuple[str, bytes]:
         """Return the route and the body of a step without sending it."""
@@ -196,8 +202,8 @@ class Member:
         return "agreement", write_octets("signature", self.session.agree(bitmap))
 
     def _answer(self) -> tuple[str, bytes]:
-        signatures = read_indexed(self._steps._ask("agreements"), "signatures", SIGNATURE_BYTES)
-        return "answer", write_answer(self.session.unmask(signatures))
+        agreed = Agreements.from_bytes(self._steps._ask("agreements"))
+        return "answer", write_answer(self.session.unmask(agreed.signatures, agreed.inboxes))
 
 
 def new_transport(

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from cloud_server.authority.remote import Description
+from cloud_server.cautions import cautions
 from cloud_server.cli import main
 from cloud_server.settings import load_or_create_key
+from shared.plan import Cohort, Plan
 from shared.root import EnrolmentCode, Root
 from tests.cloud_server.local import Local
 from tools.bench.quadratic import write_quadratic_bundle
@@ -204,6 +206,12 @@ def test_a_task_with_noise_for_few_devices_is_made_with_a_warning(operator: Path
     assert any("takes part 3 times and 9 rounds" in note for note in notes)
     assert any("at most 64 it costs much accuracy" in note for note in notes)
     assert not any("--allow-cohorts-of" in note for note in notes)
+
+
+def test_a_plan_that_withstands_fewer_colluders_than_devices_want_says_so() -> None:
+    told = "--min-corrupt-share 0.01"
+    assert any(told in note for note in cautions(Plan("a", cohort=Cohort(corrupt_share=0.01))))
+    assert not any("--min-corrupt-share" in note for note in cautions(Plan("a")))
 
 
 def test_an_aggregator_keeps_out_of_an_authoritys_folder(operator: Path, capsys: Captured) -> None:

@@ -146,7 +146,7 @@ def test_a_finished_cohort_keeps_the_plan_that_its_members_signed(local: Local) 
 
 
 def test_owners_keep_their_floor_whatever_the_norm_becomes() -> None:
-    floors = DeviceFloors(min_survivors=2, max_l2_norm=NORM)
+    floors = DeviceFloors(min_survivors=2, max_l2_norm=NORM, min_corrupt_share=0.0)
     floors.check(adaptive().rules, NORM)
     grown = next_plan(adaptive(), counted(4, 4))
     with pytest.raises(ProtocolAbort) as raised:

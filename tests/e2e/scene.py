@@ -68,12 +68,16 @@ class Scene:
         """The device that misbehaves."""
         return self.members[0]
 
-    def raw(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
-        """Send exactly this, once."""
+    def raw(self, method: str, target: str, headers: Mapping[str, str | None], body: bytes = b"") -> Answer:
+        """Send exactly this, once; a header that is None is left out."""
         transport = self.attacker.transport
         length = {"Content-Length": str(len(body))} if body else {}
-        content = {"Content-Type": OCTETS if target.partition("?")[0].endswith("/vector") else JSON}
-        with transport.open(method, target, {**content, **headers, **length}, body) as response:
+        vector = target.partition("?")[0].endswith("/vector")
+        content = {"Content-Type": OCTETS if vector else JSON}
+        if vector and method == "PUT":
+            content |= self.attacker.inbox_header
+        sent = {name: value for name, value in {**content, **headers, **length}.items() if value is not None}
+        with transport.open(method, target, sent, body) as response:
             data = response.read()
             return Answer(response.status, response.headers.get("Content-Type", ""), data)
 

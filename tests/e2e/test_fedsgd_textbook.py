@@ -20,6 +20,7 @@ from safetensors.numpy import load
 from cloud_server.storage.blobs import FolderBlobs
 from edge_client.agent import open_agent
 from edge_client.enrolment import enrol
+from edge_client.identity import load_enrolment
 from edge_client.journal import Journal, State
 from edge_client.state_folder import StateFolder
 from shared.clock import SystemClock
@@ -72,7 +73,7 @@ class Textbook:
                 code.to_text(),
                 self.state(number),
                 examples,
-                floors=DeviceFloors(min_survivors=2),
+                floors=DeviceFloors(min_survivors=2, min_corrupt_share=0.0),
                 name="",
                 clock=SystemClock(),
                 random_bytes=np.random.default_rng(number).bytes,
@@ -200,7 +201,7 @@ def test_a_device_with_nan_sends_nothing_and_the_round_goes_on_without_it(runnin
     expected = 0.1 * np.sum(healthy, axis=0)
     bound = len(healthy) * plan.grid(len(healthy)).step * 0.05 + F32_ROUNDING
     np.testing.assert_allclose(published(running, "nan")[1], expected, rtol=0, atol=bound)
-    journal = Journal(book.state(2).journal_file)
+    journal = Journal(book.state(2).journal_file, load_enrolment(book.state(2)).journal_id)
     rows = journal.contributions()
     journal.close()
     assert rows

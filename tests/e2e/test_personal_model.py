@@ -23,6 +23,7 @@ import pytest
 from cloud_server.storage.blobs import FolderBlobs
 from edge_client.agent import open_agent
 from edge_client.enrolment import enrol
+from edge_client.identity import load_enrolment
 from edge_client.journal import Journal, State
 from edge_client.local_tensors import LocalTensors
 from edge_client.model_store import PERSONAL_FILE
@@ -109,7 +110,7 @@ class Device:
             code,
             self.state,
             self.folder / "examples",
-            floors=DeviceFloors(min_survivors=2),
+            floors=DeviceFloors(min_survivors=2, min_corrupt_share=0.0),
             name="",
             clock=SystemClock(),
             random_bytes=os.urandom,
@@ -119,7 +120,7 @@ class Device:
     @contextmanager
     def kept(self) -> Iterator[LocalTensors]:
         """Open the values of its local tensors while no agent runs."""
-        journal = Journal(self.state.journal_file)
+        journal = Journal(self.state.journal_file, load_enrolment(self.state).journal_id)
         yield LocalTensors(self.state.local_tensors, journal, self.logs.append)
         journal.close()
 

@@ -19,9 +19,10 @@ from edge_client import transport as transport_module
 from edge_client import upload as upload_module
 from edge_client.transport import Transport
 from shared.errors import TryLater
-from shared.wire.canonical import decode, sha256
+from shared.secagg.signed_inbox import sign_inbox
+from shared.wire.canonical import decode, octets_to_text, sha256
 from shared.wire.messages import read_received
-from shared.wire.requests import OCTETS, vector_target
+from shared.wire.requests import INBOX_HEADER, OCTETS, vector_target
 from tests.cloud_server.members import Member, one_hot
 from tests.e2e.proxy import Fault, Proxy, misbehaving
 from tests.e2e.scene import Answer, Scene, assert_refused, small_plan, state
@@ -174,7 +175,9 @@ def test_an_upload_goes_on_after_a_restart(tmp_path: Path) -> None:
         route, body = members[0].prepare("upload")
         target, whole = members[0].target(route), sha256(body).hex()
         with badly_connected(running, members[0], Fault(cut_after=PIECE)), pytest.raises(TryLater):
-            members[0].transport.send_once("PUT", target, body, content_type=OCTETS, counts_as="vector_up")
+            members[0].transport.send_once(
+                "PUT", target, body, content_type=OCTETS, counts_as="vector_up", headers=members[0].inbox_header
+            )
         wait_for(lambda: bool(held(running, members[0])), "half a vector")
         for member in members:
             member.transport.close()
@@ -185,7 +188,9 @@ def test_an_upload_goes_on_after_a_restart(tmp_path: Path) -> None:
         assert isinstance(offset, int)
         assert PIECE // 2 < offset < PIECE
         rest = vector_target(target, whole, offset)
-        members[0].transport.send_once("PUT", rest, body[offset:], content_type=OCTETS, counts_as="vector_up")
+        members[0].transport.send_once(
+            "PUT", rest, body[offset:], content_type=OCTETS, counts_as="vector_up", headers=members[0].inbox_header
+        )
         finish(members)
 
 
@@ -195,7 +200,12 @@ def half_sent(running: Deployment, name: str) -> tuple[Scene, bytes, int]:
     route, body = members[0].prepare("upload")
     with badly_connected(running, members[0], Fault(cut_after=PIECE)), pytest.raises(TryLater):
         members[0].transport.send_once(
-            "PUT", members[0].target(route), body, content_type=OCTETS, counts_as="vector_up"
+            "PUT",
+            members[0].target(route),
+            body,
+            content_type=OCTETS,
+            counts_as="vector_up",
+            headers=members[0].inbox_header,
         )
     scene = Scene(running, members, members[1], {route: body})
     wait_for(lambda: ask(scene, body) > PIECE // 2, "the part that arrived")
@@ -243,6 +253,36 @@ def test_a_half_takes_nothing_but_its_own_other_half(running: Deployment) -> Non
     assert scene.put("vector", body).status == 200  # a repeat
     assert ask(scene, body) == len(body)
     assert_refused(scene.put("vector", wrong), 409, "different-repeat")
+    finish(scene.members)
+
+
+def test_whose_boxes_a_member_used_is_its_own_word_and_all_of_them(running: Deployment) -> None:
+    scene, body, offset = half_sent(running, "boxes")
+    attacker, session = scene.attacker, scene.attacker.session
+    index, sid, neighbours = session._index, session.sid, session._graph.neighbours_of(session._index)
+    fewer = sign_inbox(attacker.key, sid, index, neighbours, neighbours[1:])
+    by_another = sign_inbox(scene.members[1].key, sid, index, neighbours, neighbours)
+
+    def sent(header: str | None, start: int = offset) -> Answer:
+        target = vector_target(attacker.target("vector"), sha256(body).hex(), start)
+        headers = attacker.transport.signed("PUT", target, body[start:])
+        return scene.raw("PUT", target, {**headers, INBOX_HEADER: header}, body[start:])
+
+    before = state(running)
+    for header, status, code in (
+        (None, 400, "no-signed-inbox"),
+        ("?", 400, "bad-octets"),
+        ("", 400, "bad-signed-inbox"),
+        (octets_to_text(b"\x03" + session.signed_inbox), 400, "bad-signed-inbox"),
+        (octets_to_text(fewer), 400, "wrong-inbox"),
+        (octets_to_text(by_another), 401, "bad-signature"),
+        (octets_to_text(scene.members[1].session.signed_inbox), 401, "bad-signature"),
+    ):
+        assert_refused(sent(header), status, code)
+        assert state(running) == before
+    assert sent(octets_to_text(session.signed_inbox)).status == 200
+    assert sent(octets_to_text(session.signed_inbox), 0).status == 200  # a repeat
+    assert_refused(sent(octets_to_text(fewer), 0), 409, "different-repeat")
     finish(scene.members)
 
 

@@ -24,6 +24,7 @@ from shared.secagg.roster import CohortBinding, Roster, to_bitmap, verify_member
 from shared.secagg.sealing import SEALED_BYTES
 from shared.wire.canonical import decode, encode, octets_from_text, sha256
 from shared.wire.messages import (
+    Agreements,
     Assignment,
     EnrolRequest,
     Meeting,
@@ -35,7 +36,15 @@ from shared.wire.messages import (
     write_octets,
     write_release,
 )
-from shared.wire.requests import COUNTER_HEADER, DEVICE_HEADER, OCTETS, SIGNATURE_HEADER, request_message
+from shared.wire.requests import (
+    COUNTER_HEADER,
+    DEVICE_HEADER,
+    INBOX_HEADER,
+    OCTETS,
+    SIGNATURE_HEADER,
+    VECTOR,
+    request_message,
+)
 from shared.wire.signed import Certificate, SigningKey, verify
 from tests.edge_client.loopback import Answer, Request, refusal
 
@@ -88,6 +97,7 @@ class OneCohort:
 
     name: str
     steps: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    inboxes: dict[str, bytes] = field(default_factory=dict)
     roster: Roster | None = None
     aggregate: AggregateSum | None = None
 
@@ -138,7 +148,8 @@ class Aggregator:
             return self._rendezvous()
         if route in {"releases", "blobs"}:
             return self._file(route, *rest)
-        return self._step(device, rest[0], rest[1], request.body if request.method == "PUT" else None)
+        body = request.body if request.method == "PUT" else None
+        return self._step(device, rest[0], rest[1], body, request.headers.get(INBOX_HEADER, ""))
 
     def _rendezvous(self) -> Answer:
         if len(self.versions) > self.rounds:
@@ -180,13 +191,15 @@ class Aggregator:
         busy = device in self.cohorts[-1].steps.get("join", {})
         return Assignment("wait" if busy else "train", newest, newest + 1, 5)
 
-    def _step(self, device: str, name: str, step: str, body: bytes | None) -> Answer:
+    def _step(self, device: str, name: str, step: str, body: bytes | None, signed_inbox: str) -> Answer:
         cohort = next(cohort for cohort in self.cohorts if cohort.name == name)
         if cohort.name == "cohort-0" and step in self.over:
             if len(self.cohorts) == 1:
                 self.cohorts.append(OneCohort("cohort-1"))
             return refusal(410, self.over[step])
         if body is not None:
+            if step == VECTOR:
+                cohort.inboxes[device] = octets_from_text(signed_inbox)
             assert cohort.steps.setdefault(step, {}).setdefault(device, body) == body
             return Answer()
         asked = {
@@ -218,7 +231,8 @@ class Aggregator:
             return write_octets("bitmap", to_bitmap(everybody, self.members))
         if step == "agreements":
             signatures = {index_of[name]: read_octets(body, "signature") for name, body in sent.items()}
-            return write_indexed("signatures", signatures)
+            lists = {index_of[name]: octets for name, octets in cohort.inboxes.items() if name != device}
+            return Agreements(signatures, lists).to_bytes()
         if cohort.aggregate is None:
             self._close(cohort, index_of, everybody)
         return Outcome(counted=True).to_bytes()

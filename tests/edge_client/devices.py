@@ -10,6 +10,8 @@ import numpy as np
 from edge_client.agent import Agent
 from edge_client.enrolment import enrol
 from edge_client.identity import Enrolment
+from edge_client.journal import Journal
+from edge_client.journal_file import make_journal
 from edge_client.state_folder import StateFolder
 from edge_client.turns import take_turns
 from shared.clock import Clock, SystemClock
@@ -35,6 +37,11 @@ class ManualClock:
         self.time_s += seconds
 
 
+def new_journal(path: Path) -> Journal:
+    """Make and open a journal."""
+    return Journal(path, make_journal(path, "journal-0"))
+
+
 def write_points(folder: Path, number: int, count: int = 5) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Write device ``number``'s examples, and return those to train on."""
     x = np.random.default_rng(number).normal(size=(count + 2, DIMENSION)).astype(np.float32)
@@ -58,7 +65,7 @@ def enrolled(
         aggregator.code(url),
         StateFolder(path / "state"),
         path / "examples",
-        floors=DeviceFloors(min_survivors=min_survivors),
+        floors=DeviceFloors(min_survivors=min_survivors, min_corrupt_share=0.0),
         privacy_floors=privacy_floors,
         name="kitchen",
         clock=SystemClock(),

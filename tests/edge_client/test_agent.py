@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +16,10 @@ import pytest
 
 from edge_client import report
 from edge_client.agent import LONGEST_WAIT_S, open_agent
+from edge_client.identity import load_identity, save_enrolment
 from edge_client.journal import Journal, State
 from edge_client.state_folder import StateFolder
-from shared.errors import ProtocolAbort, Refused, TryLater
+from shared.errors import BrokenState, ProtocolAbort, Refused, TryLater
 from shared.numeric.differences import make_difference
 from shared.plan import Personalisation, Training
 from shared.wire.messages import Meeting
@@ -248,7 +252,8 @@ def test_killed_in_a_state_closes_the_contribution(tmp_path: Path, certificates:
     assert (row["state"], row["reason"]) == ("abandoned", "process-ended")
     assert f"in state {state}" in lines[0]
     sent = state in {State.UPLOADING, State.ANSWERED}
-    journal = Journal(StateFolder(paths[0] / "state").journal_file)
+    folder = StateFolder(paths[0] / "state")
+    journal = Journal(folder.journal_file, load_identity(folder).enrolment.journal_id)
     assert journal.contributions()[0].vector_sent == sent
     journal.close()
 
@@ -323,3 +328,50 @@ def test_two_agents_do_not_share_a_state_folder(tmp_path: Path, certificates: Pa
     folder = StateFolder(tmp_path / "state")
     with open_agent(folder, log=ignore), refused("agent-running", TryLater), open_agent(folder, log=ignore):
         pass
+
+
+@pytest.mark.parametrize("loss", ["deleted", "emptied", "another one"])
+def test_without_its_journal_a_device_takes_part_in_nothing(tmp_path: Path, certificates: Path, loss: str) -> None:
+    aggregator = Aggregator(certificates, 2)
+    folder = StateFolder(tmp_path / "0" / "state")
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path / "0", aggregator, url)
+        enrolled(tmp_path / "1", aggregator, url, 1)
+        sent = len(aggregator.requests)
+        if loss == "deleted":
+            folder.journal_file.unlink()
+        elif loss == "emptied":
+            folder.journal_file.write_bytes(b"")
+        else:
+            shutil.copy(StateFolder(tmp_path / "1" / "state").journal_file, folder.journal_file)
+        with refused("journal-damaged", BrokenState) as caught, open_agent(folder, log=ignore):
+            pass
+        assert "enrol with a new code" in caught.value.remedy
+        with refused("journal-damaged", BrokenState):
+            report.status(folder)
+    assert len(aggregator.requests) == sent
+
+
+def test_a_device_that_enrolled_before_journals_had_ids_goes_on_and_gets_one(
+    tmp_path: Path, certificates: Path
+) -> None:
+    aggregator = Aggregator(certificates, 2)
+    folder = StateFolder(tmp_path / "state")
+    with serve(certificates, aggregator) as url:
+        enrolment = enrolled(tmp_path, aggregator, url)
+        with closing(sqlite3.connect(folder.journal_file, isolation_level=None)) as database:
+            database.execute("DELETE FROM meta WHERE name = 'id'")
+            database.execute("DROP TABLE failed_training")
+        save_enrolment(folder, replace(enrolment, journal_id=None))
+        assert report.status(folder)["last"] is None
+        with open_agent(folder, log=ignore):
+            pass
+        adopted = load_identity(folder).enrolment
+        assert adopted.journal_id is not None
+        assert replace(adopted, journal_id=enrolment.journal_id) == enrolment
+        with open_agent(folder, log=ignore):
+            pass
+        assert load_identity(folder).enrolment == adopted
+        folder.journal_file.unlink()
+        with refused("journal-damaged", BrokenState), open_agent(folder, log=ignore):
+            pass

@@ -69,7 +69,7 @@ def test_a_device_from_enrolment_to_leaving(tmp_path: Path, certificates: Path, 
         assert main([*words, *owners]) == 0
         assert "Sums of 2 devices" in capsys.readouterr().err
         floors = load_enrolment(StateFolder(tmp_path / "state")).floors
-        assert floors == DeviceFloors(min_survivors=2, semi_honest=True)
+        assert floors == DeviceFloors(min_survivors=2, semi_honest=True, min_corrupt_share=0.0)
         assert main([*words, "--json"]) == 3
         assert error_of(capsys)["code"] == "already-enrolled"
         assert main(["status", *state]) == 0
@@ -97,7 +97,7 @@ def test_what_the_owner_demands_when_enrolling_holds_in_every_later_process(
     with serve(certificates, aggregator) as url:
         words = ["enroll", aggregator.code(url), *state, "--examples", str(tmp_path / "examples")]
         demands = ["--min-noise", "1.5", "--max-participations", "20", "--max-epsilon", "8", "--delta", "1e-7"]
-        assert main([*words, "--allow-cohorts-of", "2", *demands]) == 0
+        assert main([*words, "--allow-cohorts-of", "2", "--min-corrupt-share", "0", *demands]) == 0
         floors = load_enrolment(StateFolder(tmp_path / "state")).privacy_floors
         assert floors == PrivacyFloors(1.5, 20, 8.0, 1e-7)
         capsys.readouterr()
@@ -158,15 +158,16 @@ def test_json_is_not_abbreviated(capsys: Captured) -> None:
     assert "[usage]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "kept"), [("0", 0.0), ("0.1", 0.1)])
+@pytest.mark.parametrize(("text", "kept"), [("0", 0.0), ("0.1", 0.1), (None, 0.05)])
 def test_a_demand_on_the_share_of_colluding_members_is_kept(
-    tmp_path: Path, certificates: Path, text: str, kept: float
+    tmp_path: Path, certificates: Path, text: str | None, kept: float
 ) -> None:
     aggregator = Aggregator(certificates, 2, rounds=0)
     write_points(tmp_path / "examples", 0)
     with serve(certificates, aggregator) as url:
         words = ["enroll", aggregator.code(url), "--state", str(tmp_path / "state")]
-        assert main([*words, "--examples", str(tmp_path / "examples"), "--min-corrupt-share", text]) == 0
+        demand = [] if text is None else ["--min-corrupt-share", text]
+        assert main([*words, "--examples", str(tmp_path / "examples"), *demand]) == 0
     assert load_enrolment(StateFolder(tmp_path / "state")).floors.min_corrupt_share == kept
 
 
@@ -181,7 +182,7 @@ def test_a_demand_on_the_clip_norm_is_kept(tmp_path: Path, certificates: Path, c
     state = ["--state", str(tmp_path / "state")]
     with serve(certificates, aggregator) as url:
         words = ["enroll", aggregator.code(url), *state, "--examples", str(tmp_path / "examples")]
-        assert main([*words, "--allow-cohorts-of", "2", "--max-clip-norm", "499"]) == 0
+        assert main([*words, "--allow-cohorts-of", "2", "--min-corrupt-share", "0", "--max-clip-norm", "499"]) == 0
         capsys.readouterr()
         assert main(["once", *state, "--json"]) == 3  # the plan clips to 500
         assert error_of(capsys)["code"] == "floor-clip-norm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from edge_client.identity import load_identity
 from edge_client.state_folder import StateFolder
-from shared.errors import BrokenState, FedloomError, Refused, UsageError
+from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, UsageError
+from shared.secagg.session import DeviceFloors
 from shared.wire.canonical import encode, sha256
 from shared.wire.signed import Certificate, SigningKey
 from tests.edge_client.aggregator import AUTHORITY, FAR_S, Aggregator
@@ -125,3 +127,17 @@ def test_a_code_is_not_used_up_by_missing_examples(tmp_path: Path, certificates:
         with pytest.raises((UsageError, OSError)):
             enrolled(tmp_path, aggregator, url)
     assert aggregator.requests == []
+
+
+def test_without_a_word_of_colluders_an_owner_wants_one_in_twenty_withstood(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    with serve(certificates, aggregator) as url:
+        enrolment = enrolled(tmp_path, aggregator, url)
+    with refused("floor-corrupt-share", ProtocolAbort) as caught:
+        DeviceFloors(min_survivors=2).check(aggregator.plan.rules, 1.0)
+    assert "--min-corrupt-share 0" in caught.value.remedy
+    folder = StateFolder(tmp_path / "state")
+    document = json.loads(folder.enrolment_file.read_bytes())
+    assert document.pop("min_corrupt_share") == enrolment.floors.min_corrupt_share == 0.0
+    folder.enrolment_file.write_bytes(encode(document))  # as it was written before there was such a demand
+    assert load_identity(folder).enrolment.floors.min_corrupt_share == 0.0

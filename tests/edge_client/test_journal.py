@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from edge_client.journal import COUNTER_BLOCK, TERMINAL, Journal, State, may_follow
+from edge_client.journal_file import make_journal
 from edge_client.traffic import Traffic
 from shared.errors import BrokenState
+from tests.edge_client.devices import new_journal
 from tests.shared.refusals import refused
 
+ID: Final = "journal-0"
 WAY = tuple(State)[: tuple(State).index(State.COUNTED) + 1]
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal(tmp_path / "journal.sqlite3")
+    opened = new_journal(tmp_path / "journal.sqlite3")
     yield opened
     opened.close()
 
@@ -31,7 +37,7 @@ def test_each_state_is_durable(journal: Journal, tmp_path: Path) -> None:
     entry = journal.begin(3, 2, 1.0)
     for state in WAY[1:]:
         journal.record(entry, state, 1.0, cohort="cohort-a", traffic=Traffic(vector_up=1))
-        other = Journal(tmp_path / "journal.sqlite3")
+        other = Journal(tmp_path / "journal.sqlite3", ID)
         assert other.contribution(entry).state is state
         other.close()
     assert journal.contribution(entry).traffic.vector_up == len(WAY) - 1
@@ -70,10 +76,10 @@ def test_a_charge_is_spent_once_its_vector_may_have_left_and_stays(
     journal: Journal, tmp_path: Path, last: State
 ) -> None:
     entry = journal.begin(1, 0, 1.0)
-    journal.charge(entry, (0.5, 0.7), 1e-6)
-    journal.charge(entry, (0.25, 0.5), 1e-7)  # another cohort, after the first one failed before the vector
+    journal.charge(entry, (0.5, 0.7), 1e-6, "skellam")
+    journal.charge(entry, (0.25, 0.5), 1e-7, "skellam")  # another cohort, after the first one failed before the vector
     go(journal, entry, last)
-    again = Journal(tmp_path / "journal.sqlite3")
+    again = Journal(tmp_path / "journal.sqlite3", ID)
     again.recover(2.0)
     left = WAY.index(last) >= WAY.index(State.UPLOADING)
     assert (again.spent(), again.delta) == ([(0.25, 0.5)] if left else [], 1e-7)
@@ -87,7 +93,7 @@ def test_a_vector_that_left_without_a_charge_has_no_bound(journal: Journal) -> N
 
 def test_counters_grow_over_restarts(journal: Journal, tmp_path: Path) -> None:
     first = [journal.next_counter() for _ in range(COUNTER_BLOCK + 5)]
-    again = Journal(tmp_path / "journal.sqlite3")
+    again = Journal(tmp_path / "journal.sqlite3", ID)
     second = [again.next_counter() for _ in range(5)]
     again.close()
     assert first == sorted(set(first))
@@ -105,12 +111,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal.sqlite3"
     path.write_bytes(content)
     with refused("journal-damaged", BrokenState):
-        Journal(path)
+        Journal(path, ID)
 
 
 def test_a_damaged_page_is_found(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite3"
-    journal = Journal(path)
+    journal = new_journal(path)
     for number in range(200):
         journal.put(f"name-{number}", "x" * 200)
     journal.close()
@@ -118,4 +124,46 @@ def test_a_damaged_page_is_found(tmp_path: Path) -> None:
     data[8192:12288] = b"\x5a" * 4096
     path.write_bytes(data)
     with refused("journal-damaged", BrokenState):
-        Journal(path)
+        Journal(path, ID)
+
+
+def test_a_lost_journal_is_not_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    with refused("journal-damaged", BrokenState):
+        Journal(path, ID)
+    assert not path.exists()
+    for name in (ID, None):
+        path.write_bytes(b"")
+        with refused("journal-damaged", BrokenState):
+            Journal(path, name)
+        assert path.read_bytes() == b""
+
+
+def test_an_interrupted_enrolment_goes_on_with_its_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    assert make_journal(path, "journal-1") == make_journal(path, "journal-2") == "journal-1"
+
+
+@pytest.mark.parametrize("rows", ["none", "of another device"])
+def test_another_journal_is_refused(tmp_path: Path, rows: str) -> None:
+    path = tmp_path / "journal.sqlite3"
+    if rows == "none":
+        sqlite3.connect(path).execute("CREATE TABLE something (n)").connection.close()
+    else:
+        make_journal(path, "journal-1")
+    with refused("journal-damaged", BrokenState):
+        Journal(path, ID)
+
+
+def test_a_journal_without_mechanisms_gets_them_and_promises_less(journal: Journal, tmp_path: Path) -> None:
+    entry = journal.begin(1, 0, 1.0)
+    journal.charge(entry, (0.5,), 1e-6, "skellam")
+    go(journal, entry, State.UPLOADING)
+    assert journal.sums_are_noised
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite3", isolation_level=None)) as database:
+        database.execute("ALTER TABLE privacy_charge DROP COLUMN mechanism")
+    again = Journal(tmp_path / "journal.sqlite3", ID)
+    assert again.spent() == [(0.5,)]
+    assert not again.sums_are_noised
+    again.close()

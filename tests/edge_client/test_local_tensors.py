@@ -13,6 +13,7 @@ from edge_client.journal import Journal
 from edge_client.local_tensors import LocalTensors
 from shared.bundle import Role, TensorSpec
 from shared.errors import Refused
+from tests.edge_client.devices import new_journal
 
 IDENTITY, OTHER = b"i" * 32, b"o" * 32
 INITIAL = np.zeros(3, np.float32)
@@ -30,7 +31,7 @@ def lines() -> list[str]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    journal = Journal(tmp_path / "journal.sqlite3")
+    journal = new_journal(tmp_path / "journal.sqlite3")
     yield journal
     journal.close()
 

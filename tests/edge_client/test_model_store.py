@@ -56,7 +56,7 @@ class Device:
 
     @contextmanager
     def opened(self, url: str, enrolment: Enrolment) -> Iterator[ModelStore]:
-        journal = Journal(self.folder.journal_file)
+        journal = Journal(self.folder.journal_file, enrolment.journal_id)
         key = load_identity(self.folder).key
         signer = Signer(enrolment.fingerprint, enrolment.device, key, journal.next_counter)
         pool = pinned_pool(enrolment.root.tls_root_pem)
@@ -288,6 +288,17 @@ def test_the_twin_gets_this_devices_own_head_after_the_servers_was_verified(
     x = np.random.default_rng(4).normal(size=(8, *shape)).astype(np.float32)
     expected = TfliteTrainer(personal_bundle).predict(second.weights, Examples(x, np.zeros(8, np.int32)))
     np.testing.assert_allclose(InferenceModel(second.int8 or b"").predict(x), expected, rtol=0, atol=1e-4)
+
+
+def test_own_values_that_no_twin_takes_do_not_keep_the_device_away(
+    device: Device, store: ModelStore, personal_bundle: Bundle
+) -> None:
+    put_online(device, personal_bundle, personal_bundle)
+    first = store.install(0)
+    store.keep_local(first, np.full(first.layout.local.size, np.nan, np.float32))
+    second = store.install(1)
+    assert second.int8 == device.aggregator.versions[1].files[INFER_INT8_FILE]
+    assert any("has the release's local tensors" in line for line in device.lines)
 
 
 def test_own_values_outlive_the_process(device: Device, certificates: Path, personal_bundle: Bundle) -> None:

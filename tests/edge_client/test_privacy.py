@@ -17,6 +17,7 @@ from shared.errors import FedloomError, ProtocolAbort
 from shared.numeric.noisy_encoding import NoisyEncoding
 from shared.plan import Plan, Privacy, Server
 from shared.privacy.charges import PrivacyFloors, epsilon_of, loss_of
+from shared.privacy.rdp import gaussian_rdp
 from tests.edge_client.aggregator import DIMENSION, Aggregator, publish
 from tests.edge_client.devices import enrolled, work_on, write_points
 from tests.edge_client.loopback import serve
@@ -93,7 +94,12 @@ def test_the_ledger_says_what_the_noise_leaves_open(tmp_path: Path, certificates
         for number, path in enumerate(paths):
             enrolled(path, aggregator, url, number)
         folder = StateFolder(paths[0] / "state")
-        assert report.ledger(folder)["privacy"] == {"participations": 0, "epsilon": 0.0, "delta": None}
+        assert report.ledger(folder)["privacy"] == {
+            "participations": 0,
+            "epsilon": 0.0,
+            "epsilon_of_models": 0.0,
+            "delta": None,
+        }
         loss = loss_of(aggregator.plan, noisy_encoding(aggregator.plan))
         for times in (1, 2):
             assert all_once(paths) == []
@@ -101,12 +107,30 @@ def test_the_ledger_says_what_the_noise_leaves_open(tmp_path: Path, certificates
             assert ledger["privacy"] == {
                 "participations": times,
                 "epsilon": pytest.approx(epsilon_of([loss] * times, 1e-5)),
+                "epsilon_of_models": pytest.approx(epsilon_of([loss] * times, 1e-5)),
                 "delta": 1e-5,
             }
         assert (
             "2 masked vectors have left this device; all of their sums together reveal at most epsilon"
             in report.ledger_text(ledger)
         )
+
+
+def test_of_sums_without_noise_the_ledger_claims_nothing_though_models_get_some(
+    tmp_path: Path, certificates: Path
+) -> None:
+    aggregator = aggregator_with(certificates, replace(NOISE, mechanism="central-gaussian"))
+    paths = [tmp_path / str(number) for number in range(MEMBERS)]
+    with serve(certificates, aggregator) as url:
+        for number, path in enumerate(paths):
+            enrolled(path, aggregator, url, number)
+        assert all_once(paths) == []
+    ledger = report.ledger(StateFolder(paths[0] / "state"))
+    assert ledger["privacy"]["epsilon"] is None
+    assert ledger["privacy"]["epsilon_of_models"] == pytest.approx(epsilon_of([gaussian_rdp(0.5)], 1e-5))
+    text = report.ledger_text(ledger)
+    assert "if the aggregator adds its noise; the sums themselves: no limit" in text
+    assert "all of their sums together reveal" not in text
 
 
 def test_without_noise_the_ledger_claims_nothing(tmp_path: Path, certificates: Path) -> None:

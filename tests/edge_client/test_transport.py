@@ -256,5 +256,5 @@ def test_a_download_that_has_to_wait_keeps_what_it_has(certificates: Path, tmp_p
 def test_an_upload_that_has_to_wait_is_sent_again(certificates: Path) -> None:
     script, clock = Script(*[busy(500)] * (2 * ATTEMPTS), Answer()), ManualClock()
     with connected(certificates, script, clock) as transport:
-        send_vector(transport, "/v1/cohorts/c/vector", b"words", clock.now_s() + 60, clock)
+        send_vector(transport, "/v1/cohorts/c/vector", b"words", b"inbox", clock.now_s() + 60, clock)
     assert [(seen.method, seen.body) for seen in script.seen] == [("PUT", b"words")] * (2 * ATTEMPTS + 1)

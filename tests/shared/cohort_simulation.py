@@ -139,7 +139,7 @@ class CohortSimulation:
         masked: masked vectors by roster index.
         signatures: over the survivors, by roster index.
         answers: by roster index.
-        blamed: whose wrong shares were in the way.
+        blamed: holders of wrong shares that were in the way, each with the owners of these shares.
     """
 
     devices: int
@@ -153,9 +153,10 @@ class CohortSimulation:
     joined: dict[int, Member] = field(default_factory=dict)
     shares: dict[int, SharesMessage] = field(default_factory=dict)
     masked: dict[int, MaskedUpdate] = field(default_factory=dict)
+    inboxes: dict[int, bytes] = field(default_factory=dict)
     signatures: dict[int, bytes] = field(default_factory=dict)
     answers: dict[int, UnmaskAnswer] = field(default_factory=dict)
-    blamed: list[str] = field(default_factory=list)
+    blamed: dict[str, list[str]] = field(default_factory=dict)
     steps_done: int = 0
 
     def __post_init__(self) -> None:
@@ -167,7 +168,7 @@ class CohortSimulation:
     def fork(self) -> CohortSimulation:
         """Return a copy that goes on by itself; every step is a function of the state, so it loses nothing."""
         other = copy.copy(self)
-        for name in ("active", "refusals", "joined", "shares", "masked", "signatures", "answers"):
+        for name in ("active", "refusals", "joined", "shares", "masked", "inboxes", "signatures", "answers"):
             setattr(other, name, copy.copy(getattr(self, name)))
         other.sessions = []
         for session in self.sessions:
@@ -236,10 +237,11 @@ class CohortSimulation:
                 elif step == "mask":
                     words = one_hot_words(number, self.devices, self.grid)
                     self.masked[index] = session.mask(self.inbox(index), words)
+                    self.inboxes[index] = session.signed_inbox
                 elif step == "agree":
                     self.signatures[index] = session.agree(bitmap)
                 else:
-                    self.answers[index] = session.unmask(signatures)
+                    self.answers[index] = session.unmask(signatures, self.inboxes)
             except FedloomError as error:
                 self.active.discard(number)
                 self.refusals[number] = error
@@ -263,7 +265,7 @@ class CohortSimulation:
             limits=limits,
             cipher=self.cipher,
             workers=workers,
-            blame=self.blamed.append,
+            blame=lambda holder, owners: self.blamed.update({holder: list(owners)}),
         )
         return from_words(
             plain, dimension=self.devices, grid=self.grid, survivors=len(self.masked), max_weight=self.devices

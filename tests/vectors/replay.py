@@ -19,8 +19,8 @@ from shared.secagg.roster import CohortBinding, Member, Roster
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import DeviceSession
 from shared.wire.canonical import decode, encode
-from shared.wire.messages import read_indexed, read_octets, write_answer, write_octets, write_shares
-from shared.wire.signed import SIGNATURE_BYTES, Certificate, Signed, SigningKey
+from shared.wire.messages import Agreements, read_indexed, read_octets, write_answer, write_octets, write_shares
+from shared.wire.signed import Certificate, Signed, SigningKey
 from tests.vectors.reading import Case, octets, rules_of
 
 
@@ -124,8 +124,8 @@ def do_step(session: DeviceSession, name: str, messages: dict[str, Any], words: 
         return session.mask(boxes, np.zeros(4, np.uint64) if words is None else words).to_bytes()
     if name == "agree":
         return write_octets("signature", session.agree(read_octets(messages["survivors"].encode(), "bitmap")))
-    signatures = read_indexed(messages["agreements"].encode(), "signatures", SIGNATURE_BYTES)
-    return write_answer(session.unmask(signatures))
+    agreed = Agreements.from_bytes(messages["agreements"].encode())
+    return write_answer(session.unmask(agreed.signatures, agreed.inboxes))
 
 
 def messages_for(document: Case, index: int) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_the_session_id(session: Session) -> None:
 
 def test_every_signature(session: Session) -> None:
     authority = Ed25519PublicKey.from_public_bytes(bytes.fromhex(session.document["authority_key"]))
-    agreements = json.loads(session.document["agreements"])["signatures"]
+    agreements, lists = (json.loads(session.document["agreements"])[name] for name in ("signatures", "inboxes"))
     bitmap = text(json.loads(session.document["survivors"])["bitmap"])
     for index, entry in enumerate(session.entries):
         join, join_signature, certificate, certificate_signature = entry["parts"]
@@ -137,6 +137,10 @@ def test_every_signature(session: Session) -> None:
         identity.verify(join_signature, t("fedloom/1/join", join))
         if str(index) in agreements:
             identity.verify(text(agreements[str(index)]), t("fedloom/1/agreement", session.sid, h(bitmap)))
+            signed = text(session.devices[index]["signed_inbox"])
+            assert signed[:-64] == b"\x0f"  # all four others shared their keys
+            identity.verify(signed[-64:], t("fedloom/1/inbox", session.sid, index, signed[:-64]))
+            assert lists[str(index)] == session.devices[index]["signed_inbox"]
     assert len(agreements) == len(session.survivors) == 4
 
 

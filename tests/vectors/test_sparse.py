@@ -18,7 +18,7 @@ from shared.secagg.keys import KeyPair
 from shared.secagg.parameters import thresholds
 from shared.secagg.roster import Roster, make_member
 from shared.secagg.session import DeviceSession
-from shared.wire.canonical import Json
+from shared.wire.canonical import Json, octets_to_text
 from shared.wire.signed import Certificate, Signed, SigningKey
 from tests.shared.refusals import refused
 from tests.vectors.reading import Case, cases, octets, read, rules_of, words_of
@@ -89,8 +89,19 @@ def test_the_device_sends_what_is_in_the_file() -> None:
     assert do_step(device, "share", said).decode() == DOCUMENT["shares"]
     assert device.sid == SID
     assert do_step(device, "mask", said, words_of(DOCUMENT["words"])).hex() == DOCUMENT["vector"]
+    assert octets_to_text(device.signed_inbox) == DOCUMENT["signed_inbox"]
     assert do_step(device, "agree", said).decode() == DOCUMENT["agreement"]
     assert do_step(device, "unmask", said).decode() == DOCUMENT["answer"]
+
+
+@pytest.mark.parametrize("case", cases(FILE, "withheld"), ids=lambda case: case["comment"])
+def test_the_device_withholds_a_share(case: Case) -> None:
+    device, said = session(), messages()
+    do_step(device, "share", said)
+    do_step(device, "mask", said, words_of(DOCUMENT["words"]))
+    do_step(device, "agree", said)
+    assert do_step(device, "unmask", {**said, "agreements": case["agreements"]}).decode() == case["answer"]
+    assert device.withheld == {case["survivor"]: case["reason"]}
 
 
 def test_the_graph_follows_from_the_seed() -> None:

@@ -98,7 +98,7 @@ def _request_seconds(state: Path) -> float:
     """Return the median time of one signed request on a warm connection."""
     folder = StateFolder(state)
     identity = load_identity(folder)
-    journal = Journal(folder.journal_file)
+    journal = Journal(folder.journal_file, identity.enrolment.journal_id)
     signer = Signer(identity.enrolment.fingerprint, identity.enrolment.device, identity.key, journal.next_counter)
     pool = pinned_pool(identity.enrolment.root.tls_root_pem)
     transport = Transport(identity.enrolment.url, pool, signer=signer, clock=SystemClock(), jitter=random.random)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.secagg.graph import Graph
 from shared.secagg.keys import KeyPair
 from shared.secagg.masking import Words
-from shared.secagg.parameters import CohortRules, Thresholds
+from shared.secagg.parameters import CohortRules, Thresholds, thresholds
 from shared.secagg.recovery import Fates, unmask_sum
-from shared.secagg.roster import CohortBinding, Roster, make_member
-from shared.secagg.session import DeviceSession, UnmaskAnswer, commitment
+from shared.secagg.roster import CohortBinding, Roster, make_member, to_bitmap
+from shared.secagg.session import DeviceSession, UnmaskAnswer, agreement_message, commitment
 from shared.secagg.shares import random_secret, split
+from shared.secagg.signed_inbox import sign_inbox
 from shared.wire.signed import Certificate, SigningKey
 
 _TASK = "bench"
@@ -78,9 +80,10 @@ def key_steps_s(members: int) -> float:
     """Return how long one device's own work in all steps takes, seconds, with an empty vector."""
     authority = SigningKey.generate(os.urandom)
     rules = CohortRules(2, members, 0.05, 0.1)
-    sessions = []
+    sessions, keys = [], []
     for number in range(members):
         identity, certificate = _identity(authority, number)
+        keys.append(identity)
         sessions.append(
             DeviceSession(
                 identity=identity,
@@ -101,6 +104,18 @@ def key_steps_s(members: int) -> float:
     inbox = {number: session.share(roster, _NOW_S).boxes[0] for number, session in enumerate(sessions) if number}
     began = time.perf_counter()
     sessions[0].mask(inbox, np.zeros(0, np.uint64))
+    bitmap, sid = to_bitmap(frozenset(range(members)), members), sessions[0].sid
+    sessions[0].agree(bitmap)
+    spent += time.perf_counter() - began
+    graph, everybody = Graph(members), range(members)
+    quorum = thresholds(members, rules).quorum
+    signatures = {number: keys[number].sign(agreement_message(sid, bitmap)) for number in range(quorum)}
+    lists = {
+        number: sign_inbox(keys[number], sid, number, graph.neighbours_of(number), everybody)
+        for number in range(1, members)
+    }
+    began = time.perf_counter()
+    sessions[0].unmask(signatures, lists)
     return spent + time.perf_counter() - began
 
 

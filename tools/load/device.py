@@ -25,8 +25,9 @@ from shared.secagg.masking import MaskedUpdate, Words
 from shared.secagg.roster import CohortBinding, Roster
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import DeviceSession
-from shared.wire.canonical import Json, decode, encode, sha256
+from shared.wire.canonical import Json, decode, encode, octets_to_text, sha256
 from shared.wire.messages import (
+    Agreements,
     EnrolRequest,
     Meeting,
     Outcome,
@@ -38,8 +39,18 @@ from shared.wire.messages import (
     write_shares,
     write_version,
 )
-from shared.wire.requests import COHORTS, ENROL, JSON, OCTETS, RELEASES, RENDEZVOUS, VECTOR, enrolment_message
-from shared.wire.signed import SIGNATURE_BYTES, Certificate, SigningKey
+from shared.wire.requests import (
+    COHORTS,
+    ENROL,
+    INBOX_HEADER,
+    JSON,
+    OCTETS,
+    RELEASES,
+    RENDEZVOUS,
+    VECTOR,
+    enrolment_message,
+)
+from shared.wire.signed import Certificate, SigningKey
 
 CLOCK: Final = SystemClock()
 
@@ -192,11 +203,13 @@ class LoadDevice:
 
     def upload(self, vector: bytes) -> None:
         """Send the masked vector."""
-        target, send = self._target(VECTOR), self._transport.send_once
+        target, send, inbox = self._target(VECTOR), self._transport.send_once, self._session.signed_inbox
+        headers = {INBOX_HEADER: octets_to_text(inbox)}
         if not self._tally.time(
-            "upload", lambda: send("PUT", target, vector, content_type=OCTETS, counts_as="vector_up")
+            "upload",
+            lambda: send("PUT", target, vector, content_type=OCTETS, counts_as="vector_up", headers=headers),
         ):
-            send_vector(self._transport, target, vector, CLOCK.now_s() + PATIENCE_S, CLOCK)
+            send_vector(self._transport, target, vector, inbox, CLOCK.now_s() + PATIENCE_S, CLOCK)
 
     def agree(self) -> None:
         """Wait for the survivors, and sign them."""
@@ -205,9 +218,8 @@ class LoadDevice:
 
     def answer(self) -> None:
         """Wait for the others' signatures, and send the shares that open the sum."""
-        body = self._poll("GET", self._target("agreements"))
-        signatures = read_indexed(body, "signatures", SIGNATURE_BYTES)
-        self._tell("answer", write_answer(self._session.unmask(signatures)))
+        agreed = Agreements.from_bytes(self._poll("GET", self._target("agreements")))
+        self._tell("answer", write_answer(self._session.unmask(agreed.signatures, agreed.inboxes)))
 
     def counted(self) -> bool:
         """Wait for the end, and return whether it is in the sum."""
@@ -221,7 +233,9 @@ class LoadDevice:
 
     def _small(self, method: str, target: str, body: bytes) -> None:
         send = self._transport.send_once
-        if not self._tally.time("small", lambda: send(method, target, body, content_type=JSON, counts_as="other_up")):
+        if not self._tally.time(
+            "small", lambda: send(method, target, body, content_type=JSON, counts_as="other_up", headers={})
+        ):
             self._transport.send(method, target, body, until_s=CLOCK.now_s() + PATIENCE_S)
 
     def _poll(self, method: str, target: str, body: bytes = b"", max_bytes: int = 1 << 20) -> bytes:

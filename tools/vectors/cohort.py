@@ -159,6 +159,7 @@ class Cohort:
         shares: what each sent after the roster.
         words: plain vectors, u64[m].
         masked: masked vectors.
+        inboxes: whose boxes each used, signed.
         signatures: over the survivors.
         answers: of the survivors.
     """
@@ -169,6 +170,7 @@ class Cohort:
     shares: dict[int, SharesMessage] = field(default_factory=dict)
     words: dict[int, Words] = field(default_factory=dict)
     masked: dict[int, MaskedUpdate] = field(default_factory=dict)
+    inboxes: dict[int, bytes] = field(default_factory=dict)
     signatures: dict[int, bytes] = field(default_factory=dict)
     answers: dict[int, UnmaskAnswer] = field(default_factory=dict)
 
@@ -183,10 +185,11 @@ class Cohort:
             cohort.words[device.number] = device.words()
             words = cohort.words[device.number].copy()
             cohort.masked[device.number] = device.session.mask(cohort.inbox(device.number), words)
+            cohort.inboxes[device.number] = device.session.signed_inbox
         for device in cohort.survivors:
             cohort.signatures[device.number] = device.session.agree(cohort.bitmap)
         for device in cohort.survivors:
-            cohort.answers[device.number] = device.session.unmask(cohort.signatures)
+            cohort.answers[device.number] = device.session.unmask(cohort.signatures, cohort.inboxes)
         return cohort
 
     @property

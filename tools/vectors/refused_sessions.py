@@ -9,7 +9,7 @@ from shared.secagg.roster import to_bitmap
 from shared.secagg.sealing import SharePair, seal
 from shared.secagg.session import UnmaskAnswer, agreement_message
 from shared.secagg.shares import SECRET_BYTES
-from shared.wire.messages import write_answer, write_indexed, write_octets
+from shared.wire.messages import Agreements, write_answer, write_indexed, write_octets
 from tools.vectors.cohort import DROPPED, MEMBERS, PLAIN, Cohort, identity_of
 from tools.vectors.document import Case, Document, octets_for, whole
 from tools.vectors.refused_rosters import VICTIM, case, refused_rosters
@@ -82,7 +82,7 @@ def _survivors(cohort: Cohort) -> Iterator[Case]:
 
 
 def _signatures(comment: str, signatures: Mapping[int, bytes]) -> Case:
-    agreements = write_indexed("signatures", signatures).decode()
+    agreements = Agreements(signatures, {}).to_bytes().decode()
     return case(comment, "no-agreement", *_TO_UNMASK, agreements=agreements)
 
 

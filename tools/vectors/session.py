@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from shared.wire.canonical import encode
-from shared.wire.messages import write_answer, write_indexed, write_octets, write_shares
+from shared.wire.canonical import encode, octets_to_text
+from shared.wire.messages import Agreements, write_answer, write_indexed, write_octets, write_shares
 from shared.wire.signed import Signed
 from tools.vectors.cohort import (
     AUTHORITY,
@@ -38,7 +38,7 @@ def session(form: Form) -> Document:
         "roster_root": cohort.roster.root.hex(),
         "sid": cohort.roster.sid.hex(),
         "survivors": write_octets("bitmap", cohort.bitmap).decode(),
-        "agreements": write_indexed("signatures", cohort.signatures).decode(),
+        "agreements": Agreements(cohort.signatures, cohort.inboxes).to_bytes().decode(),
         "masked_sum": words_to_hex(cohort.masked_sum()),
         "sum": words_to_hex(cohort.plain_sum()),
         "decoded": {
@@ -77,6 +77,7 @@ def _device(cohort: Cohort, device: Participant) -> Case:
         "inbox": write_indexed("boxes", cohort.inbox(number)).decode(),
         "words": words_to_hex(cohort.words[number]),
         "vector": cohort.masked[number].to_bytes().hex(),
+        "signed_inbox": octets_to_text(cohort.inboxes[number]),
         "agreement": write_octets("signature", cohort.signatures[number]).decode(),
         "answer": write_answer(cohort.answers[number]).decode(),
     }

@@ -8,6 +8,7 @@ from shared.secagg.graph_seed import GRAPH_SEED_DOMAIN, GraphSeed
 from shared.secagg.keys import KeyPair
 from shared.secagg.roster import JOIN_DOMAIN, make_member
 from shared.secagg.session import agreement_message
+from shared.secagg.signed_inbox import inbox_message
 from shared.wire.canonical import sha256
 from shared.wire.requests import enrolment_message, request_message, seed_request_message
 from shared.wire.signed import CERTIFICATE_DOMAIN, Signed, SigningKey
@@ -54,6 +55,7 @@ def _messages() -> list[Case]:
     enrolment = enrolment_message(fingerprint, octets_for("secret of a code"), device.public)
     return [
         _message("agreement", device, agreement_message(sid, bytes([0b10111]))),
+        _message("inbox", device, inbox_message(sid, 0, bytes([0b1110]))),
         _message("request", device, request),
         _message("seed request", _RELEASE_KEY, seed_request_message(PLAIN.cohort, root)),
         _message("enrolment", device, enrolment),

@@ -13,9 +13,10 @@ from shared.secagg.graph_seed import GraphSeed
 from shared.secagg.parameters import CohortRules, thresholds
 from shared.secagg.roster import CohortBinding, Roster, to_bitmap
 from shared.secagg.sealing import SEALED_BYTES
-from shared.secagg.session import DeviceSession, agreement_message
-from shared.wire.canonical import Json
-from shared.wire.messages import write_answer, write_indexed, write_octets, write_shares
+from shared.secagg.session import DeviceSession, UnmaskAnswer, agreement_message
+from shared.secagg.signed_inbox import sign_inbox
+from shared.wire.canonical import Json, octets_to_text
+from shared.wire.messages import Agreements, write_answer, write_indexed, write_octets, write_shares
 from shared.wire.signed import SigningKey
 from tools.vectors.cohort import AUTHORITY, EXPIRES_AT_S, NOW_S, TASK, certificate_of, identity_of
 from tools.vectors.document import Case, Document, Drawn, hexadecimal, octets_for, whole, words_to_hex
@@ -110,6 +111,14 @@ def _device(cohort: _Cohort) -> Document:
     bitmap = to_bitmap(frozenset(survivors), _MEMBERS)
     signature, message = session.agree(bitmap), agreement_message(session.sid, bitmap)
     agreements = {number: identity_of(number).sign(message) for number in survivors[: _LIMITS.quorum]}
+    graph, sid = cohort.graph, session.sid
+    # Each of the others used the boxes of all its neighbours that shared their keys.
+    sharers = set(range(_MEMBERS)) - {neighbours[0]}
+    inboxes = {
+        other: sign_inbox(identity_of(other), sid, other, graph.neighbours_of(other), sharers)
+        for other in neighbours[3:]
+    }
+    answer = session.unmask(agreements, inboxes)
     return {
         "neighbours": whole(neighbours),
         "self_mask_coefficients": coefficients[: _LIMITS.threshold - 1],
@@ -120,9 +129,45 @@ def _device(cohort: _Cohort) -> Document:
         "vector": vector.hex(),
         "survivors": write_octets("bitmap", bitmap).decode(),
         "agreement": write_octets("signature", signature).decode(),
-        "agreements": write_indexed("signatures", agreements).decode(),
-        "answer": write_answer(session.unmask(agreements)).decode(),
+        "signed_inbox": octets_to_text(session.signed_inbox),
+        "agreements": Agreements(agreements, inboxes).to_bytes().decode(),
+        "answer": write_answer(answer).decode(),
+        "withheld": [*_withheld(cohort, agreements, inboxes, answer)],
     }
+
+
+def _withheld(
+    cohort: _Cohort, agreements: Mapping[int, bytes], inboxes: Mapping[int, bytes], answer: UnmaskAnswer
+) -> Iterator[Case]:
+    """Yield lists for which the device keeps one share to itself."""
+    sid, graph = cohort.sessions[DEVICE].sid, cohort.graph
+    neighbours = graph.neighbours_of(DEVICE)
+    owner, other = sorted(inboxes)[:2]
+    around = graph.neighbours_of(owner)
+    survivor = next(index for index in around if index in inboxes)  # not this device, and it did survive
+
+    def signed_by(signer: int, session: bytes, without: int) -> bytes:
+        return sign_inbox(identity_of(signer), session, owner, around, set(around) - {without})
+
+    for comment, reason, signed in (
+        ("no list", "no-signed-inbox", None),
+        ("without this device", "masked-without", signed_by(owner, sid, DEVICE)),
+        ("without another survivor", "masked-without", signed_by(owner, sid, survivor)),
+        ("signed by another member", "bad-signature", signed_by(other, sid, neighbours[0])),
+        ("of another session", "bad-signature", signed_by(owner, octets_for("other sid"), neighbours[0])),
+        ("another member's list", "bad-signature", inboxes[other]),
+        ("an octet too many", "bad-signed-inbox", b"\0" + inboxes[owner]),
+    ):
+        shown = {index: octets for index, octets in inboxes.items() if index != owner}
+        shown |= {} if signed is None else {owner: signed}
+        seeds = {index: share for index, share in answer.self_mask.items() if index != owner}
+        yield {
+            "comment": comment,
+            "survivor": owner,
+            "reason": reason,
+            "agreements": Agreements(agreements, shown).to_bytes().decode(),
+            "answer": write_answer(UnmaskAnswer(seeds, answer.mask_key)).decode(),
+        }
 
 
 def _refused(cohort: _Cohort) -> Iterator[Case]:

@@ -49,6 +49,17 @@ def test_the_table_is_the_difference_of_two_poissons(variance: float) -> None:
         assert abs(float(probability) - expected) <= 1e-11 * expected + 2.0**-120
 
 
+@pytest.mark.parametrize("variance", [0.01, 0.5, 3.0, 700.0, 123_456.7])
+def test_the_table_is_exact_to_its_last_bits(variance: float) -> None:
+    """Bessel functions of one argument are tied to each other: ``I_(k-1) - I_(k+1) = 2 k / variance I_k``."""
+    table = table_for(variance)
+    found = probabilities(table)
+    unit = Fraction(1, 2**120)
+    for k in range(1, table.radius):
+        here, before, after = (found.get(outcome, Fraction(0)) for outcome in (k, k - 1, k + 1))
+        assert abs(before - after - 2 * k / Fraction(variance) * here) <= unit * (1 + k / Fraction(variance))
+
+
 @pytest.mark.parametrize("variance", [0.01, 0.5, 3.0, 700.0, 1e6])
 def test_the_table_has_mean_zero_and_the_variance_asked_for(variance: float) -> None:
     found = probabilities(table_for(variance))

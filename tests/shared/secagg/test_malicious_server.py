@@ -332,23 +332,23 @@ class TestAgreement:
         signatures = {i: simulation.sessions[i].agree(to_bitmap(shown[i], 5)) for i in shown}
         for session in simulation.sessions:
             with refused("no-agreement", ProtocolAbort):
-                session.unmask(signatures)
+                session.unmask(signatures, simulation.inboxes)
 
     def test_by_one_member_fewer_than_the_quorum(self) -> None:
         simulation = cohort_after("agree")
         three = {index: simulation.signatures[index] for index in (0, 1, 2)}
         with refused("no-agreement", ProtocolAbort):
-            simulation.sessions[VICTIM].unmask(three)
+            simulation.sessions[VICTIM].unmask(three, simulation.inboxes)
 
     def test_by_exactly_the_quorum(self) -> None:
         simulation = cohort_after("agree")
         four = {index: simulation.signatures[index] for index in (0, 1, 2, 4)}
-        assert set(simulation.sessions[VICTIM].unmask(four).self_mask) == set(range(5))
+        assert set(simulation.sessions[VICTIM].unmask(four, simulation.inboxes).self_mask) == set(range(5))
 
     def test_by_one_member_under_many_indices(self) -> None:
         simulation = cohort_after("agree")
         with refused("no-agreement", ProtocolAbort):
-            simulation.sessions[VICTIM].unmask(dict.fromkeys(range(5), simulation.signatures[1]))
+            simulation.sessions[VICTIM].unmask(dict.fromkeys(range(5), simulation.signatures[1]), simulation.inboxes)
 
     def test_by_a_member_outside_the_survivors(self) -> None:
         simulation = CohortSimulation(5, RULES)
@@ -360,14 +360,14 @@ class TestAgreement:
         outsider = Identity.enrolled(4).key.sign(agreement_message(simulation.roster.sid, simulation.bitmap))
         three = {index: simulation.signatures[index] for index in (0, 1, 2)}
         with refused("no-agreement", ProtocolAbort):
-            session.unmask({**three, 4: outsider})
+            session.unmask({**three, 4: outsider}, simulation.inboxes)
 
     @pytest.mark.parametrize("index", [5, -1, 10**9])
     def test_by_nobody_in_the_roster(self, index: int) -> None:
         simulation = cohort_after("agree")
         three = {i: simulation.signatures[i] for i in (0, 1, 2)}
         with refused("no-agreement", ProtocolAbort):
-            simulation.sessions[VICTIM].unmask({**three, index: simulation.signatures[3]})
+            simulation.sessions[VICTIM].unmask({**three, index: simulation.signatures[3]}, simulation.inboxes)
 
     def test_from_another_cohort(self) -> None:
         simulation = cohort_after("agree")
@@ -375,14 +375,78 @@ class TestAgreement:
         other.run_to("agree")
         assert other.bitmap == simulation.bitmap
         with refused("no-agreement", ProtocolAbort):
-            simulation.sessions[VICTIM].unmask(other.signatures)
+            simulation.sessions[VICTIM].unmask(other.signatures, simulation.inboxes)
 
     @pytest.mark.parametrize("signature", [b"", bytes(64), bytes(63), bytes(65)])
     def test_by_malformed_signatures(self, signature: bytes) -> None:
         simulation = cohort_after("agree")
         three = {i: simulation.signatures[i] for i in (0, 1, 2)}
         with refused("no-agreement", ProtocolAbort):
-            simulation.sessions[VICTIM].unmask({**three, 3: signature, 4: signature})
+            simulation.sessions[VICTIM].unmask({**three, 3: signature, 4: signature}, simulation.inboxes)
+
+
+class TestSignedInboxes:
+    """Step unmask: no share of a self mask goes out where its owner did not sign whom it masked towards."""
+
+    @pytest.mark.parametrize(
+        ("lie", "reason"),
+        [
+            ("missing", "no-signed-inbox"),
+            ("a smaller one", "bad-signature"),
+            ("another member's", "bad-signature"),
+            ("of another cohort", "bad-signature"),
+            ("short", "bad-signed-inbox"),
+            ("long", "bad-signed-inbox"),
+            ("empty", "bad-signed-inbox"),
+        ],
+    )
+    def test_that_the_owner_did_not_sign(self, lie: str, reason: str) -> None:
+        simulation = cohort_after("agree")
+        good = simulation.inboxes[1]
+        other = CohortSimulation(5, RULES, binding=binding_for("cohort-b"))
+        other.run_to("mask")
+        lies = {
+            "a smaller one": bytes([good[0] ^ 8]) + good[1:],
+            "another member's": simulation.inboxes[2],
+            "of another cohort": other.inboxes[1],
+            "short": good[1:],
+            "long": b"\0" + good,
+            "empty": b"",
+        }
+        shown = {index: signed for index, signed in simulation.inboxes.items() if index != 1}
+        shown |= {1: lies[lie]} if lie in lies else {}
+        session = simulation.sessions[VICTIM]
+        answer = session.unmask(simulation.signatures, shown)
+        assert set(answer.self_mask) == {0, 2, 3, 4}
+        assert session.withheld == {1: reason}
+        assert session._held == {}
+
+    def test_in_which_the_owner_left_the_holder_out(self) -> None:
+        simulation = CohortSimulation(5, RULES)
+        simulation.run_to("share")
+        inbox = simulation.inbox
+        simulation.inbox = lambda index: {s: box for s, box in inbox(index).items() if {s, index} != {VICTIM, 1}}  # type: ignore[method-assign]
+        simulation.drop({VICTIM})
+        simulation.run("mask")
+        simulation.inbox = inbox  # type: ignore[method-assign]
+        simulation.masked[VICTIM] = simulation.sessions[VICTIM].mask(inbox(VICTIM), words())
+        victim = simulation.sessions[VICTIM]
+        bitmap = to_bitmap(frozenset(range(5)), 5)
+        signatures = {i: simulation.sessions[i].agree(bitmap) for i in (0, 2, 3, 4)}
+        answer = victim.unmask(signatures, simulation.inboxes)
+        assert set(answer.self_mask) == {0, 2, 3, 4}
+        assert victim.withheld == {1: "masked-without"}
+
+    def test_are_needed_for_no_share_of_a_mask_key(self) -> None:
+        simulation = CohortSimulation(5, RULES)
+        simulation.run_to("share")
+        simulation.drop({4})
+        simulation.run_to("agree")
+        session = simulation.sessions[VICTIM]
+        answer = session.unmask(simulation.signatures, {})
+        assert set(answer.self_mask) == {VICTIM}
+        assert set(answer.mask_key) == {4}
+        assert set(session.withheld) == {1, 2, 3}
 
 
 class TestReplay:
@@ -404,13 +468,13 @@ class TestReplay:
         with refused("out-of-order", ProtocolAbort):
             session.agree(to_bitmap(frozenset({0, 1, 2, 3}), 5))
         with refused("out-of-order", ProtocolAbort):
-            session.unmask(simulation.signatures)
+            session.unmask(simulation.signatures, simulation.inboxes)
 
     def test_of_the_signatures_reveals_no_second_answer(self) -> None:
         simulation = cohort_after("unmask")
         session = simulation.sessions[VICTIM]
         with refused("out-of-order", ProtocolAbort):
-            session.unmask(simulation.signatures)
+            session.unmask(simulation.signatures, simulation.inboxes)
         assert session._held == {}
 
     @pytest.mark.parametrize("done", ["join", "share", "mask", "agree", "unmask"])
@@ -441,7 +505,7 @@ def ask(simulation: CohortSimulation, step: str) -> None:
     elif step == "agree":
         session.agree(to_bitmap(frozenset(range(5)), 5))
     else:
-        session.unmask(simulation.signatures)
+        session.unmask(simulation.signatures, simulation.inboxes)
 
 
 def test_a_plan_below_the_owners_floors_is_refused() -> None:

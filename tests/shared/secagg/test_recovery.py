@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
 from shared.errors import UnmaskingFailed
 from shared.secagg.parameters import CohortRules
+from shared.secagg.sealing import SharePair, seal
 from shared.secagg.session import SharesMessage, UnmaskAnswer
 from tests.shared.cohort_simulation import CohortSimulation
 from tests.shared.refusals import refused
@@ -28,6 +30,33 @@ def with_garbage(answer: UnmaskAnswer) -> UnmaskAnswer:
     return UnmaskAnswer(dict.fromkeys(answer.self_mask, bytes(32)), dict.fromkeys(answer.mask_key, b"\x01" * 32))
 
 
+def test_an_owner_that_deals_wrong_shares_is_named_beside_the_holders_it_frames() -> None:
+    simulation = CohortSimulation(8, CohortRules(3, 8, 0.0, 0.25))
+    simulation.run_to("join")
+    session, framed = simulation.sessions[7], (0, 1)
+    deal = session._sealed_shares
+
+    def dealing(holders: Sequence[int]) -> dict[int, bytes]:
+        boxes = deal(holders)
+        for holder in framed:
+            boxes[holder] = seal(
+                SharePair(bytes(31) + b"\x01", bytes(31) + b"\x01"),
+                secret=session._channel.secret,
+                public=session._roster.members[holder].channel_key,
+                sid=session.sid,
+                sender=7,
+                receiver=holder,
+                cipher="aes-256-ctr",
+            )
+        return boxes
+
+    session._sealed_shares = dealing  # type: ignore[method-assign]
+    simulation.run_to("unmask")
+    assert simulation.counted() == [1] * 8
+    members = simulation.roster.members
+    assert simulation.blamed == {members[holder].device: [members[7].device] for holder in framed}
+
+
 @pytest.mark.parametrize("liar", [0, 1, 2, 3])
 def test_one_member_that_answers_garbage_changes_nothing_and_is_named(liar: int) -> None:
     simulation = finished({4})
@@ -35,6 +64,7 @@ def test_one_member_that_answers_garbage_changes_nothing_and_is_named(liar: int)
     assert simulation.counted() == [1, 1, 1, 1, 0]
     in_the_way = {simulation.roster.members[liar].device} if liar < simulation.thresholds.threshold else set()
     assert set(simulation.blamed) == in_the_way
+    assert all(len(owners) >= 1 for owners in simulation.blamed.values())
 
 
 def test_too_many_members_that_answer_garbage_give_no_output() -> None:

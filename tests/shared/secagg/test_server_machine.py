@@ -6,7 +6,9 @@ material of two cohorts of the same devices, repeats and reorders steps. Whateve
 - one session never masks two inputs and never answers twice;
 - no holder reveals both shares of one owner;
 - honest members of one session never answer over two different sets of survivors;
-- with the help of its own member it never has t shares of both secrets of an honest device.
+- with the help of its own member it never has t shares of both secrets of an honest device;
+- no sum that it can open, by what was masked and answered, is over fewer honest members than the fewest survivors
+  without its own.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from shared.errors import FedloomError
 from shared.secagg.parameters import CohortRules
 from shared.secagg.roster import to_bitmap
 from shared.secagg.session import DeviceSession, UnmaskAnswer, agreement_message
+from shared.secagg.signed_inbox import sign_inbox
 from tests.shared.cohort_simulation import NOW_S, STEPS, Identity, binding_for, new_session
 from tests.shared.cohort_simulation import CohortSimulation as Cohort
+from tests.shared.secagg.openable import openable_sums
 
 DEVICES = range(5)
 CORRUPT = 4  # does what the server wants
@@ -52,6 +56,7 @@ class MaliciousServer(RuleBasedStateMachine):
         self.cohorts: dict[str, Cohort] = {}
         self.views: dict[tuple[str, int], list[int]] = {}
         self.outputs: dict[tuple[str, int, str], list[Any]] = defaultdict(list)
+        self.used: dict[tuple[str, int], frozenset[int]] = {}
         for name in COHORTS:
             cohort = Cohort(len(DEVICES), RULES, binding_for(name))
             cohort.sessions = [self.new_session(name, device) for device in DEVICES]
@@ -73,7 +78,7 @@ class MaliciousServer(RuleBasedStateMachine):
             "share": lambda: session.share(material, NOW_S),
             "mask": lambda: session.mask(material, np.zeros(4, dtype=np.uint64)),
             "agree": lambda: session.agree(material),
-            "unmask": lambda: session.unmask(material),
+            "unmask": lambda: session.unmask(*material),
         }
         try:
             output = asks[step]()
@@ -87,6 +92,9 @@ class MaliciousServer(RuleBasedStateMachine):
             "unmask": cohort.answers,
         }
         kept[step][device] = output
+        if step == "mask":
+            cohort.inboxes[device] = session.signed_inbox
+            self.used[name, device] = frozenset(material)
         if step == "share":
             names = [member.device for member in session._roster.members]
             self.views[name, device] = [number for number in DEVICES if f"device-{number:03}" in names]
@@ -124,7 +132,17 @@ class MaliciousServer(RuleBasedStateMachine):
         session = cohort.sessions[device]
         message = agreement_message(getattr(session, "_sid", b""), getattr(session, "_bitmap", b""))
         own = Identity.enrolled(CORRUPT).key.sign(message)
-        return self.seen_by(name, device, {**cohort.signatures, CORRUPT: own})
+        signatures = self.seen_by(name, device, {**cohort.signatures, CORRUPT: own})
+        return signatures, self.seen_by(name, device, cohort.inboxes | self.own_inbox(name, device))
+
+    def own_inbox(self, name: str, viewer: int) -> dict[int, bytes]:
+        """Let the server's own member sign that it used everybody's boxes, in the session that ``viewer`` is in."""
+        session, place = self.cohorts[name].sessions[viewer], self.place(name, viewer, CORRUPT)
+        if place is None:
+            return {}
+        neighbours = session._graph.neighbours_of(place)
+        key = Identity.enrolled(CORRUPT).key
+        return {CORRUPT: sign_inbox(key, session.sid, place, neighbours, neighbours)}
 
     def wrong_material(self, name: str, device: int, step: str, chosen: frozenset[int], foreign: str) -> Any:  # noqa: ANN401  # one type per step
         """Return material with ``chosen`` left out, or taken from the other cohort."""
@@ -135,6 +153,12 @@ class MaliciousServer(RuleBasedStateMachine):
             members = [joined[i] for i in DEVICES if i not in chosen]
             return {"members": [m.to_json() for m in (*members, *(others[i] for i in chosen if foreign != name))]}
         own, other = self.right_material(name, device, step), self.right_material(foreign, device, step)
+        if step == "unmask":
+            return tuple(
+                {index: value for index, value in mine.items() if index not in chosen}
+                | {index: value for index, value in theirs.items() if index in chosen and foreign != name}
+                for mine, theirs in zip(own, other, strict=True)
+            )
         kept = {index: value for index, value in own.items() if index not in chosen}
         return kept | {index: value for index, value in other.items() if index in chosen and foreign != name}
 
@@ -211,6 +235,25 @@ class MaliciousServer(RuleBasedStateMachine):
                 threshold = self.cohorts[name].sessions[any_holder]._thresholds.threshold
                 # The server's own member adds one share to each.
                 assert min(self_mask, mask_key) + 1 < threshold
+
+    @invariant()
+    def no_sum_over_too_few_can_be_opened(self) -> None:
+        for (name, sid), answers in self.honest_answers_by_sid().items():
+            cohort = self.cohorts[name]
+            session = cohort.sessions[next(iter(answers))]
+            corrupt = self.seen_by(name, next(iter(answers)), {CORRUPT: None}).keys()
+            members = [d for d in DEVICES if d in cohort.shares and cohort.sessions[d]._sid == sid]
+            index_of = {d: cohort.sessions[d]._index for d in members}
+            sums = openable_sums(
+                session._graph,
+                session._thresholds.threshold,
+                corrupt,
+                index_of.values(),
+                {index_of[d]: self.used[name, d] for d in members if (name, d) in self.used},
+                {index_of[d]: answer for d, answer in answers.items()},
+            )
+            for opened in sums:
+                assert len(opened) >= session._thresholds.survivors - len(corrupt)
 
     def honest_answers_by_sid(self) -> dict[tuple[str, bytes], dict[int, UnmaskAnswer]]:
         groups: dict[tuple[str, bytes], dict[int, UnmaskAnswer]] = defaultdict(dict)

@@ -15,6 +15,7 @@ from shared.errors import UsageError
 from shared.secagg.session import SharesMessage, UnmaskAnswer
 from shared.wire.canonical import encode, octets_to_text
 from shared.wire.messages import (
+    Agreements,
     Assignment,
     CheckIn,
     EnrolRequest,
@@ -63,6 +64,7 @@ BAD_INDEXED: list[Any] = [
     {"0": 1},
     {"x": SHARE},
 ]
+AGREEMENTS = Agreements({0: b"s" * 64, 5: b"t" * 64}, {5: b"u" * 65})
 ANSWER = UnmaskAnswer({0: b"s" * 32, 2: b"t" * 32}, {1: b"m" * 32})
 SHARES = SharesMessage(b"c" * 32, {1: b"b" * 80, 10: b"d" * 80})
 ENROL = EnrolRequest(b"s" * 20, b"k" * 32, b"p" * 64)
@@ -119,10 +121,13 @@ CASES = {
         {"boxes": [None, [], {"0": octets(79)}, {" 0": BOX}]},
     ),
     "agreements": Case(
-        {0: b"s" * 64, 5: b"t" * 64},
-        write_indexed("signatures", {0: b"s" * 64, 5: b"t" * 64}),
-        lambda body: read_indexed(body, "signatures", 64),
-        {"signatures": [None, [], {"0": octets(63)}, {"1e1": SIGNATURE}]},
+        AGREEMENTS,
+        AGREEMENTS.to_bytes(),
+        Agreements.from_bytes,
+        {
+            "signatures": [None, [], {"0": octets(63)}, {"1e1": SIGNATURE}],
+            "inboxes": [None, [], {"0": 1}, {"00": SIGNATURE}, {"0": "?"}],
+        },
     ),
     "survivors": Case(
         b"\x1f",
