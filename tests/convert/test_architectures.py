@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAMES = ("ds_cnn", "gru_2", "mobile_net_v2", "resnet_8", "transformer_2")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # large networks, on a machine that may be busy
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES])
 def test_a_network_trains_as_tensorflow_does(tmp_path: Path, name: str) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SMALLEST = 60  # cases over all parts
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # forty conversions in one process, on a machine that may be busy
 @pytest.mark.parametrize(
     "part", [pytest.param(part, marks=pytest.mark.xdist_group(f"matrix-{part}")) for part in range(PARTS)]

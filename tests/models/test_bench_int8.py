@@ -12,7 +12,7 @@ from edge_client.trainer.runtime import installed_runtimes
 from tools.bench.int8 import Case, compare
 from tools.bench.report import Result, to_json
 
-pytestmark = pytest.mark.timeout(900)  # three conversions, on a machine that may be busy
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # three conversions, on a machine that may be busy
 
 CASE = Case("line", "tests.models.networks:small", TrainingRecipe("fedavg", 60, 0.2), calibrated_on=60)
 WRONG = 4  # every fourth test example has a wrong label
