@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -33,13 +33,13 @@ DIMENSION = 2000  # so that a difference is shorter than the weights
 
 
 @pytest.fixture(params=["folder", "objects"])
-def local(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Local]:
+def local(request: pytest.FixtureRequest, tmp_path: Path, new_database: Callable[[], str | None]) -> Iterator[Local]:
     """Return an aggregator that keeps two versions, with files of each kind."""
     objects = None
     if request.param == "objects":
         s3: S3 = request.getfixturevalue("s3")
         objects = s3.address(s3.new_bucket())
-    made = Local(tmp_path / "data", objects=objects)
+    made = Local(tmp_path / "data", new_database(), objects)
     made.retention = Retention(versions=2)
     made.driver = made.new_driver()
     yield made
@@ -93,7 +93,7 @@ def test_old_versions_go_with_their_files_and_the_newest_stay_whole(local: Local
 
 def test_what_an_unfinished_round_trains_from_is_kept(local: Local) -> None:
     members = run_rounds(local, 3)
-    local.change("UPDATE round SET phase = 'open' WHERE number = 1")  # as a round that takes long beside others
+    local.change("UPDATE round SET phase = 'open' WHERE number = 1")  # as one that takes long beside others
     tidy(local)
     with local.parts.database.read() as connection:
         assert kept_from(connection, "point") == 0

@@ -16,6 +16,7 @@ from edge_client.identity import Enrolment, load_identity
 from edge_client.int8_check import count_correct
 from edge_client.journal import Journal
 from edge_client.model_store import ModelStore, current_version
+from edge_client.problems import VersionClosed
 from edge_client.state_folder import StateFolder
 from edge_client.trainer.protocol import F32, Examples
 from edge_client.trainer.runtime import InferenceModel
@@ -102,6 +103,21 @@ def test_versions_are_installed_in_turn(device: Device, store: ModelStore) -> No
     assert len(blobs) == len(set(blobs)) == 4  # plan, manifest and weights, then a difference of weights alone
     assert second.plan == device.aggregator.plan
     assert len(list(device.folder.store.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "code"), [("releases", 410, "version-removed"), ("blobs", 404, "blob-unknown")]
+)
+def test_a_version_that_the_server_let_go_is_left_for_the_newest(
+    device: Device, store: ModelStore, route: str, status: int, code: str
+) -> None:
+    store.install(0)
+    device.change = lambda request, answer: refusal(status, code) if route in request.path else answer
+    with refused(code, VersionClosed):  # an agent checks in again
+        store.install(1)
+    assert current_version(device.folder) == 0  # it stays in use
+    device.change = lambda _request, answer: answer
+    assert store.install(1).version == 1
 
 
 def _spoilt(change: Callable[[bytes], Answer]) -> Change:
