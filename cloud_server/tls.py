@@ -9,72 +9,131 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloud_server.settings import write_private
-from shared.errors import UsageError
+from shared.errors import BrokenState, UsageError
 
 ROOT_FILE = "tls_root.pem"
 CERTIFICATE_FILE = "tls_server.pem"
 KEY_FILE = "tls_server.key"
+ROOT_KEY_FILE = "tls_root.key"
+_ANEW = "a new root (remove keys/tls_*) means enrolling every device anew"
 _ROOT_VALID = dt.timedelta(days=10 * 365)
 _SERVER_VALID = dt.timedelta(days=2 * 365)
 
 
 def ensure_certificates(folder: Path, host: str, now: dt.datetime) -> None:
-    """Write root, server certificate and key into ``folder`` unless they are there.
+    """Write root, server certificate and keys into ``folder`` where they are missing; renew the certificate in time.
 
-    Raises:
-        UsageError: ``wrong-tls-host`` if those that are there do not cover ``host``.
+    Devices pin the root, which stays: under it a certificate is made for another host, or once half of the time of the
+    one before is over.
 
     Args:
         folder: where keys live.
         host: name or address under which devices reach the server; localhost is always included.
         now: the time.
+
+    Raises:
+        UsageError: ``no-tls-certificate``; ``wrong-tls-host`` or ``tls-expired``, if there is no key of the root, as in
+            folders that an older program made, and the certificate does not cover ``host``, or has expired.
+        BrokenState: ``bad-key-file``.
     """
-    if (folder / CERTIFICATE_FILE).exists() and (folder / ROOT_FILE).exists():
-        _require_host(folder / CERTIFICATE_FILE, host)
+    if not (folder / ROOT_FILE).exists():
+        _make_root(folder, now)
+    made = (folder / CERTIFICATE_FILE).exists()
+    if made and _is_good(folder / CERTIFICATE_FILE, host, now):
         return
-    root_key = ec.generate_private_key(ec.SECP256R1())
-    root_name = _name("Fedloom self-signed root")
+    if (folder / ROOT_KEY_FILE).exists():
+        _make_certificate(folder, host, now)
+    elif made:
+        _require_usable(folder / CERTIFICATE_FILE, host, now)
+    else:
+        raise UsageError(
+            "no-tls-certificate",
+            "The TLS root that devices pin was not made here, and no certificate below it was given.",
+            f"give --tls-cert and --tls-key as before; {_ANEW}",
+        )
+
+
+def _make_root(folder: Path, now: dt.datetime) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("Fedloom self-signed root")
     root = (
-        _builder(root_name, root_name, root_key.public_key(), now, _ROOT_VALID)
+        _builder(name, name, key.public_key(), now, _ROOT_VALID)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(root_key.public_key()), critical=False)
-        .sign(root_key, SHA256())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, SHA256())
     )
+    write_private(folder / ROOT_KEY_FILE, _pem(key))
+    write_private(folder / ROOT_FILE, root.public_bytes(Encoding.PEM))
+
+
+def _make_certificate(folder: Path, host: str, now: dt.datetime) -> None:
+    root = x509.load_pem_x509_certificate((folder / ROOT_FILE).read_bytes())
+    root_key = _load_key(folder / ROOT_KEY_FILE)
+    if root_key.public_key() != root.public_key():
+        raise BrokenState("bad-key-file", f"{ROOT_KEY_FILE} is another root's key.", "restore it from a backup")
     key = ec.generate_private_key(ec.SECP256R1())
+    valid = min(_SERVER_VALID, root.not_valid_after_utc - now)
     certificate = (
-        _builder(_name("Fedloom aggregator"), root_name, key.public_key(), now, _SERVER_VALID)
+        _builder(_name("Fedloom aggregator"), root.subject, key.public_key(), now, valid)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.SubjectAlternativeName(_alternative_names(host)), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()),
-            critical=False,
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
         .sign(root_key, SHA256())
     )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_private(folder / KEY_FILE, private)
+    # Killed in between, the next start makes both again: key and certificate of different ones would serve nobody.
+    (folder / CERTIFICATE_FILE).unlink(missing_ok=True)
+    write_private(folder / KEY_FILE, _pem(key))
     write_private(folder / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM))
-    # The root's private key is dropped: it has signed the only certificate that it ever will.
-    write_private(folder / ROOT_FILE, root.public_bytes(Encoding.PEM))
 
 
-def _require_host(certificate: Path, host: str) -> None:
-    names = x509.load_pem_x509_certificate(certificate.read_bytes()).extensions
-    covered = names.get_extension_for_class(x509.SubjectAlternativeName).value
-    if not set(_alternative_names(host)) <= set(covered):
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except ValueError:
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise BrokenState("bad-key-file", f"{path.name} is damaged.", "restore it from a backup")
+    return key
+
+
+def _is_good(certificate: Path, host: str, now: dt.datetime) -> bool:
+    """Say whether a certificate covers ``host`` and has more than half of its time left."""
+    loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+    begins, ends = loaded.not_valid_before_utc, loaded.not_valid_after_utc
+    return _covers(loaded, host) and now < begins + (ends - begins) / 2
+
+
+def _covers(certificate: x509.Certificate, host: str) -> bool:
+    covered = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(_alternative_names(host)) <= set(covered)
+
+
+def _require_usable(path: Path, host: str, now: dt.datetime) -> None:
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    if not _covers(certificate, host):
         raise UsageError(
             "wrong-tls-host",
             f"The TLS certificate that was made here does not cover {host}, so devices would refuse the server.",
-            "serve under the name of the first start, or give --tls-cert and --tls-key; a new certificate"
-            " (remove keys/tls_*) means enrolling every device anew",
+            f"serve under the name of the first start, or give --tls-cert and --tls-key; {_ANEW}",
         )
+    if certificate.not_valid_after_utc < now:
+        raise UsageError("tls-expired", "The TLS certificate that was made here has expired.", _ANEW)
 
 
 def _name(common_name: str) -> x509.Name:
