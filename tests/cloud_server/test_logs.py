@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -12,6 +13,14 @@ import pytest
 from cloud_server import logs
 
 HOSTILE: Final = 'a\nb\r\n{"level":"error"}\x1b[2J\u2028\u202e\x00\x85\ud800\''
+
+
+@pytest.fixture(autouse=True)
+def no_request() -> Iterator[None]:
+    """Forget a request whose answer another test did not read to its end."""
+    token = logs.request_id.set("")
+    yield
+    logs.request_id.reset(token)
 
 
 def record(message: str, *values: object, **extra: object) -> logging.LogRecord:
