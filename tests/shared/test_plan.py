@@ -86,7 +86,7 @@ def test_every_field_is_in_the_hash() -> None:
         values = getattr(base, section.name)
         for item in fields(values):
             value = getattr(values, item.name)
-            others = {dict: {"a": 1.0}, tuple: ("a",)}
+            others: dict[type, object] = {dict: {"a": 1.0}, tuple: ("a",)}
             other = others.get(type(value), value + 1 if isinstance(value, int | float) else f"{value}x")
             changed = dataclasses.replace(values, **{item.name: other})
             hashes.add(dataclasses.replace(base, **{section.name: changed}).sha256)
