@@ -95,8 +95,7 @@ def mint_at_authority(arguments: argparse.Namespace, valid_s: float) -> tuple[li
     """Return secrets of codes, the aggregator's address and its root document.
 
     Raises:
-        UsageError: ``no-url``, ``bad-root`` or ``other-authority``.
-        TryLater: ``no-aggregator`` where ``--root`` was never given.
+        UsageError: ``no-url``, ``bad-root``, ``other-authority``, or ``no-root`` where ``--root`` was never given.
     """
     folder: Path = arguments.data.resolve()
     authority = Authority(folder, SystemClock(), os.urandom)
@@ -106,7 +105,17 @@ def mint_at_authority(arguments: argparse.Namespace, valid_s: float) -> tuple[li
             raise UsageError("other-authority", "The aggregator trusts another authority.", "check --root and --data")
         write_private(folder / AGGREGATOR_FILE, data)
     if arguments.url is None:
-        raise UsageError("no-url", "Codes carry the aggregator's address.", "give --url https://HOST:PORT")
+        raise UsageError(
+            "no-url",
+            "Codes carry the aggregator's address.",
+            "give --url https://HOST:PORT, the first time with --root FILE",
+        )
+    if not (folder / AGGREGATOR_FILE).exists():
+        raise UsageError(
+            "no-root",
+            "This authority does not know its aggregator yet.",
+            "give --root FILE, the aggregator's root.json",
+        )
     root = read_root(folder)
     if (known := authority.tasks()) and arguments.task not in known:
         note = f"note: the first codes for task {arguments.task}; so far there were codes for {', '.join(known)}."

@@ -10,9 +10,14 @@ from shared.secagg.session import DeviceFloors
 FEW_FOR_NOISE: Final = 100  # members; with fewer, noise of a useful strength drowns the update
 
 
-def cautions(plan: Plan) -> list[str]:
-    """Return a sentence for each thing that the operator should know before devices enrol."""
-    cohort, privacy, found = plan.cohort, plan.privacy, []
+def cautions(plan: Plan, paid: int | None = None) -> list[str]:
+    """Return a sentence for each thing that the operator should know before devices enrol.
+
+    Args:
+        plan: of the task.
+        paid: how many cohorts its privacy budget pays for, None where it never runs out.
+    """
+    cohort, found = plan.cohort, list[str]()
     floors = DeviceFloors()
     usual = floors.min_survivors
     if cohort.min_survivors < usual:
@@ -31,9 +36,34 @@ def cautions(plan: Plan) -> list[str]:
             f"A share of {cohort.corrupt_share:g} of {cohort.largest} members rounds down to none: whoever operates the"
             " aggregator together with one member may see more than the sum."
         )
+    most = plan.eligibility.max_contributions
+    if 0 < most < plan.stop.rounds:
+        found.append(
+            f"Each device contributes {most} times at most and {plan.stop.rounds} rounds are planned: with the same"
+            f" devices in each, the task waits for new ones after round {most}."
+        )
+    if plan.eligibility.min_interval_s > plan.deadlines.round_s:
+        found.append(
+            "Devices wait for longer between contributions (eligibility.min_interval_s) than a round lasts"
+            " (deadlines.round_s): with the same devices in each, rounds are abandoned."
+        )
+    return [*found, *_about_noise(plan, paid)]
+
+
+def _about_noise(plan: Plan, paid: int | None) -> list[str]:
+    cohort, privacy, found = plan.cohort, plan.privacy, list[str]()
     if privacy.mechanism == "none":
+        if privacy.noise_multiplier:
+            found.append('The plan has a noise_multiplier and mechanism = "none": no noise is added.')
         return found
-    if plan.stop.rounds > privacy.max_participations:
+    if paid is not None:
+        planned = f"{plan.stop.rounds} are" if plan.stop.rounds else "no end is"
+        found.append(
+            f"max_epsilon = {privacy.max_epsilon:g} pays for {paid} rounds, and {planned} planned: the task ends then."
+            if paid < plan.stop.rounds or not plan.stop.rounds
+            else f"max_epsilon = {privacy.max_epsilon:g} pays for {paid} rounds; cohorts that fail late are paid, too."
+        )
+    elif plan.stop.rounds > privacy.max_participations:
         found.append(
             f"Each device takes part {privacy.max_participations} times and {plan.stop.rounds} rounds are planned: with"
             f" the same devices in each, the task waits for new ones after round {privacy.max_participations}."

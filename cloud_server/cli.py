@@ -25,7 +25,7 @@ from cloud_server.database_cli import add_database
 from cloud_server.devices import State, set_state
 from cloud_server.listening import read_text
 from cloud_server.parameters import add_parameters, show_parameters
-from cloud_server.privacy import privacy_report
+from cloud_server.privacy import paid_cohorts, privacy_report
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.serve_cli import add_driver, add_serve, drive, serve
 from cloud_server.settings import DataFolder, load_or_create_key
@@ -44,6 +44,7 @@ from cloud_server.tasks import (
 from shared.bundle import read_bundle
 from shared.clock import SystemClock
 from shared.errors import FedloomError, TryLater, UsageError
+from shared.layout import Layout
 from shared.plan import Plan
 from shared.release import RELEASE_FILE, SIGNATURE_FILE
 from shared.root import EnrolmentCode, Root
@@ -217,7 +218,7 @@ def _task_create(arguments: argparse.Namespace) -> Json:
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)
     database.close()
-    notes = cautions(plan)
+    notes = cautions(plan, paid_cohorts(plan, Layout.of(bundle.manifest.tensors)))
     if not arguments.json:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)

@@ -45,6 +45,21 @@ def require_possible(plan: Plan, layout: Layout) -> None:
             )
 
 
+def paid_cohorts(plan: Plan, layout: Layout) -> int | None:
+    """Return how many full cohorts the plan's budget pays for, None where it never runs out."""
+    loss = _loss(plan, layout, plan.cohort.largest)
+    if not loss or _epsilon_of(plan, loss, plan.privacy.max_participations) <= plan.privacy.max_epsilon:
+        return None
+    enough, too_many = 0, plan.privacy.max_participations
+    while too_many - enough > 1:
+        middle = (enough + too_many) // 2
+        if _epsilon_of(plan, loss, middle) <= plan.privacy.max_epsilon:
+            enough = middle
+        else:
+            too_many = middle
+    return enough
+
+
 def charge_frozen(
     connection: Connection, cohort_id: str, plan: Plan, layout: Layout, members: int, survivors: int, now_s: float
 ) -> None:
@@ -108,9 +123,15 @@ def _epsilon(plan: Plan, losses: Sequence[Loss]) -> float:
     """Return the epsilon of a device that took part as often, and at as high a cost, as it can have."""
     if not losses:
         return 0.0
-    from dp_accounting import rdp  # noqa: PLC0415  # takes a second, which no other command should wait for
-
     most = plan.privacy.max_participations
     total = [math.fsum(sorted(column, reverse=True)[:most]) for column in zip(*losses, strict=True)]
+    return _epsilon_of(plan, total, 1)
+
+
+def _epsilon_of(plan: Plan, loss: Sequence[float], times: int) -> float:
+    """Return the epsilon of a loss that is paid so many times."""
+    from dp_accounting import rdp  # noqa: PLC0415  # takes a second, which no other command should wait for
+
+    total = [value * times for value in loss]
     found, _ = rdp.compute_epsilon(list(ORDERS), total, plan.privacy.delta)
     return float(found)

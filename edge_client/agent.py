@@ -13,7 +13,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -120,6 +120,15 @@ class Agent:
             FedloomError: what is wrong with the data, the model or the protocol.
         """
         assignment = self._check_in()
+        try:
+            return self._once(assignment)
+        except FedloomError:
+            if self._given_up == assignment.round_number:
+                with suppress(FedloomError):  # so that its place goes to another device
+                    self._check_in()
+            raise
+
+    def _once(self, assignment: Assignment) -> Contribution | None:
         installed = self._install_for(assignment)
         if assignment.action == "done":
             self._personalise(installed)
@@ -195,7 +204,7 @@ class Agent:
         return longest * (0.5 + 0.5 * self._around.jitter())
 
     def _check_in(self) -> Assignment:
-        body = CheckIn(self._journal.installed_version, self._around.memory_mib).to_bytes()
+        body = CheckIn(self._journal.installed_version, self._around.memory_mib, max(0, self._given_up)).to_bytes()
         return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
 
     def _install_for(self, assignment: Assignment) -> Installed:
@@ -204,6 +213,8 @@ class Agent:
         except ProtocolAbort as error:
             if assignment.action == "train":
                 self._refuse(assignment.round_number, assignment.version, error)
+            elif assignment.action == "done" and error.code in _FOR_GOOD:
+                self._ruled_out = error
             raise
 
     def _refuse(self, round_number: int, version: int, error: ProtocolAbort) -> None:

@@ -96,6 +96,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "CheckIn": closed(
         version=whole(-1, MAX_VERSION, "That the device uses, -1 before the first."),
         memory_mib=whole(0, MAX_MEMORY_MIB, "That the device has."),
+        declined=whole(0, MAX_VERSION, "Round in which the device will not take part, 0 for none."),
     ),
     "Assignment": closed(
         action={"enum": ["train", "wait", "done"]},

@@ -51,7 +51,7 @@ def check_in() -> Response:
 
     def answer() -> bytes | None:
         nonlocal last
-        assignment = assigner.assignment(row, caller().task)
+        assignment = assigner.assignment(row, caller().task, message.declined)
         last = assignment.to_bytes()
         return None if assigner.holds(assignment) else last
 

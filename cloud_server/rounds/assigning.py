@@ -16,7 +16,7 @@ from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.pacing import Pacer
 from cloud_server.rounds.records import StoredCohort, current_cohort_id, load_cohort
 from cloud_server.rounds.rounds import last_round_number, open_round
-from cloud_server.rounds.selection import invite, places_left
+from cloud_server.rounds.selection import invite, places_left, uninvite
 from cloud_server.storage.database import Database, read_revision
 from cloud_server.storage.schema import invitation, step
 from cloud_server.tasks import Task, load_task, newest_version
@@ -26,7 +26,9 @@ from shared.wire.messages import Assignment, Reason
 
 DONE_RETRY_S: Final = 60.0
 FULL_S: Final = 1.0  # how long a process believes that nobody else is needed
-PASSING: Final[frozenset[Reason]] = frozenset({"no-round", "round-full"})  # reasons to wait that a driver ends
+PASSING: Final[frozenset[Reason]] = frozenset(
+    {"no-round", "joined", "round-full"}
+)  # reasons to wait that a driver ends
 _IS_INVITED: Final = select(invitation.c.device).where(
     invitation.c.task == bindparam("task"), invitation.c.device == bindparam("device")
 )
@@ -93,8 +95,13 @@ class Assigner:
         self._outlooks: dict[str, Outlook] = {}
         self._full_until_s: dict[str, float] = {}  # by cohort
 
-    def assignment(self, row: Row[Any], task_name: str) -> Assignment:
+    def assignment(self, row: Row[Any], task_name: str, declined: int = 0) -> Assignment:
         """Return what the device of ``row`` does next.
+
+        Args:
+            row: ``KNOWN`` columns of the device.
+            task_name: of its task.
+            declined: the round in which it will not take part, 0 for none.
 
         Raises:
             Missing: ``task-unknown``.
@@ -104,21 +111,24 @@ class Assigner:
             outlook = self._outlook(connection, task_name)
             out = left_out(Candidate.of(row), outlook.task.plan, now_s)
             forming = None if out or outlook.task.state == "done" else outlook.forming
-            if forming is not None and has_joined(connection, forming.id, row.device):
-                forming = None
+            idle = self._idle(connection, outlook, forming, row.device, declined)
             invited = forming is not None and self._is_invited(connection, task_name, row.device)
             asks = forming is not None and not invited and self._has_places(connection, outlook, forming, now_s)
-        if forming is not None and asks:
+        if idle == "declined" and invited:
+            with self._database.write() as connection:
+                uninvite(connection, task_name, row.device)
+            self._full_until_s.clear()
+        elif forming is not None and asks and not idle:
             with self._database.write() as connection:
                 invited = invite(connection, outlook.task.plan, forming, row.device, now_s)
         if outlook.task.state == "done":
             return self._wait(outlook, "done", self._pacer.retry_after_ms(DONE_RETRY_S))
         if out is not None:
             return self._wait(outlook, "wait", self._pacer.retry_after_ms(out.wait_s), out.reason)
-        if invited:
+        if invited and not idle:
             return Assignment("train", outlook.version, outlook.round_number, 0)
-        soon = RETRY_AFTER_MS if self._pacer.pace().holds else self._pacer.retry_after_ms()
-        return self._wait(outlook, "wait", soon, "no-round" if forming is None else "round-full")
+        soon = RETRY_AFTER_MS if self._pacer.pace().holds and idle != "declined" else self._pacer.retry_after_ms()
+        return self._wait(outlook, "wait", soon, idle or "round-full")
 
     def holds(self, assignment: Assignment) -> bool:
         """Say whether to hold the request in case there is soon something else to do."""
@@ -130,6 +140,16 @@ class Assigner:
             known = self._outlooks[task_name] = look(connection, task_name, revision)
             self._full_until_s.clear()
         return known
+
+    def _idle(
+        self, connection: Connection, outlook: Outlook, forming: StoredCohort | None, name: str, declined: int
+    ) -> Reason:
+        """Return why there is nothing to do even where the round is not full, empty if there is something."""
+        if forming is None:
+            return "no-round"
+        if declined == outlook.round_number:
+            return "declined"
+        return "joined" if has_joined(connection, forming.id, name) else ""
 
     def _is_invited(self, connection: Connection, task_name: str, name: str) -> bool:
         return connection.execute(_IS_INVITED, {"task": task_name, "device": name}).one_or_none() is not None

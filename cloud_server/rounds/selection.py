@@ -99,6 +99,11 @@ def invite(connection: Connection, plan: Plan, record: StoredCohort, name: str, 
     return True
 
 
+def uninvite(connection: Connection, task_name: str, name: str) -> None:
+    """Free the place of a device that said that it will not come."""
+    connection.execute(delete(invitation).where(invitation.c.task == task_name, invitation.c.device == name))
+
+
 def end_invitations(connection: Connection, task_name: str) -> int:
     """Forget who was asked, when a round is over, and return how many were."""
     return connection.execute(delete(invitation).where(invitation.c.task == task_name)).rowcount

@@ -19,7 +19,15 @@ _COMMITMENT_BYTES: Final = 32
 _YEAR_9999_S: Final = 253_402_300_799
 Action = Literal["train", "wait", "done"]
 Reason = Literal[
-    "", "no-round", "round-full", "other-group", "too-little-memory", "contributions-used", "too-soon"
+    "",
+    "no-round",
+    "joined",
+    "declined",
+    "round-full",
+    "other-group",
+    "too-little-memory",
+    "contributions-used",
+    "too-soon",
 ]  # why a device waits
 
 
@@ -125,20 +133,26 @@ class CheckIn:
     Attributes:
         version: that it uses; -1 before the first.
         memory_mib: that it has.
+        declined: the round in which it will not take part though it was asked, 0 for none; its place is free then.
     """
 
     version: int
     memory_mib: int
+    declined: int = 0
 
     def to_bytes(self) -> bytes:
         """Write."""
-        return encode({"version": self.version, "memory_mib": self.memory_mib})
+        return encode({"version": self.version, "memory_mib": self.memory_mib, "declined": self.declined})
 
     @classmethod
     def from_bytes(cls, body: bytes) -> CheckIn:
         """Read."""
         fields = Fields(decode(body), "check-in")
-        message = cls(fields.integer("version", -1, MAX_VERSION), fields.integer("memory_mib", 0, MAX_MEMORY_MIB))
+        message = cls(
+            fields.integer("version", -1, MAX_VERSION),
+            fields.integer("memory_mib", 0, MAX_MEMORY_MIB),
+            fields.integer("declined", 0, MAX_VERSION),
+        )
         fields.end()
         return message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 from pathlib import Path
@@ -12,8 +13,12 @@ import pytest
 from cloud_server.authority.remote import Description
 from cloud_server.cautions import cautions
 from cloud_server.cli import main
+from cloud_server.privacy import paid_cohorts
 from cloud_server.settings import load_or_create_key
-from shared.plan import Cohort, Plan
+from shared.bundle import TensorSpec
+from shared.layout import Layout
+from shared.plan import Cohort, Eligibility, Plan, Privacy, Stop
+from shared.privacy.charges import epsilon_of, loss_of
 from shared.root import EnrolmentCode, Root
 from tests.cloud_server.local import Local
 from tools.bench.quadratic import write_quadratic_bundle
@@ -183,7 +188,7 @@ def test_an_authority_makes_codes_for_an_aggregator_that_trusts_it(operator: Pat
     assert run(capsys, *words)[1]["error"]["code"] == "no-url"
     words += ["--url", "https://near:8443"]
     code, document = run(capsys, *words)
-    assert (code, document["error"]["code"]) == (4, "no-aggregator")
+    assert (code, document["error"]["code"]) == (2, "no-root")
     (operator / "other.json").write_bytes(Root(b"o" * 32, b"r" * 32, "").to_bytes())
     assert run(capsys, *words, "--root", "other.json")[1]["error"]["code"] == "other-authority"
     root = Root(key, b"r" * 32, "", "https://far:8444")
@@ -206,6 +211,30 @@ def test_a_task_with_noise_for_few_devices_is_made_with_a_warning(operator: Path
     assert any("takes part 3 times and 9 rounds" in note for note in notes)
     assert any("at most 64 it costs much accuracy" in note for note in notes)
     assert not any("--allow-cohorts-of" in note for note in notes)
+
+
+def test_it_is_said_how_many_rounds_the_budget_pays_for() -> None:
+    noise = Privacy("skellam", noise_multiplier=1.0, max_participations=10, max_epsilon=8.0)
+    plan = Plan("a", cohort=Cohort(4, 4), privacy=noise, stop=Stop(rounds=6))
+    layout = Layout.of((TensorSpec("theta", (20,), 0, 20, "shared"),))
+    paid = paid_cohorts(plan, layout)
+    assert paid is not None
+    assert 1 <= paid < 6
+    assert any(f"pays for {paid} rounds, and 6 are planned" in note for note in cautions(plan, paid))
+    # One more is what the driver refuses.
+    once = loss_of(plan, plan.encoding(4, 20, 0))
+    assert epsilon_of([once] * paid, noise.delta) <= noise.max_epsilon < epsilon_of([once] * (paid + 1), noise.delta)
+    rich = dataclasses.replace(plan, privacy=dataclasses.replace(noise, max_epsilon=500.0))
+    assert paid_cohorts(rich, layout) is None
+    assert paid_cohorts(Plan("a"), layout) is None
+
+
+def test_contributions_and_distances_that_stop_a_task_are_said() -> None:
+    few = Plan("a", eligibility=Eligibility(max_contributions=2), stop=Stop(rounds=5))
+    assert any("contributes 2 times at most and 5 rounds" in note for note in cautions(few))
+    far = Plan("a", eligibility=Eligibility(min_interval_s=8 * 86400.0))
+    assert any("min_interval_s" in note for note in cautions(far))
+    assert not any("min_interval_s" in note or "at most and" in note for note in cautions(Plan("a")))
 
 
 def test_a_plan_that_withstands_fewer_colluders_than_devices_want_says_so() -> None:

@@ -27,8 +27,8 @@ ROUNDS = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), max_siz
 LONG_S = 1000 * HOUR_S
 
 
-def check_in(member: Member, memory_mib: int = 512) -> Assignment:
-    body = CheckIn(-1, memory_mib).to_bytes()
+def check_in(member: Member, memory_mib: int = 512, declined: int = 0) -> Assignment:
+    body = CheckIn(-1, memory_mib, declined).to_bytes()
     return Assignment.from_bytes(member.transport.send("POST", CHECK_IN, body).body)
 
 
@@ -84,6 +84,31 @@ def test_whoever_does_not_come_in_time_is_replaced(hurried: Local) -> None:
     assert [check_in(member).action for member in members] == ["train"] * 3 + ["wait"] * 5
     hurried.clock.time_s += HOUR_S + 1
     assert [check_in(member).action for member in members[3:]] == ["train"] * 3 + ["wait"] * 2
+
+
+def test_whoever_declines_gives_its_place_away_at_once_and_is_asked_in_the_next_round(hurried: Local) -> None:
+    plan = plan_with()
+    hurried.create(plan)
+    members = hurried.enrol(plan, 5)
+    hurried.settle()
+    assert [check_in(member).action for member in members] == ["train"] * 3 + ["wait"] * 2
+    for _ in range(2):  # an agent says so each time
+        answer = check_in(members[0], declined=1)
+        assert (answer.action, answer.reason) == ("wait", "declined")
+        assert answer.retry_after_ms > RETRY_AFTER_MS
+    assert [check_in(member).action for member in members[3:]] == ["train", "wait"]
+    run_round(hurried, members[1:3], 0)
+    hurried.settle()
+    assert check_in(members[0], declined=1).action == "train"
+
+
+def test_a_device_that_joined_is_told_so(hurried: Local) -> None:
+    plan = plan_with()
+    hurried.create(plan)
+    members = hurried.enrol(plan, 1)
+    hurried.meet(members)
+    members[0].do("join")
+    assert check_in(members[0]).reason == "joined"
 
 
 def run_round(local: Local, members: list[Member], version: int) -> None:

@@ -18,6 +18,7 @@ from shared.numeric.noisy_encoding import NoisyEncoding
 from shared.plan import Plan, Privacy, Server
 from shared.privacy.charges import PrivacyFloors, epsilon_of, loss_of
 from shared.privacy.rdp import gaussian_rdp
+from shared.wire.canonical import decode
 from tests.edge_client.aggregator import DIMENSION, Aggregator, publish
 from tests.edge_client.devices import enrolled, work_on, write_points
 from tests.edge_client.loopback import serve
@@ -201,6 +202,19 @@ def test_a_plan_with_less_noise_than_the_owner_wants_is_not_even_installed(
         with open_agent(StateFolder(tmp_path / "state"), log=ignore) as agent, refused("floor-noise", ProtocolAbort):
             agent.once()
     assert aggregator.cohorts[0].steps == {}
+    asked = [decode(request.body) for request in aggregator.requests if "check-in" in request.path]
+    assert [one["declined"] for one in asked] == [0, 1]  # its place goes to another device
+
+
+def test_a_device_that_no_plan_of_the_task_can_have_ends_when_the_task_is_done(
+    tmp_path: Path, certificates: Path
+) -> None:
+    aggregator = aggregator_with(certificates, Privacy())
+    aggregator.rounds = 0  # done
+    with serve(certificates, aggregator) as url:
+        enrolled(tmp_path, aggregator, url, privacy_floors=PrivacyFloors(min_noise_multiplier=0.1))
+        with open_agent(StateFolder(tmp_path / "state"), log=ignore) as agent, refused("floor-noise", ProtocolAbort):
+            work_on(agent)
 
 
 def test_a_device_that_may_take_part_no_more_ends_and_says_so(tmp_path: Path, certificates: Path) -> None:

@@ -81,10 +81,10 @@ CASES = {
         },
     ),
     "check-in": Case(
-        CheckIn(-1, 512),
-        CheckIn(-1, 512).to_bytes(),
+        CheckIn(-1, 512, 3),
+        CheckIn(-1, 512, 3).to_bytes(),
         CheckIn.from_bytes,
-        {"version": [-2, 2**53, 1.5, "1", None], "memory_mib": [-1, 2**20 + 1, 1.5, "1", None]},
+        {"version": [-2, 2**53, 1.5, "1", None], "memory_mib": [-1, 2**20 + 1, 1.5, "1", None], "declined": [-1, None]},
     ),
     "assignment": Case(
         Assignment("wait", 3, 4, 500, "too-soon"),
