@@ -10,13 +10,14 @@ from shared.limits import MAX_COHORT_MEMBERS, MAX_MEMBERS
 from shared.numeric.packing import LANES_PER_WORD
 from shared.numeric.quantization import Grid
 from shared.secagg.masking import WORD_BYTES
-from shared.secagg.parameters import CohortRules, thresholds
+from shared.secagg.parameters import CohortRules, share_of, thresholds
 from shared.wire.canonical import Json
 
 LARGEST_SHARE: Final = 0.5
 _LEGEND: Final = """\
 neighbours (k): others with whom a member shares masks. threshold (t): shares that recover one secret.
-survivors: the fewest whose sum is revealed. quorum: signatures over the survivors that a member wants to see.
+survivors: the fewest whose sum is revealed, unless a plan's min_survivors is more. quorum: signatures over them that a
+member wants to see. corrupt: members that may collude with the aggregator; gone: that may vanish; rounded down.
 lanes: bits per number; levels: steps from zero to the clip norm, more are finer; B: bytes sent per parameter."""
 
 
@@ -83,12 +84,14 @@ def _of_cohort(members: int, rules: CohortRules) -> dict[str, Json]:
         "threshold": found.threshold,
         "survivors": found.survivors,
         "quorum": found.quorum,
+        "corrupt": share_of(rules.corrupt_share, members),
+        "gone": members - found.survivors,
         "lanes": [*_lanes(members)],
     }
 
 
 def _table(cohorts: list[Json]) -> list[str]:
-    columns = ("members", "neighbours", "threshold", "survivors", "quorum")
+    columns = ("members", "neighbours", "threshold", "survivors", "quorum", "corrupt", "gone")
     lines = ["  ".join(columns) + "  lanes"]
     for cohort in cohorts:
         if not isinstance(cohort, dict):

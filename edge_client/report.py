@@ -79,8 +79,8 @@ def _demands(demands: Report) -> str:
     told = [f"sums of {demands['min_survivors']} devices or more", f"clip norm up to {demands['max_l2_norm']:g}"]
     if not demands["semi_honest"]:
         told.append("thresholds against a server that lies")
-    if demands["min_corrupt_share"]:
-        told.append(f"{demands['min_corrupt_share']:g} of the members may collude")
+    share = demands["min_corrupt_share"]
+    told.append(f"{share:.3g} of the members colluding withstood" if share else "no colluding members withstood")
     if demands["min_noise_multiplier"]:
         told.append(f"noise of {demands['min_noise_multiplier']:g} or more")
     if demands["max_participations"]:

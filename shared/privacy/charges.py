@@ -82,14 +82,19 @@ class PrivacyFloors:
         if self.max_epsilon and (own := epsilon_of([*spent, loss], delta)) > self.max_epsilon:
             raise _spent(
                 "floor-epsilon",
-                f"Once more would make epsilon {own:.3g} at delta {delta:g}, this device allows {self.max_epsilon:g}.",
+                f"{_once_more(spent)} make epsilon {own:.3g} at delta {delta:g}, this device allows"
+                f" {self.max_epsilon:g}.",
             )
         if limited and (total := epsilon_of([*spent, loss], privacy.delta)) > privacy.max_epsilon:
             raise _spent(
                 "privacy-budget-spent",
-                f"Once more would make epsilon {total:.3g} at delta {privacy.delta:g}, the plan allows"
+                f"{_once_more(spent)} make epsilon {total:.3g} at delta {privacy.delta:g}, the plan allows"
                 f" {privacy.max_epsilon:g}.",
             )
+
+
+def _once_more(spent: Sequence[Loss]) -> str:
+    return "One more contribution would" if spent else "One contribution alone would"
 
 
 def _spent(code: str, message: str) -> ProtocolAbort:

@@ -126,7 +126,8 @@ def test_parameters_are_what_devices_derive(capsys: Captured) -> None:
     code, document = run(capsys, "parameters", "--members", "64", "--corrupt", "0.05", "--dropout", "0.1")
     assert code == 0
     lanes = document.pop("lanes")
-    assert document == {"members": 64, "neighbours": 63, "threshold": 34, "survivors": 58, "quorum": 34}
+    derived = {"members": 64, "neighbours": 63, "threshold": 34, "survivors": 58, "quorum": 34}
+    assert document == derived | {"corrupt": 3, "gone": 6}
     assert lanes[0] == {"bits": 16, "levels": 511, "bytes_per_parameter": 2.0}
 
 
@@ -145,8 +146,8 @@ def test_parameters_for_people_are_one_line_per_size(capsys: Captured) -> None:
     assert main(["parameters", "--members", "64", "1000", "10000"]) == 0
     shares, head, first, second, third, *legend = capsys.readouterr().out.splitlines()
     assert "0.05 corrupt, 0.1 gone" in shares
-    assert head.split() == ["members", "neighbours", "threshold", "survivors", "quorum", "lanes"]
-    assert first.split()[:5] == ["64", "63", "34", "58", "34"]
+    assert head.split() == ["members", "neighbours", "threshold", "survivors", "quorum", "corrupt", "gone", "lanes"]
+    assert first.split()[:7] == ["64", "63", "34", "58", "34", "3", "6"]
     assert "21 (1048 levels, 2.667 B)" in second
     assert "a plan may ask for 4096" in third
     assert "threshold (t)" in " ".join(legend)
