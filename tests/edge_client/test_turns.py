@@ -22,9 +22,8 @@ from tests.shared.refusals import refused
 
 
 @contextmanager
-def companion(path: Path, aggregator: Aggregator, url: str) -> Iterator[None]:
-    """Let another device take part meanwhile."""
-    enrolled(path, aggregator, url, number=1)
+def companion(path: Path) -> Iterator[None]:
+    """Let another enrolled device take part meanwhile."""
 
     def contribute() -> None:
         with open_agent(StateFolder(path / "state"), log=lambda _line: None) as agent:
@@ -40,17 +39,15 @@ def companion(path: Path, aggregator: Aggregator, url: str) -> Iterator[None]:
 @pytest.mark.timeout(60)
 def test_one_process_works_on_two_tasks(tmp_path: Path, certificates: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = Aggregator(certificates, 2), Aggregator(certificates, 2)
-    with (
-        serve(certificates, first) as one,
-        serve(certificates, second) as other,
-        companion(tmp_path / "c", first, one),
-        companion(tmp_path / "d", second, other),
-    ):
-        enrolled(tmp_path / "a", first, one)
-        enrolled(tmp_path / "b", second, other)
+    with serve(certificates, first) as one, serve(certificates, second) as other:
+        for number, pair in enumerate(("ac", "bd")):
+            aggregator, url = ((first, one), (second, other))[number]
+            for device, name in enumerate(pair):
+                enrolled(tmp_path / name, aggregator, url, device)
         states = [str(tmp_path / name / "state") for name in "ab"]
         words = [word for state in states for word in ("--state", state)]
-        assert main(["run", "--exit-when-done", "--json", *words]) == 0
+        with companion(tmp_path / "c"), companion(tmp_path / "d"):
+            assert main(["run", "--exit-when-done", "--json", *words]) == 0
     printed = capsys.readouterr()
     assert printed.out.count('"version": 1') >= 2
     assert "point: round 1" in printed.err  # lines say whose they are
@@ -67,11 +64,12 @@ def test_a_device_that_is_no_longer_accepted_does_not_stop_the_other_task(tmp_pa
     with (
         serve(certificates, revoked) as one,
         serve(certificates, second) as other,
-        companion(tmp_path / "c", second, other),
         ExitStack() as opened,
     ):
         enrolled(tmp_path / "a", first, one)
         enrolled(tmp_path / "b", second, other)
+        enrolled(tmp_path / "c", second, other, number=1)
+        opened.enter_context(companion(tmp_path / "c"))
         agents = [
             opened.enter_context(open_agent(StateFolder(tmp_path / name / "state"), log=lambda _line: None))
             for name in "ab"

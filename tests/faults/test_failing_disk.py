@@ -208,7 +208,8 @@ class Round:
         vector = member.prepare("upload")[1]
         target, client = member.target("vector"), self.local.app.test_client()
         for size in (len(vector) // 3, len(vector) // 2):
-            headers = member.transport.signed("PUT", target, vector) | {"Content-Type": OCTETS}
+            signed = member.transport.signed("PUT", target, vector)
+            headers = {**signed, **member.inbox_header, "Content-Type": OCTETS}
             announced = {"CONTENT_LENGTH": str(len(vector))}
             with (
                 self.trial.of("piece"),

@@ -49,8 +49,8 @@ def test_what_is_no_load_is_refused(words: tuple[str, ...], capsys: pytest.Captu
 
 def test_devices_are_spread_over_the_parts_of_a_window() -> None:
     window = Window([(100.0, 10.0), (150.0, 10.0)])
-    assert [window.time_of(share) for share in (0.0, 0.25, 0.5, 0.75)] == [100.0, 105.0, 150.0, 155.0]
-    assert window.time_of(1.0) == 160.0
+    times = [(0, 100.0), (0, 105.0), (1, 150.0), (1, 155.0), (1, 160.0)]
+    assert [window.time_of(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)] == times
     assert Window.from_json(window.to_json()) == window
 
 
@@ -61,9 +61,9 @@ def test_a_process_is_told_and_reports_in_lines() -> None:
 
 
 def test_what_went_wrong_is_in_the_figures() -> None:
-    timed = {"upload": [(1.0, 0.25), (12.0, 3.0)], "small": [(1.0, 0.5), (12.0, 0.5)]}
+    timed = {"upload/0": [0.25], "upload/1": [3.0], "small/0": [0.5], "small/1": [0.5], "small": [9.0]}
     report = Report(timed, {"no-connection": 2}, answered=9, counted=3, latest_s=0.5, peak_bytes=MIB, sid="00")
-    outcome = Outcome([report], Window([(0.0, 10.0), (10.0, 10.0)]), 600 * MIB, MIB, ended=7, wrong_weights=1)
+    outcome = Outcome([report], 600 * MIB, MIB, ended=7, wrong_weights=1)
     load = Load(5, 10, 20.0, slow_clients=64, processes=1, web_processes=1)
     found = {
         re.sub(r", 5 devices.*", "", result.name): (result.value, result.ratio) for result in to_results(load, outcome)

@@ -18,7 +18,6 @@ from tools.bench.report import Result, to_json, to_text
 from tools.load.devices import LOOKS
 from tools.load.run import Load, Outcome
 from tools.load.run import run as run_load
-from tools.load.work import Window
 
 ACCEPT_S: Final = 1.0  # aim: 99 of 100 requests are accepted within
 WEB_MIB: Final = 512.0  # aim: at any number of devices
@@ -84,15 +83,14 @@ def to_results(load: Load, outcome: Outcome) -> list[Result]:
     scale = f"{load.devices} devices, d = {load.parameters}"
     results = []
     for kind in ("upload", "small"):
-        timed = list(chain.from_iterable(report.seconds.get(kind, []) for report in outcome.reports))
-        quiet = _in(outcome.window, 0, timed)
+        quiet = _seconds(outcome, kind, 0)
         half, ninety_nine = (float(np.quantile(quiet, share)) for share in (0.5, 0.99))
         results += [
             Result(f"load/{kind} accepted, p50, {scale}", half, "s", "p99 of the same", ninety_nine),
             Result(f"load/{kind} accepted, p99, {scale}", ninety_nine, "s", "aim", ACCEPT_S),
         ]
         if load.slow_clients:
-            beside = float(np.quantile(_in(outcome.window, 1, timed), 0.99))
+            beside = float(np.quantile(_seconds(outcome, kind, 1), 0.99))
             name = f"load/{kind} accepted, p99, beside {load.slow_clients} slow clients, {scale}"
             results.append(Result(name, beside, "s", "p99 without them", ninety_nine))
     errors = sum(sum(report.errors.values()) for report in outcome.reports)
@@ -120,10 +118,9 @@ def to_results(load: Load, outcome: Outcome) -> list[Result]:
     ]
 
 
-def _in(window: Window, part: int, timed: list[tuple[float, float]]) -> list[float]:
-    """Return the seconds of requests that were begun in a part of the window."""
-    begin_s, length_s = window.spans[part]
-    found = [seconds for at_s, seconds in timed if begin_s <= at_s < begin_s + length_s]
+def _seconds(outcome: Outcome, kind: str, part: int) -> list[float]:
+    """Return what requests of a part of the window took."""
+    found = list(chain.from_iterable(report.seconds.get(f"{kind}/{part}", []) for report in outcome.reports))
     if not found:
-        raise UsageError("bad-load", "No device came in a part of the window.", "give more --devices or --window-s")
+        raise UsageError("bad-load", "No device came in a part of the window.", "give more --devices")
     return found

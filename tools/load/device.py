@@ -60,25 +60,25 @@ class Tally:
     """What a process's requests took, and which were refused.
 
     Attributes:
-        seconds: of requests, by kind; each with the time at which it was begun (seconds since the epoch).
+        seconds: of requests, by kind; in the window the kind names its part, too.
         errors: how often which code came.
         answered: requests, timed or not.
     """
 
-    seconds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     answered: int = 0
 
     def time(self, kind: str, request: Callable[[], Reply]) -> bool:
         """Make a request once, and say whether it was accepted."""
-        began_s, start_s = time.time(), time.perf_counter()
+        start_s = time.perf_counter()
         try:
             request()
         except FedloomError as error:
             self.errors[error.code] = self.errors.get(error.code, 0) + 1
             return False
         finally:
-            self.seconds.setdefault(kind, []).append((began_s, time.perf_counter() - start_s))
+            self.seconds.setdefault(kind, []).append(time.perf_counter() - start_s)
             self.answered += 1
         return True
 
@@ -197,16 +197,16 @@ class LoadDevice:
         inbox = read_indexed(self._poll("GET", self._target("inbox")), "boxes", SEALED_BYTES)
         return self._session.mask(inbox, words)
 
-    def look(self) -> None:
-        """Read the release, as devices do every now and then."""
-        self._small("GET", f"{RELEASES}/0", b"")
+    def look(self, part: int) -> None:
+        """Read the release, as devices do every now and then, in a part of the window."""
+        self._small("GET", f"{RELEASES}/0", b"", f"small/{part}")
 
-    def upload(self, vector: bytes) -> None:
-        """Send the masked vector."""
+    def upload(self, vector: bytes, part: int) -> None:
+        """Send the masked vector in a part of the window."""
         target, send, inbox = self._target(VECTOR), self._transport.send_once, self._session.signed_inbox
         headers = {INBOX_HEADER: octets_to_text(inbox)}
         if not self._tally.time(
-            "upload",
+            f"upload/{part}",
             lambda: send("PUT", target, vector, content_type=OCTETS, counts_as="vector_up", headers=headers),
         ):
             send_vector(self._transport, target, vector, inbox, CLOCK.now_s() + PATIENCE_S, CLOCK)
@@ -231,10 +231,10 @@ class LoadDevice:
     def _tell(self, step: str, body: bytes) -> None:
         self._small("PUT", self._target(step), body)
 
-    def _small(self, method: str, target: str, body: bytes) -> None:
+    def _small(self, method: str, target: str, body: bytes, kind: str = "small") -> None:
         send = self._transport.send_once
         if not self._tally.time(
-            "small", lambda: send(method, target, body, content_type=JSON, counts_as="other_up", headers={})
+            kind, lambda: send(method, target, body, content_type=JSON, counts_as="other_up", headers={})
         ):
             self._transport.send(method, target, body, until_s=CLOCK.now_s() + PATIENCE_S)
 

@@ -86,20 +86,21 @@ class Devices:
 
     def upload(self, window: Window) -> float:
         """Let each device read the release and send its vector at its time; return how late the latest began, s."""
-        shares = self._random.sample(range(1 << 30), len(self._devices))
-        times_s = sorted(window.time_of(share / (1 << 30)) for share in shares)
-        late_s = [0.0] * len(times_s)
+        count = len(self._devices)
+        times = [window.time_of((number + self._random.random()) / count) for number in range(count)]
+        late_s = [0.0] * count
 
         def one(number: int) -> None:
-            time.sleep(max(0.0, times_s[number] - time.time()))
-            late_s[number] = time.time() - times_s[number]
+            part, at_s = times[number]
+            time.sleep(max(0.0, at_s - time.time()))
+            late_s[number] = time.time() - at_s
             device, path = self._devices[number], self._folder / str(number)
             for _ in range(LOOKS):
-                device.look()
-            device.upload(path.read_bytes())
+                device.look(part)
+            device.upload(path.read_bytes(), part)
             path.unlink()
 
-        self._each(one, range(len(times_s)))
+        self._each(one, range(count))
         return max(late_s)
 
     def finish(self) -> int:

@@ -69,7 +69,6 @@ class Outcome:
 
     Attributes:
         reports: of the processes of devices.
-        window: when vectors went up.
         web_bytes: peak memory of all web processes together.
         driver_bytes: peak memory of the driver.
         ended: how often the aggregator ended a slow client's connection.
@@ -77,7 +76,6 @@ class Outcome:
     """
 
     reports: list[Report]
-    window: Window
     web_bytes: int
     driver_bytes: int
     ended: int
@@ -110,7 +108,7 @@ def run(load: Load, folder: Path, say: Any) -> Outcome:  # noqa: ANN401  # print
         reports = [Report.from_json(_line(child)) for child in children]
         say("comparing the new version with the devices' own vectors")
         wrong = _wrong_weights(server, plan, folder, reports)
-        return Outcome(reports, window, *_memory(server), ended, wrong)
+        return Outcome(reports, *_memory(server), ended, wrong)
 
 
 def _plan(load: Load) -> Plan:

@@ -60,14 +60,14 @@ class Window:
         """Undo ``to_json``."""
         return cls([(float(begin), float(length)) for begin, length in json.loads(line)["spans"]])
 
-    def time_of(self, share: float) -> float:
-        """Return the time (seconds since the epoch) after which ``share`` of the window, in [0, 1), has passed."""
+    def time_of(self, share: float) -> tuple[int, float]:
+        """Return the part and the time (seconds since the epoch) when ``share``, in [0, 1), of the window has passed."""
         left_s = share * sum(length for _, length in self.spans)
-        for begin_s, length_s in self.spans:
+        for part, (begin_s, length_s) in enumerate(self.spans):
             if left_s < length_s:
-                return begin_s + left_s
+                return part, begin_s + left_s
             left_s -= length_s
-        return self.spans[-1][0] + self.spans[-1][1]
+        return len(self.spans) - 1, sum(self.spans[-1])
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Report:
         sid: hexadecimal, of the cohort.
     """
 
-    seconds: dict[str, list[tuple[float, float]]]
+    seconds: dict[str, list[float]]
     errors: dict[str, int]
     answered: int
     counted: int
