@@ -61,7 +61,7 @@ class Window:
         return cls([(float(begin), float(length)) for begin, length in json.loads(line)["spans"]])
 
     def time_of(self, share: float) -> tuple[int, float]:
-        """Return the part and the time (seconds since the epoch) when ``share``, in [0, 1), of the window has passed."""
+        """Return the part and the time (seconds since the epoch) when ``share``, in [0, 1), of it has passed."""
         left_s = share * sum(length for _, length in self.spans)
         for part, (begin_s, length_s) in enumerate(self.spans):
             if left_s < length_s:
