@@ -16,9 +16,9 @@ from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.pacing import Pacer
 from cloud_server.rounds.records import StoredCohort, current_cohort_id, load_cohort
 from cloud_server.rounds.rounds import last_round_number, open_round
-from cloud_server.rounds.selection import invite, places_left, uninvite
+from cloud_server.rounds.selection import invite, is_invited, places_left, uninvite
 from cloud_server.storage.database import Database, read_revision
-from cloud_server.storage.schema import invitation, step
+from cloud_server.storage.schema import step
 from cloud_server.tasks import Task, load_task, newest_version
 from shared.clock import Clock
 from shared.limits import RETRY_AFTER_MS
@@ -29,9 +29,6 @@ FULL_S: Final = 1.0  # how long a process believes that nobody else is needed
 PASSING: Final[frozenset[Reason]] = frozenset(
     {"no-round", "joined", "round-full"}
 )  # reasons to wait that a driver ends
-_IS_INVITED: Final = select(invitation.c.device).where(
-    invitation.c.task == bindparam("task"), invitation.c.device == bindparam("device")
-)
 _HAS_JOINED: Final = select(step.c.device).where(
     step.c.cohort == bindparam("cohort"), step.c.device == bindparam("device"), step.c.step == "join"
 )
@@ -112,7 +109,7 @@ class Assigner:
             out = left_out(Candidate.of(row), outlook.task.plan, now_s)
             forming = None if out or outlook.task.state == "done" else outlook.forming
             idle = self._idle(connection, outlook, forming, row.device, declined)
-            invited = forming is not None and self._is_invited(connection, task_name, row.device)
+            invited = forming is not None and is_invited(connection, task_name, row.device)
             asks = forming is not None and not invited and self._has_places(connection, outlook, forming, now_s)
         if idle == "declined" and invited:
             with self._database.write() as connection:
@@ -150,9 +147,6 @@ class Assigner:
         if declined == outlook.round_number:
             return "declined"
         return "joined" if has_joined(connection, forming.id, name) else ""
-
-    def _is_invited(self, connection: Connection, task_name: str, name: str) -> bool:
-        return connection.execute(_IS_INVITED, {"task": task_name, "device": name}).one_or_none() is not None
 
     def _has_places(self, connection: Connection, outlook: Outlook, forming: StoredCohort, now_s: float) -> bool:
         if now_s < self._full_until_s.get(forming.id, 0.0):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, delete, desc, exists, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, desc, exists, func, insert, select, update
 
 from cloud_server.rounds.records import StoredCohort
 from cloud_server.storage.schema import invitation, round_, step
@@ -20,6 +20,9 @@ from shared.wire.canonical import decode
 REMEMBERED_ROUNDS: Final = 5  # from which is learned how many of the invited come
 PRIOR_DEVICES: Final = 8  # the plan's own expectation counts as much as so many devices
 SMALLEST_SHOW_RATE: Final = 0.1
+_IS_INVITED: Final = select(invitation.c.device).where(
+    invitation.c.task == bindparam("task"), invitation.c.device == bindparam("device")
+)
 
 
 def show_rate(past: Sequence[tuple[int, int]], dropout_share: float) -> float:
@@ -48,8 +51,7 @@ def places(target: int, joined: int, outstanding: int, rate: float) -> int:
 
 def is_invited(connection: Connection, task_name: str, name: str) -> bool:
     """Say whether a device was asked in the open round."""
-    found = select(invitation.c.device).where(invitation.c.task == task_name, invitation.c.device == name)
-    return connection.execute(found).one_or_none() is not None
+    return connection.execute(_IS_INVITED, {"task": task_name, "device": name}).one_or_none() is not None
 
 
 def places_left(connection: Connection, plan: Plan, record: StoredCohort, now_s: float) -> int:
