@@ -124,6 +124,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "work.rendezvous": Operation(
         "Meeting", "Rendezvous", held=True, problems={404: ("task-unknown",), 409: ("version-closed",)}
     ),
+    "work.decision": Operation("SignedDecision", problems={404: ("no-decision",)}),
     "work.release": Operation("Release", problems={404: ("version-unknown",), 410: ("version-removed",)}),
     "work.blob": Operation(
         OCTETS, ranges=True, problems={404: ("blob-unknown",), 416: ("requested-range-not-satisfiable",)}
@@ -144,6 +145,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 "other-group",
                 "other-model",
                 "other-plan",
+                "other-stage",
                 "other-task",
                 "same-keys",
                 "too-little-memory",

@@ -11,16 +11,19 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, bindparam, select
 
+from cloud_server.releases.state import load_release
 from cloud_server.rounds.eligibility import Candidate, left_out
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.pacing import Pacer
 from cloud_server.rounds.records import StoredCohort, current_cohort_id, load_cohort
+from cloud_server.rounds.releasing import running_evaluation
 from cloud_server.rounds.rounds import last_round_number, open_round
 from cloud_server.rounds.selection import invite, is_invited, places_left, uninvite
 from cloud_server.storage.database import Database, read_revision
 from cloud_server.storage.schema import step
 from cloud_server.tasks import Task, load_task, newest_version
 from shared.clock import Clock
+from shared.decision import Decision
 from shared.limits import RETRY_AFTER_MS
 from shared.wire.messages import Assignment, Reason
 
@@ -44,6 +47,8 @@ class Outlook:
         version: the newest.
         round_number: of the open round, or the last one.
         forming: the cohort that forms in the open round.
+        decision: sequence of the release decision that devices are shown, 0 where they use the newest version.
+        evaluating: the cohort that forms to evaluate a candidate for a stage, and the decision that says for whom.
     """
 
     revision: str
@@ -51,6 +56,8 @@ class Outlook:
     version: int
     round_number: int
     forming: StoredCohort | None
+    decision: int = 0
+    evaluating: tuple[StoredCohort, Decision] | None = None
 
 
 def has_joined(connection: Connection, cohort_id: str, name: str) -> bool:
@@ -73,7 +80,19 @@ def look(connection: Connection, task_name: str, revision: str = "") -> Outlook:
         newest_version(connection, task_name),
         last_round_number(connection, task_name),
         record if forms else None,
+        *_evaluating(connection, task_name),
     )
+
+
+def _evaluating(connection: Connection, task_name: str) -> tuple[int, tuple[StoredCohort, Decision] | None]:
+    state = load_release(connection, task_name)
+    if state is None or state.decision is None:
+        return 0, None
+    found = running_evaluation(connection, task_name)
+    record = found[1] if found is not None else None
+    signed = state.sequence == state.revision  # else a driver is about to say something else
+    forms = signed and record is not None and record.state.phase is Phase.FORMING
+    return state.sequence, (record, state.decision) if forms and record is not None else None
 
 
 class Assigner:
@@ -92,13 +111,14 @@ class Assigner:
         self._outlooks: dict[str, Outlook] = {}
         self._full_until_s: dict[str, float] = {}  # by cohort
 
-    def assignment(self, row: Row[Any], task_name: str, declined: int = 0) -> Assignment:
+    def assignment(self, row: Row[Any], task_name: str, declined: int = 0, declined_evaluation: int = 0) -> Assignment:
         """Return what the device of ``row`` does next.
 
         Args:
             row: ``KNOWN`` columns of the device.
             task_name: of its task.
             declined: the round in which it will not take part, 0 for none.
+            declined_evaluation: the promotion that it will not evaluate, 0 for none.
 
         Raises:
             Missing: ``task-unknown``.
@@ -106,14 +126,19 @@ class Assigner:
         now_s = self._clock.now_s()
         with self._database.read() as connection:
             outlook = self._outlook(connection, task_name)
+            evaluates = self._may_evaluate(connection, outlook, row, declined_evaluation, now_s)
+        if evaluates is not None and self._invite_to(outlook, evaluates, row.device, now_s):
+            number = evaluates.round_number
+            return Assignment("evaluate", evaluates.base_version, number, 0, decision=outlook.decision)
+        with self._database.read() as connection:
             out = left_out(Candidate.of(row), outlook.task.plan, now_s)
             forming = None if out or outlook.task.state == "done" else outlook.forming
             idle = self._idle(connection, outlook, forming, row.device, declined)
-            invited = forming is not None and is_invited(connection, task_name, row.device)
+            invited = forming is not None and is_invited(connection, forming, row.device)
             asks = forming is not None and not invited and self._has_places(connection, outlook, forming, now_s)
-        if idle == "declined" and invited:
+        if idle == "declined" and forming is not None and invited:
             with self._database.write() as connection:
-                uninvite(connection, task_name, row.device)
+                uninvite(connection, forming, row.device)
             self._full_until_s.clear()
         elif forming is not None and asks and not idle:
             with self._database.write() as connection:
@@ -123,9 +148,31 @@ class Assigner:
         if out is not None:
             return self._wait(outlook, "wait", self._pacer.retry_after_ms(out.wait_s), out.reason)
         if invited and not idle:
-            return Assignment("train", outlook.version, outlook.round_number, 0)
+            return Assignment("train", outlook.version, outlook.round_number, 0, decision=outlook.decision)
         soon = RETRY_AFTER_MS if self._pacer.pace().holds and idle != "declined" else self._pacer.retry_after_ms()
         return self._wait(outlook, "wait", soon, idle or "round-full")
+
+    def _may_evaluate(
+        self, connection: Connection, outlook: Outlook, row: Row[Any], declined: int, now_s: float
+    ) -> StoredCohort | None:
+        """Return the cohort that a device of its stage is to evaluate in, None if there is none for it."""
+        if outlook.evaluating is None:
+            return None
+        record, decision = outlook.evaluating
+        if declined == record.round_number or not decision.includes(row.device):
+            return None
+        out = left_out(Candidate.of(row), outlook.task.plan, now_s)
+        return None if out or has_joined(connection, record.id, row.device) else record
+
+    def _invite_to(self, outlook: Outlook, record: StoredCohort, name: str, now_s: float) -> bool:
+        with self._database.read() as connection:
+            invited = is_invited(connection, record, name)
+            if not (invited or self._has_places(connection, outlook, record, now_s)):
+                return False
+        if invited:
+            return True
+        with self._database.write() as connection:
+            return invite(connection, outlook.task.plan, record, name, now_s)
 
     def holds(self, assignment: Assignment) -> bool:
         """Say whether to hold the request in case there is soon something else to do."""
@@ -159,4 +206,4 @@ class Assigner:
     def _wait(
         self, outlook: Outlook, action: Literal["wait", "done"], retry_ms: int, reason: Reason = ""
     ) -> Assignment:
-        return Assignment(action, outlook.version, outlook.round_number, retry_ms, reason)
+        return Assignment(action, outlook.version, outlook.round_number, retry_ms, reason, outlook.decision)

@@ -39,13 +39,13 @@ from shared.wire.messages import (
     EnrolRequest,
     Meeting,
     Outcome,
+    Rendezvous,
     read_indexed,
     read_octets,
     read_release,
     write_answer,
     write_octets,
     write_shares,
-    write_version,
 )
 from shared.wire.requests import BLOBS, COHORTS, ENROL, INBOX_HEADER, RELEASES, RENDEZVOUS, enrolment_message
 from shared.wire.signed import Certificate, Signed, SigningKey
@@ -126,7 +126,7 @@ class Member:
 
     def meet(self, model_sha256: str, version: int = 0) -> None:
         """Find the cohort that forms, and make fresh keys for it."""
-        body = self.transport.poll(RENDEZVOUS, float("inf"), "POST", write_version(version))
+        body = self.transport.poll(RENDEZVOUS, float("inf"), "POST", Rendezvous(version).to_bytes())
         self.enter(Meeting.from_bytes(body), model_sha256)
 
     def enter(self, meeting: Meeting, model_sha256: str) -> None:
