@@ -1,6 +1,7 @@
 """The device's own record, written before every action, so that a power cut never makes it do a thing twice.
 
-One row is one contribution: one training and what became of its update. The keys of a session and the update live in
+One row is one contribution: one training and what became of its update, or one evaluation of two versions and what
+became of its counts, which goes through the same states. The keys of a session and the update live in
 memory only. Whatever a process left unfinished is therefore closed when the next one starts: it can never mask again
 under those keys, and an update of which a byte may have left is spent.
 
@@ -22,6 +23,7 @@ from typing import Final
 
 from edge_client.journal_file import adopt_id, open_journal
 from edge_client.traffic import Traffic
+from shared.decision import Decision, parse_decision
 from shared.errors import FedloomError
 from shared.privacy.charges import Loss
 
@@ -71,6 +73,8 @@ class Contribution:
         seconds_training: how long training took.
         traffic: bytes on its behalf.
         training_failed: the code with which training failed, empty if it did not: its part of the sum was zero.
+        baseline: the version that ``version`` was compared with, None for a training; ``round_number`` is the
+            promotion's then.
     """
 
     id: int
@@ -83,6 +87,7 @@ class Contribution:
     seconds_training: float
     traffic: Traffic
     training_failed: str
+    baseline: int | None = None
 
 
 def may_follow(before: State, after: State) -> bool:
@@ -142,9 +147,14 @@ class Journal:
         return counter
 
     @property
-    def installed_version(self) -> int:
-        """The newest version used, -1 before the first."""
-        return int(self.get("highest-version") or "-1")
+    def decision(self) -> Decision | None:
+        """The release decision that this device follows, None before the first."""
+        kept = self.get("decision")
+        return None if kept is None else parse_decision(kept.encode())
+
+    def follow(self, decision: Decision) -> None:
+        """Remember a verified decision; older ones are refused from now on."""
+        self.put("decision", decision.to_bytes().decode())
 
     @property
     def highest_version(self) -> int:
@@ -162,8 +172,8 @@ class Journal:
             self.record(row.id, State.ABANDONED, now_s, reason="process-ended")
         return unfinished
 
-    def begin(self, round_number: int, version: int, now_s: float) -> int:
-        """Open a contribution in state ``training`` and return its id."""
+    def begin(self, round_number: int, version: int, now_s: float, baseline: int | None = None) -> int:
+        """Open a contribution in state ``training`` and return its id; with ``baseline``, an evaluation."""
         rows = self._run(
             "INSERT INTO contribution (round, version, state, started_at_s, changed_at_s) VALUES (?, ?, ?, ?, ?)"
             " RETURNING id",
@@ -173,7 +183,10 @@ class Journal:
             now_s,
             now_s,
         )
-        return int(rows[0][0])
+        entry = int(rows[0][0])
+        if baseline is not None:
+            self._run("INSERT INTO evaluation VALUES (?, ?)", entry, baseline)
+        return entry
 
     def record(
         self,
@@ -216,16 +229,21 @@ class Journal:
     def contributions(self, first: int = 0) -> list[Contribution]:
         """Return every contribution from row ``first`` on, oldest first."""
         rows = self._run(
-            "SELECT id, round, version, cohort, state, reason, vector_sent, seconds_training, traffic, code"
+            "SELECT id, round, version, cohort, state, reason, vector_sent, seconds_training, traffic, code, baseline"
             " FROM contribution LEFT JOIN failed_training ON contribution.id = failed_training.contribution"
+            " LEFT JOIN evaluation ON contribution.id = evaluation.contribution"
             " WHERE id >= ? ORDER BY id",
             first,
         )
         return [_contribution(*row) for row in rows]
 
     def vector_left(self, version: int) -> bool:
-        """Say whether a byte of a masked vector that started from ``version`` may have left."""
-        return bool(self._run("SELECT 1 FROM contribution WHERE version = ? AND vector_sent = 1 LIMIT 1", version))
+        """Say whether a byte of a masked update that started from ``version`` may have left."""
+        query = (
+            "SELECT 1 FROM contribution WHERE version = ? AND vector_sent = 1"
+            " AND id NOT IN (SELECT contribution FROM evaluation) LIMIT 1"
+        )
+        return bool(self._run(query, version))
 
     def note_failed_training(self, entry: int, code: str) -> None:
         """Write down that a contribution is of zeros, and why."""
@@ -295,6 +313,7 @@ def _contribution(
     seconds_training: float,
     traffic: str,
     training_failed: str | None,
+    baseline: int | None,
 ) -> Contribution:
     return Contribution(
         entry,
@@ -307,4 +326,5 @@ def _contribution(
         seconds_training,
         Traffic(**json.loads(traffic)),
         training_failed or "",
+        baseline,
     )

@@ -130,6 +130,8 @@ class Assigner:
         if evaluates is not None and self._invite_to(outlook, evaluates, row.device, now_s):
             number = evaluates.round_number
             return Assignment("evaluate", evaluates.base_version, number, 0, decision=outlook.decision)
+        if outlook.evaluating is not None and declined_evaluation == outlook.evaluating[0].round_number:
+            self._free_place(outlook.evaluating[0], row.device)
         with self._database.read() as connection:
             out = left_out(Candidate.of(row), outlook.task.plan, now_s)
             forming = None if out or outlook.task.state == "done" else outlook.forming
@@ -173,6 +175,14 @@ class Assigner:
             return True
         with self._database.write() as connection:
             return invite(connection, outlook.task.plan, record, name, now_s)
+
+    def _free_place(self, record: StoredCohort, name: str) -> None:
+        with self._database.read() as connection:
+            if not is_invited(connection, record, name):
+                return
+        with self._database.write() as connection:
+            uninvite(connection, record, name)
+        self._full_until_s.clear()
 
     def holds(self, assignment: Assignment) -> bool:
         """Say whether to hold the request in case there is soon something else to do."""
