@@ -24,6 +24,7 @@ from cloud_server.cautions import cautions
 from cloud_server.database_cli import add_database
 from cloud_server.devices import State, set_state
 from cloud_server.listening import read_text
+from cloud_server.models_cli import add_models
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import paid_cohorts, privacy_report
 from cloud_server.rounds.rounds import list_rounds
@@ -35,10 +36,8 @@ from cloud_server.storage.schema import device as device_table
 from cloud_server.storage.schema import setting
 from cloud_server.tasks import (
     create_task,
-    file_of_release,
     load_task,
     newest_version,
-    release_of,
     task_names,
 )
 from shared.bundle import read_bundle
@@ -46,7 +45,6 @@ from shared.clock import SystemClock
 from shared.errors import FedloomError, TryLater, UsageError
 from shared.layout import Layout
 from shared.plan import Plan
-from shared.release import RELEASE_FILE, SIGNATURE_FILE
 from shared.root import EnrolmentCode, Root
 from shared.wire.canonical import Json, decode
 
@@ -161,11 +159,8 @@ def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     blobs = commands.add_parser("blobs", help="where files of releases are kept")
     stores = blobs.add_subparsers(required=True, metavar="VERB")
     add_blobs(lambda name, text, run: _add(stores, name, text, run))
-    model = commands.add_parser("model", help="published versions").add_subparsers(required=True, metavar="VERB")
-    export = _add(model, "export", "write a version's files into a folder", _model_export)
-    export.add_argument("task")
-    export.add_argument("--version", type=int, help="default: the newest")
-    export.add_argument("--out", type=Path, required=True)
+    model = commands.add_parser("model", help="versions and releases").add_subparsers(required=True, metavar="VERB")
+    add_models(lambda name, text, run: _add(model, name, text, run))
 
 
 def _add(
@@ -292,22 +287,6 @@ def _privacy_show(arguments: argparse.Namespace) -> Json:
     parts = _open(arguments)
     with parts.database.read() as connection:
         return privacy_report(connection, load_task(connection, arguments.task).plan)
-
-
-def _model_export(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
-    with parts.database.read() as connection:
-        load_task(connection, arguments.task)
-        number = newest_version(connection, arguments.task) if arguments.version is None else arguments.version
-        body, signature = release_of(connection, arguments.task, number)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / RELEASE_FILE).write_bytes(body)
-    (arguments.out / SIGNATURE_FILE).write_bytes(signature)
-    files = decode(body)["files"]
-    names = sorted(files) if isinstance(files, dict) else []
-    for name in names:
-        (arguments.out / name).write_bytes(parts.blobs.get(file_of_release(body, name).sha256))
-    return {"task": arguments.task, "version": number, "files": list(names)}
 
 
 def _code_create(arguments: argparse.Namespace) -> Json:

@@ -200,6 +200,7 @@ class Driver:
         if now_s - self._renewed_s < RENEWAL_CHECK_S:
             return
         self._renewed_s = now_s
+        self._clean_up()  # an operator may have ended a cohort
         with self._database.write() as connection:
             count_arrivals(connection, now_s)
         with self._database.read() as connection:
