@@ -48,6 +48,8 @@ class Outlook:
         round_number: of the open round, or the last one.
         forming: the cohort that forms in the open round.
         decision: sequence of the release decision that devices are shown, 0 where they use the newest version.
+        releasing: whether what devices use may soon be another version: a promotion goes on, or a driver is about to
+            sign how it ended.
         evaluating: the cohort that forms to evaluate a candidate for a stage, and the decision that says for whom.
     """
 
@@ -57,6 +59,7 @@ class Outlook:
     round_number: int
     forming: StoredCohort | None
     decision: int = 0
+    releasing: bool = False
     evaluating: tuple[StoredCohort, Decision] | None = None
 
 
@@ -84,15 +87,19 @@ def look(connection: Connection, task_name: str, revision: str = "") -> Outlook:
     )
 
 
-def _evaluating(connection: Connection, task_name: str) -> tuple[int, tuple[StoredCohort, Decision] | None]:
+def _evaluating(connection: Connection, task_name: str) -> tuple[int, bool, tuple[StoredCohort, Decision] | None]:
     state = load_release(connection, task_name)
     if state is None or state.decision is None:
-        return 0, None
+        return 0, False, None
     found = running_evaluation(connection, task_name)
     record = found[1] if found is not None else None
     signed = state.sequence == state.revision  # else a driver is about to say something else
     forms = signed and record is not None and record.state.phase is Phase.FORMING
-    return state.sequence, (record, state.decision) if forms and record is not None else None
+    return (
+        state.sequence,
+        found is not None or not signed,
+        (record, state.decision) if forms and record is not None else None,
+    )
 
 
 class Assigner:
@@ -146,12 +153,12 @@ class Assigner:
             with self._database.write() as connection:
                 invited = invite(connection, outlook.task.plan, forming, row.device, now_s)
         if outlook.task.state == "done":
-            return self._wait(outlook, "done", self._pacer.retry_after_ms(DONE_RETRY_S))
+            return self._wait(outlook, "done", self._soon() if outlook.releasing else self._done_ms())
         if out is not None:
             return self._wait(outlook, "wait", self._pacer.retry_after_ms(out.wait_s), out.reason)
         if invited and not idle:
             return Assignment("train", outlook.version, outlook.round_number, 0, decision=outlook.decision)
-        soon = RETRY_AFTER_MS if self._pacer.pace().holds and idle != "declined" else self._pacer.retry_after_ms()
+        soon = self._soon() if idle != "declined" else self._pacer.retry_after_ms()
         return self._wait(outlook, "wait", soon, idle or "round-full")
 
     def _may_evaluate(
@@ -186,7 +193,16 @@ class Assigner:
 
     def holds(self, assignment: Assignment) -> bool:
         """Say whether to hold the request in case there is soon something else to do."""
-        return assignment.reason in PASSING and self._pacer.pace().holds
+        passing = assignment.reason in PASSING or (
+            assignment.action == "done" and assignment.retry_after_ms == RETRY_AFTER_MS
+        )
+        return passing and self._pacer.pace().holds
+
+    def _soon(self) -> int:
+        return RETRY_AFTER_MS if self._pacer.pace().holds else self._pacer.retry_after_ms()
+
+    def _done_ms(self) -> int:
+        return self._pacer.retry_after_ms(DONE_RETRY_S)
 
     def _outlook(self, connection: Connection, task_name: str) -> Outlook:
         revision, known = read_revision(connection), self._outlooks.get(task_name)
