@@ -88,6 +88,12 @@ def used(devices: Sequence[Device]) -> set[int | None]:
     return {current_version(StateFolder(device.state)) for device in devices}
 
 
+def counted(devices: Sequence[Device], version: int) -> list[Device]:
+    """Return the devices that say that their evaluation of a version was counted."""
+    line = f"evaluation of version {version}: counted"
+    return [device for device in devices if line in (device.folder / "log").read_text()]
+
+
 def promotion(running: Deployment, number: int) -> dict[str, Any]:
     shown: list[dict[str, Any]] = running.server.run("model", "show", TASK)["promotions"]
     return shown[number - 1]
@@ -121,6 +127,7 @@ def good_one(running: Deployment, devices: Sequence[Device]) -> None:
         kill_driver(running)
         wait_for(lambda: stage(running, 1)[0] == "released", "version 2 to be released")
         wait_for(lambda: used(devices) == {2}, "every device to use version 2")
+        wait_for(lambda: len(counted(devices, 2)) == DEVICES, "every device to learn that it was counted")
     shown = running.server.run("model", "show", TASK)
     sizes = [one["survivors"] for one in shown["evaluations"]]
     assert [one["stage"] for one in shown["evaluations"]] == [1, 2, 3]
@@ -143,6 +150,7 @@ def bad_one(running: Deployment, devices: Sequence[Device], file: Path) -> None:
     with at_work(devices):
         wait_for(lambda: stage(running, 2)[0] == "rolled-back", "version 3 to be rolled back")
         wait_for(lambda: used(devices) == {2}, "its devices to use version 2 again")
+        wait_for(lambda: len(counted(devices, 3)) == SMALLEST, "its devices to learn that they were counted")
     ended = promotion(running, 2)
     assert ended["stage"] == 1
     assert "stage 1: loss is" in ended["reason"]
