@@ -1,7 +1,7 @@
 """What a device that checks in should do.
 
-Most devices that come have nothing to do, and get their answer from what this process remembers of their task; it is
-looked at again when a driver has moved something, which the database says in one row.
+Most devices that come have nothing to do, and get their answer from what this process remembers of their task, without
+another look at the database: the row that their request was taken with says whether a driver has moved something since.
 """
 
 from __future__ import annotations
@@ -83,11 +83,12 @@ def look(connection: Connection, task_name: str, revision: str = "") -> Outlook:
         newest_version(connection, task_name),
         last_round_number(connection, task_name),
         record if forms else None,
-        *_evaluating(connection, task_name),
+        *_releasing(connection, task_name),
     )
 
 
-def _evaluating(connection: Connection, task_name: str) -> tuple[int, bool, tuple[StoredCohort, Decision] | None]:
+def _releasing(connection: Connection, task_name: str) -> tuple[int, bool, tuple[StoredCohort, Decision] | None]:
+    """Return the last three of an outlook's attributes."""
     state = load_release(connection, task_name)
     if state is None or state.decision is None:
         return 0, False, None
@@ -95,11 +96,8 @@ def _evaluating(connection: Connection, task_name: str) -> tuple[int, bool, tupl
     record = found[1] if found is not None else None
     signed = state.sequence == state.revision  # else a driver is about to say something else
     forms = signed and record is not None and record.state.phase is Phase.FORMING
-    return (
-        state.sequence,
-        found is not None or not signed,
-        (record, state.decision) if forms and record is not None else None,
-    )
+    evaluating = (record, state.decision) if forms and record is not None else None
+    return state.sequence, found is not None or not signed, evaluating
 
 
 class Assigner:
@@ -122,7 +120,7 @@ class Assigner:
         """Return what the device of ``row`` does next.
 
         Args:
-            row: ``KNOWN`` columns of the device.
+            row: ``KNOWN`` columns of the device, read a moment ago.
             task_name: of its task.
             declined: the round in which it will not take part, 0 for none.
             declined_evaluation: the promotion that it will not evaluate, 0 for none.
@@ -131,100 +129,87 @@ class Assigner:
             Missing: ``task-unknown``.
         """
         now_s = self._clock.now_s()
-        with self._database.read() as connection:
-            outlook = self._outlook(connection, task_name)
-            evaluates = self._may_evaluate(connection, outlook, row, declined_evaluation, now_s)
-        if evaluates is not None and self._invite_to(outlook, evaluates, row.device, now_s):
-            number = evaluates.round_number
-            return Assignment("evaluate", evaluates.base_version, number, 0, decision=outlook.decision)
-        if outlook.evaluating is not None and declined_evaluation == outlook.evaluating[0].round_number:
-            self._free_place(outlook.evaluating[0], row.device)
-        with self._database.read() as connection:
-            out = left_out(Candidate.of(row), outlook.task.plan, now_s)
-            forming = None if out or outlook.task.state == "done" else outlook.forming
-            idle = self._idle(connection, outlook, forming, row.device, declined)
-            invited = forming is not None and is_invited(connection, forming, row.device)
-            asks = forming is not None and not invited and self._has_places(connection, outlook, forming, now_s)
-        if idle == "declined" and forming is not None and invited:
-            with self._database.write() as connection:
-                uninvite(connection, forming, row.device)
-            self._full_until_s.clear()
-        elif forming is not None and asks and not idle:
-            with self._database.write() as connection:
-                invited = invite(connection, outlook.task.plan, forming, row.device, now_s)
+        outlook = self._outlook(task_name, row.revision)
+        out = left_out(Candidate.of(row), outlook.task.plan, now_s)
+        if out is None and (record := self._evaluates(outlook, row.device, declined_evaluation, now_s)) is not None:
+            return Assignment("evaluate", record.base_version, record.round_number, 0, decision=outlook.decision)
         if outlook.task.state == "done":
-            return self._wait(outlook, "done", self._soon() if outlook.releasing else self._done_ms())
+            done_ms = self._soon_ms() if outlook.releasing else self._pacer.retry_after_ms(DONE_RETRY_S)
+            return self._wait(outlook, "done", done_ms)
         if out is not None:
             return self._wait(outlook, "wait", self._pacer.retry_after_ms(out.wait_s), out.reason)
-        if invited and not idle:
+        reason = self._reason(outlook, row, declined, now_s)
+        if not reason:
             return Assignment("train", outlook.version, outlook.round_number, 0, decision=outlook.decision)
-        soon = self._soon() if idle != "declined" else self._pacer.retry_after_ms()
-        return self._wait(outlook, "wait", soon, idle or "round-full")
-
-    def _may_evaluate(
-        self, connection: Connection, outlook: Outlook, row: Row[Any], declined: int, now_s: float
-    ) -> StoredCohort | None:
-        """Return the cohort that a device of its stage is to evaluate in, None if there is none for it."""
-        if outlook.evaluating is None:
-            return None
-        record, decision = outlook.evaluating
-        if declined == record.round_number or not decision.includes(row.device):
-            return None
-        out = left_out(Candidate.of(row), outlook.task.plan, now_s)
-        return None if out or has_joined(connection, record.id, row.device) else record
-
-    def _invite_to(self, outlook: Outlook, record: StoredCohort, name: str, now_s: float) -> bool:
-        with self._database.read() as connection:
-            invited = is_invited(connection, record, name)
-            if not (invited or self._has_places(connection, outlook, record, now_s)):
-                return False
-        if invited:
-            return True
-        with self._database.write() as connection:
-            return invite(connection, outlook.task.plan, record, name, now_s)
-
-    def _free_place(self, record: StoredCohort, name: str) -> None:
-        with self._database.read() as connection:
-            if not is_invited(connection, record, name):
-                return
-        with self._database.write() as connection:
-            uninvite(connection, record, name)
-        self._full_until_s.clear()
+        soon_ms = self._soon_ms() if reason != "declined" else self._pacer.retry_after_ms()
+        return self._wait(outlook, "wait", soon_ms, reason)
 
     def holds(self, assignment: Assignment) -> bool:
         """Say whether to hold the request in case there is soon something else to do."""
-        passing = assignment.reason in PASSING or (
-            assignment.action == "done" and assignment.retry_after_ms == RETRY_AFTER_MS
-        )
-        return passing and self._pacer.pace().holds
+        released_soon = assignment.action == "done" and assignment.retry_after_ms == RETRY_AFTER_MS
+        return (assignment.reason in PASSING or released_soon) and self._pacer.pace().holds
 
-    def _soon(self) -> int:
+    def _soon_ms(self) -> int:
         return RETRY_AFTER_MS if self._pacer.pace().holds else self._pacer.retry_after_ms()
 
-    def _done_ms(self) -> int:
-        return self._pacer.retry_after_ms(DONE_RETRY_S)
+    def _evaluates(self, outlook: Outlook, name: str, declined: int, now_s: float) -> StoredCohort | None:
+        """Return the cohort in which a device is to evaluate, None if there is none, or none for it."""
+        if outlook.evaluating is None:
+            return None
+        record, decision = outlook.evaluating
+        if not decision.includes(name):
+            return None
+        with self._database.read() as connection:
+            if has_joined(connection, record.id, name):
+                return None
+            invited = is_invited(connection, record, name)
+        if declined == record.round_number:
+            self._uninvite(record, name, invited=invited)
+            return None
+        if not invited and self._has_places(outlook, record, now_s):
+            with self._database.write() as connection:
+                invited = invite(connection, outlook.task.plan, record, name, now_s)
+        return record if invited else None
 
-    def _outlook(self, connection: Connection, task_name: str) -> Outlook:
-        revision, known = read_revision(connection), self._outlooks.get(task_name)
-        if known is None or known.revision != revision:
-            known = self._outlooks[task_name] = look(connection, task_name, revision)
+    def _uninvite(self, record: StoredCohort, name: str, *, invited: bool) -> None:
+        if invited:
+            with self._database.write() as connection:
+                uninvite(connection, record, name)
+            self._full_until_s.clear()
+
+    def _outlook(self, task_name: str, revision: str | None) -> Outlook:
+        known = self._outlooks.get(task_name)
+        if known is None or known.revision != (revision or ""):
+            with self._database.read() as connection:
+                known = look(connection, task_name, read_revision(connection))
+            self._outlooks[task_name] = known
             self._full_until_s.clear()
         return known
 
-    def _idle(
-        self, connection: Connection, outlook: Outlook, forming: StoredCohort | None, name: str, declined: int
-    ) -> Reason:
-        """Return why there is nothing to do even where the round is not full, empty if there is something."""
+    def _reason(self, outlook: Outlook, row: Row[Any], declined: int, now_s: float) -> Reason:
+        """Return why there is nothing to do for a device that may contribute, empty if it shall train."""
+        forming = outlook.forming
         if forming is None:
             return "no-round"
         if declined == outlook.round_number:
+            self._uninvite(forming, row.device, invited=row.invited)
             return "declined"
-        return "joined" if has_joined(connection, forming.id, name) else ""
+        if not row.invited and not self._has_places(outlook, forming, now_s):
+            return "round-full"
+        with self._database.read() as connection:
+            if has_joined(connection, forming.id, row.device):
+                return "joined"
+        if row.invited:
+            return ""
+        with self._database.write() as connection:
+            return "" if invite(connection, outlook.task.plan, forming, row.device, now_s) else "round-full"
 
-    def _has_places(self, connection: Connection, outlook: Outlook, forming: StoredCohort, now_s: float) -> bool:
+    def _has_places(self, outlook: Outlook, forming: StoredCohort, now_s: float) -> bool:
         if now_s < self._full_until_s.get(forming.id, 0.0):
             return False
-        if places_left(connection, outlook.task.plan, forming, now_s):
+        with self._database.read() as connection:
+            left = places_left(connection, outlook.task.plan, forming, now_s)
+        if left:
             return True
         self._full_until_s[forming.id] = now_s + FULL_S
         return False
