@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cloud_server import audit
 from cloud_server.api.context import Context
-from cloud_server.app import RELEASE_KEY_FILE, make_context
+from cloud_server.app import make_context
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
 from cloud_server.blobs_cli import add_blobs
@@ -27,9 +27,10 @@ from cloud_server.listening import read_text
 from cloud_server.models_cli import add_models
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import paid_cohorts, privacy_report
+from cloud_server.releases.keys import newest_key
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.serve_cli import add_driver, add_serve, drive, serve
-from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.settings import DataFolder
 from cloud_server.storage.failures import failure_of
 from cloud_server.storage.opening import open_blobs, open_database
 from cloud_server.storage.schema import device as device_table
@@ -205,10 +206,10 @@ def _task_create(arguments: argparse.Namespace) -> Json:
     plan = Plan.from_toml(read_text(arguments.plan, "utf-8", "bad-plan", "the plan as UTF-8 text"))
     bundle = read_bundle(arguments.bundle)
     folder = DataFolder.open(arguments.data)
-    key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
     # Not the whole context: TLS files are made by the first serve, which knows the host name.
     database = open_database(folder)
     with database.write() as connection:
+        key = newest_key(folder, connection)
         create_task(connection, open_blobs(folder), bundle, plan, key, SystemClock().now_s())
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)

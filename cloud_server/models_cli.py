@@ -10,20 +10,23 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from cloud_server.api.context import Context
-from cloud_server.app import RELEASE_KEY_FILE, make_context
+from cloud_server.app import make_context
+from cloud_server.authority.registry import Authority
 from cloud_server.releases import actions
 from cloud_server.releases.card import card_text, model_card
 from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form, list_versions, release_report
 from cloud_server.releases.gate import Rule
 from cloud_server.releases.importing import import_weights
+from cloud_server.releases.keys import rotate, signing_key
 from cloud_server.releases.state import ReleaseState, load_release
-from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.settings import AUTHORITY_KEY_FILE, DataFolder, load_or_create_key
 from cloud_server.tasks import file_of_release, load_task, newest_version, release_of
 from shared.clock import SystemClock
-from shared.errors import UsageError
+from shared.errors import Refused, UsageError
 from shared.limits import MAX_BLOB_BYTES
-from shared.release import RELEASE_FILE, SIGNATURE_FILE
+from shared.release import RELEASE_FILE, SIGNATURE_FILE, key_id
 from shared.wire.canonical import Json, decode
+from shared.wire.signed import SigningKey
 
 Add = Callable[[str, str, Callable[[argparse.Namespace], Json]], argparse.ArgumentParser]
 OPERATOR = "operator"
@@ -48,6 +51,7 @@ def add_models(add: Add) -> None:
     _changing(add("roll-back", "let devices use the previous release again", _roll_back), reason=True)
     importing = _changing(add("import", "publish weights from elsewhere as the next version", _import))
     importing.add_argument("--weights", type=Path, required=True, metavar="FILE", help="safetensors, by tensor path")
+    add("rotate-key", "replace the key that signs versions and releases; with every process stopped", _rotate_key)
     download = _of_task(add("download", "write a version as one file", _download), version=True)
     download.add_argument("--as", dest="form", choices=FORMS, default="float")
     download.add_argument("--out", type=Path, help="default: TASK-VERSION with the form's suffix")
@@ -88,6 +92,11 @@ def _stages(text: str) -> tuple[float, ...]:
 def _open(arguments: argparse.Namespace) -> Context:
     DataFolder.existing(arguments.data)
     return make_context(arguments.data, SystemClock())
+
+
+def _signing_key(parts: Context) -> SigningKey:
+    with parts.database.read() as connection:
+        return signing_key(parts.folder, connection, parts.authority.public_key)
 
 
 def _list(arguments: argparse.Namespace) -> Json:
@@ -217,7 +226,7 @@ def _promote(arguments: argparse.Namespace) -> Json:
             arguments.task,
             arguments.version,
             rule,
-            release_key=parts.root.release_key,
+            release_key=_signing_key(parts).public,
             now_s=parts.clock.now_s(),
         ),
     )
@@ -241,7 +250,7 @@ def _pin(arguments: argparse.Namespace) -> Json:
             arguments.revision,
             arguments.task,
             arguments.version,
-            release_key=parts.root.release_key,
+            release_key=_signing_key(parts).public,
             reason=arguments.reason,
             now_s=parts.clock.now_s(),
         ),
@@ -282,12 +291,27 @@ def _import(arguments: argparse.Namespace) -> Json:
         arguments.revision,
         arguments.task,
         arguments.weights.read_bytes(),
-        key=load_or_create_key(parts.folder.keys / RELEASE_KEY_FILE),
+        key=_signing_key(parts),
         now_s=parts.clock.now_s(),
     )
     with parts.database.read() as connection:
         parts.anchor.extend(connection)
     return {"task": arguments.task, "version": made.version, "revision": made.state.revision}
+
+
+def _rotate_key(arguments: argparse.Namespace) -> Json:
+    parts = _open(arguments)
+    if not isinstance(parts.authority, Authority):
+        raise Refused(
+            "authority-elsewhere",
+            "The authority, which has to certify a new release key, is not in this folder.",
+            "a deployment with an authority of its own cannot replace its release key yet",
+        )
+    authority = load_or_create_key(parts.folder.authority / AUTHORITY_KEY_FILE)
+    key = rotate(parts.database, parts.folder, authority, OPERATOR, parts.clock.now_s())
+    with parts.database.read() as connection:
+        parts.anchor.extend(connection)
+    return {"number": key.number, "key_id": key_id(key.public_key)}
 
 
 def _number_of(connection: Connection, arguments: argparse.Namespace) -> int:

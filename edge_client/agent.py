@@ -196,6 +196,7 @@ class Agent:
 
     def _install_for(self, assignment: Assignment) -> Installed:
         try:
+            self._follower.trust(assignment.release_key)
             used = self._follower.use(assignment.decision)
             if used is None:
                 return self._install(assignment.version)

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from edge_client.identity import Enrolment
 from edge_client.journal import Journal
-from edge_client.model_store import Installed, ModelStore
+from edge_client.model_store import Installed, ModelStore, release_key
 from edge_client.transport import Transport
 from shared.clock import Clock
 from shared.decision import Decision, verify_decision
 from shared.errors import Refused
+from shared.release_key import verify_release_key
 from shared.wire.messages import read_signed
-from shared.wire.requests import DECISION
+from shared.wire.requests import DECISION, RELEASE_KEY
 
 
 class Follower:
@@ -43,6 +44,22 @@ class Follower:
         self._clock = clock
         self._log = log
 
+    def trust(self, number: int) -> None:
+        """Learn of a later release key than this device knows, if the server has one.
+
+        Raises:
+            Unauthenticated: ``bad-signature`` where the authority did not certify it.
+            Refused: ``release-key-replayed``.
+        """
+        known = self._journal.release_key
+        before = 0 if known is None else known.number
+        if number <= before:
+            return
+        signed = read_signed(self._transport.send("GET", RELEASE_KEY).body, "release_key")
+        key = verify_release_key(signed, self._enrolment.root.authority_key, min_number=before + 1)
+        self._journal.trust(key)
+        self._log(f"releases are signed by key {key.number} from now on, as the authority certified")
+
     def use(self, sequence: int) -> Installed | None:
         """Put in use what the newest decision says; None where there is none, and the newest version is used.
 
@@ -65,7 +82,7 @@ class Follower:
         signed = read_signed(self._transport.send("GET", DECISION).body, "decision")
         decision = verify_decision(
             signed,
-            public_key=self._enrolment.root.release_key,
+            public_key=release_key(self._enrolment.root, self._journal),
             task=self._enrolment.task,
             min_sequence=0 if known is None else known.sequence,
             now_s=self._clock.now_s(),

@@ -26,6 +26,7 @@ from edge_client.traffic import Traffic
 from shared.decision import Decision, parse_decision
 from shared.errors import FedloomError
 from shared.privacy.charges import Loss
+from shared.release_key import ReleaseKey
 
 COUNTER_BLOCK: Final = 1000  # counters reserved by one write
 
@@ -135,6 +136,16 @@ class Journal:
     def put(self, name: str, value: str) -> None:
         """Remember a value."""
         self._run("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
+
+    @property
+    def release_key(self) -> ReleaseKey | None:
+        """The last key that the authority certified for releases, None for the root document's."""
+        kept = json.loads(self.get("release-key") or "null")
+        return None if kept is None else ReleaseKey(kept["number"], bytes.fromhex(kept["public_key"]))
+
+    def trust(self, key: ReleaseKey) -> None:
+        """Remember a verified release key; those before it are worth nothing from now on."""
+        self.put("release-key", json.dumps({"number": key.number, "public_key": key.public_key.hex()}))
 
     def next_counter(self) -> int:
         """Return a number larger than any before, also before a power cut; a block is reserved at a time."""

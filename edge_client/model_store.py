@@ -45,6 +45,7 @@ from shared.release import (
     parse_release,
     verify_release,
 )
+from shared.root import Root
 from shared.wire.canonical import sha256
 from shared.wire.messages import read_release
 from shared.wire.requests import RELEASES
@@ -182,7 +183,7 @@ class ModelStore:
         return verify_release(
             body,
             signature,
-            public_key=self._root.release_key,
+            public_key=release_key(self._root, self._journal),
             task=self._enrolment.task,
             min_version=0 if named else self._journal.highest_version,
             now_s=self._clock.now_s(),
@@ -309,6 +310,12 @@ class ModelStore:
         for path in self._folder.store.iterdir():
             if path.name not in needed:
                 path.unlink()
+
+
+def release_key(root: Root, journal: Journal) -> bytes:
+    """Return the public key that releases are signed by, as far as this device knows."""
+    later = journal.release_key
+    return root.release_key if later is None else later.public_key
 
 
 def _bundle(files: Mapping[str, bytes]) -> Bundle:

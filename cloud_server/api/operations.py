@@ -125,6 +125,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "Meeting", "Rendezvous", held=True, problems={404: ("task-unknown",), 409: ("version-closed",)}
     ),
     "work.decision": Operation("SignedDecision", problems={404: ("no-decision",)}),
+    "work.release_key": Operation("SignedReleaseKey", problems={404: ("no-later-key",)}),
     "work.release": Operation("Release", problems={404: ("version-unknown",), 410: ("version-removed",)}),
     "work.blob": Operation(
         OCTETS, ranges=True, problems={404: ("blob-unknown",), 416: ("requested-range-not-satisfiable",)}

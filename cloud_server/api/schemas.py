@@ -105,6 +105,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         version=whole(0, MAX_VERSION, "The newest; the candidate where it is to evaluate."),
         round=whole(0, MAX_VERSION, "Or the promotion."),
         decision=whole(0, MAX_VERSION, "Sequence of the release decision, 0 where the newest version is used."),
+        release_key=whole(0, MAX_VERSION, "Number of the key that signs releases, 0 for the root document's."),
         reason={"enum": list(get_args(Reason)), "description": "Why the device waits."},
         retry_after_ms=whole(0, MAX_RETRY_AFTER_MS),
     ),
@@ -114,6 +115,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         purpose={"enum": list(get_args(Purpose))},
     ),
     "SignedDecision": closed(decision=ref("Signed")),
+    "SignedReleaseKey": closed(release_key=ref("Signed")),
     "Meeting": closed(cohort=_COHORT, expires_at_s=whole(0, 253_402_300_799)),
     "Release": closed(
         release=octets(text="The exact bytes of release.json."), signature=octets(SIGNATURE_BYTES, "Ed25519, detached.")

@@ -14,6 +14,7 @@ from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
 from cloud_server.api.waiting import hold
 from cloud_server.devices import look_up
+from cloud_server.releases.keys import succession
 from cloud_server.releases.state import load_release
 from cloud_server.rounds.assigning import Outlook, has_joined, look
 from cloud_server.rounds.records import StoredCohort, step_bodies
@@ -26,7 +27,7 @@ from shared.errors import Conflict, FedloomError, Missing
 from shared.limits import READ_PIECE_BYTES
 from shared.release import MAX_VERSION
 from shared.wire.messages import CheckIn, Meeting, Rendezvous, write_release, write_signed
-from shared.wire.requests import BLOBS, CHECK_IN, DECISION, JSON, OCTETS, RELEASES, RENDEZVOUS
+from shared.wire.requests import BLOBS, CHECK_IN, DECISION, JSON, OCTETS, RELEASE_KEY, RELEASES, RENDEZVOUS
 
 blueprint = Blueprint("work", __name__)
 
@@ -94,6 +95,17 @@ def decision() -> Response:
     if state is None or state.signed is None:
         raise Missing("no-decision", "Devices of this task use the newest version.")
     return Response(write_signed("decision", state.signed), content_type=JSON)
+
+
+@blueprint.get(RELEASE_KEY)
+@for_devices
+def release_key() -> Response:
+    """Return the authority's word on the key that signs releases now, if it is not the root document's."""
+    with context().database.read() as connection:
+        word = succession(connection)
+    if word is None:
+        raise Missing("no-later-key", "Releases are signed by the key in the root document.")
+    return Response(write_signed("release_key", word), content_type=JSON)
 
 
 @blueprint.get(BLOBS + "/<digest>")

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, bindparam, select
 
+from cloud_server.releases.keys import shown_key_number
 from cloud_server.releases.state import load_release
 from cloud_server.rounds.eligibility import Candidate, left_out
 from cloud_server.rounds.machine import Phase
@@ -25,7 +26,7 @@ from cloud_server.tasks import Task, load_task, newest_version
 from shared.clock import Clock
 from shared.decision import Decision
 from shared.limits import RETRY_AFTER_MS
-from shared.wire.messages import Assignment, Reason
+from shared.wire.messages import Action, Assignment, Reason
 
 DONE_RETRY_S: Final = 60.0
 FULL_S: Final = 1.0  # how long a process believes that nobody else is needed
@@ -51,6 +52,7 @@ class Outlook:
         releasing: whether what devices use may soon be another version: a promotion goes on, or a driver is about to
             sign how it ended.
         evaluating: the cohort that forms to evaluate a candidate for a stage, and the decision that says for whom.
+        release_key: number of the key that signs releases.
     """
 
     revision: str
@@ -61,6 +63,7 @@ class Outlook:
     decision: int = 0
     releasing: bool = False
     evaluating: tuple[StoredCohort, Decision] | None = None
+    release_key: int = 0
 
 
 def has_joined(connection: Connection, cohort_id: str, name: str) -> bool:
@@ -84,6 +87,7 @@ def look(connection: Connection, task_name: str, revision: str = "") -> Outlook:
         last_round_number(connection, task_name),
         record if forms else None,
         *_releasing(connection, task_name),
+        shown_key_number(connection),
     )
 
 
@@ -132,7 +136,7 @@ class Assigner:
         outlook = self._outlook(task_name, row.revision)
         out = left_out(Candidate.of(row), outlook.task.plan, now_s)
         if out is None and (record := self._evaluates(outlook, row.device, declined_evaluation, now_s)) is not None:
-            return Assignment("evaluate", record.base_version, record.round_number, 0, decision=outlook.decision)
+            return self._work(outlook, "evaluate", record.base_version, record.round_number)
         if outlook.task.state == "done":
             done_ms = self._soon_ms() if outlook.releasing else self._pacer.retry_after_ms(DONE_RETRY_S)
             return self._wait(outlook, "done", done_ms)
@@ -140,7 +144,7 @@ class Assigner:
             return self._wait(outlook, "wait", self._pacer.retry_after_ms(out.wait_s), out.reason)
         reason = self._reason(outlook, row, declined, now_s)
         if not reason:
-            return Assignment("train", outlook.version, outlook.round_number, 0, decision=outlook.decision)
+            return self._work(outlook, "train", outlook.version, outlook.round_number)
         soon_ms = self._soon_ms() if reason != "declined" else self._pacer.retry_after_ms()
         return self._wait(outlook, "wait", soon_ms, reason)
 
@@ -214,7 +218,12 @@ class Assigner:
         self._full_until_s[forming.id] = now_s + FULL_S
         return False
 
+    def _work(self, outlook: Outlook, action: Action, version: int, number: int) -> Assignment:
+        return Assignment(action, version, number, 0, "", outlook.decision, outlook.release_key)
+
     def _wait(
         self, outlook: Outlook, action: Literal["wait", "done"], retry_ms: int, reason: Reason = ""
     ) -> Assignment:
-        return Assignment(action, outlook.version, outlook.round_number, retry_ms, reason, outlook.decision)
+        return Assignment(
+            action, outlook.version, outlook.round_number, retry_ms, reason, outlook.decision, outlook.release_key
+        )

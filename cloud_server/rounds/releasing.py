@@ -27,6 +27,7 @@ from cloud_server.tasks import Task
 from shared.decision import Decision, sign_decision
 from shared.errors import Refused
 from shared.plan import Plan
+from shared.release import key_id
 from shared.wire.signed import SigningKey
 
 MAX_ATTEMPTS: Final = 20  # cohorts per promotion, before it is rolled back
@@ -41,11 +42,11 @@ def tasks_to_release(connection: Connection) -> list[str]:
 def sign_due(database: Database, task: Task, key: SigningKey, now_s: float) -> bool:
     """Sign what devices of a task are told where it changed, or half its time is over; say whether it was due."""
     with database.read() as connection:
-        if not _is_due(load_release(connection, task.name), task, now_s):
+        if not _is_due(load_release(connection, task.name), task, key, now_s):
             return False
     with database.write() as connection:
         state = lock_release(connection, task.name, None)
-        if state is None or not _is_due(state, task, now_s):
+        if state is None or not _is_due(state, task, key, now_s):
             return False
         going = under_way(connection, state)
         signed = sign_decision(
@@ -68,11 +69,11 @@ def sign_due(database: Database, task: Task, key: SigningKey, now_s: float) -> b
     return True
 
 
-def _is_due(state: ReleaseState | None, task: Task, now_s: float) -> bool:
+def _is_due(state: ReleaseState | None, task: Task, key: SigningKey, now_s: float) -> bool:
     if state is None:
         return False
     decision = state.decision
-    if decision is None or state.sequence != state.revision:
+    if decision is None or state.sequence != state.revision or decision.key_id != key_id(key.public):
         return True
     return now_s >= decision.expires_at_s - task.plan.release.valid_s / 2
 

@@ -115,7 +115,7 @@ class SeedRequest:
 
 
 def write_signed(name: str, signed: Signed) -> bytes:
-    """Return a body with one signed document: ``certificate`` (enrolment, admission), ``seed`` or ``decision``."""
+    """Return a body with one signed document: ``certificate``, ``seed``, ``decision`` or ``release_key``."""
     return encode({name: signed.to_json()})
 
 
@@ -181,6 +181,7 @@ class Assignment:
         retry_after_ms: when to check in again, for ``wait`` and ``done``.
         reason: why it waits, empty for other actions.
         decision: sequence of the newest release decision; 0 where there is none, and the newest version is used.
+        release_key: number of the key that signs releases, 0 for the one in the root document.
     """
 
     action: Action
@@ -189,6 +190,7 @@ class Assignment:
     retry_after_ms: int
     reason: Reason = ""
     decision: int = 0
+    release_key: int = 0
 
     def to_bytes(self) -> bytes:
         """Write."""
@@ -200,6 +202,7 @@ class Assignment:
                 "retry_after_ms": self.retry_after_ms,
                 "reason": self.reason,
                 "decision": self.decision,
+                "release_key": self.release_key,
             }
         )
 
@@ -214,6 +217,7 @@ class Assignment:
             fields.integer("retry_after_ms", 0, MAX_RETRY_AFTER_MS),
             cast("Reason", fields.choice("reason", get_args(Reason))),
             fields.integer("decision", 0, MAX_VERSION),
+            fields.integer("release_key", 0, MAX_VERSION),
         )
         fields.end()
         return message

@@ -27,6 +27,7 @@ CHECK_IN: Final = "/v1/check-in"  # POST: what to do next
 RENDEZVOUS: Final = "/v1/rendezvous"  # POST: the cohort that forms for a version
 RELEASES: Final = "/v1/releases"  # GET /{version}: release.json and its signature
 DECISION: Final = "/v1/decision"  # GET: what the task's devices use, signed by the release key
+RELEASE_KEY: Final = "/v1/release-key"  # GET: the authority's word on the key that signs releases now
 BLOBS: Final = "/v1/blobs"  # GET /{sha256}: a file of a release; /{sha256}/from/{sha256}: a difference; Range allowed
 COHORTS: Final = "/v1/cohorts"  # PUT and GET /{cohort}/{step}
 VECTOR: Final = "vector"  # the step whose PUT may go on at a byte, and whose GET says at which

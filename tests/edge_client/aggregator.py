@@ -86,11 +86,17 @@ def quadratic_plan(members: int) -> Plan:
     )
 
 
-def publish(number: int, weights: np.ndarray[tuple[int], np.dtype[np.float32]], plan: Plan, now_s: float) -> Version:
+def publish(
+    number: int,
+    weights: np.ndarray[tuple[int], np.dtype[np.float32]],
+    plan: Plan,
+    now_s: float,
+    key: SigningKey = RELEASE_KEY,
+) -> Version:
     """Return a signed version."""
     manifest = quadratic_manifest()
     bundle = {MANIFEST_FILE: manifest.to_bytes()}
-    return make_version(number, weights, plan=plan, manifest=manifest, bundle=bundle, key=RELEASE_KEY, now_s=now_s)
+    return make_version(number, weights, plan=plan, manifest=manifest, bundle=bundle, key=key, now_s=now_s)
 
 
 @dataclass
@@ -124,6 +130,8 @@ class Aggregator:
         self.requests: list[Request] = []
         self.decision: Signed | None = None  # that devices are shown
         self.sequence = 0  # that they are told of
+        self.key_word: Signed | None = None  # the authority's, on a later release key
+        self.key_number = 0  # that devices are told of
         self.evaluates: int | None = None  # the candidate that they are asked to evaluate
         self._lock = threading.Lock()
 
@@ -151,7 +159,7 @@ class Aggregator:
             return Answer(body=self._assignment(device).to_bytes())
         if route == "rendezvous":
             return self._rendezvous()
-        if route in {"releases", "blobs", "decision"}:
+        if route in {"releases", "blobs", "decision", "release-key"}:
             return self._file(route, *rest)
         body = request.body if request.method == "PUT" else None
         return self._step(device, rest[0], rest[1], body, request.headers.get(INBOX_HEADER, ""))
@@ -162,9 +170,10 @@ class Aggregator:
         return Answer(body=Meeting(self.cohorts[-1].name, FAR_S).to_bytes())
 
     def _file(self, route: str, name: str = "", *held: str) -> Answer:
-        if route == "decision":
-            told = self.decision
-            return refusal(404, "no-decision") if told is None else Answer(body=write_signed("decision", told))
+        if route in {"decision", "release-key"}:
+            told = self.decision if route == "decision" else self.key_word
+            field = route.replace("-", "_")
+            return refusal(404, "not-found") if told is None else Answer(body=write_signed(field, told))
         if route == "releases":
             version = self.versions[int(name)]
             return Answer(body=write_release(version.release, version.signature))
@@ -199,11 +208,13 @@ class Aggregator:
     def _assignment(self, device: str) -> Assignment:
         newest = len(self.versions) - 1
         if self.evaluates is not None:
-            return Assignment("evaluate", self.evaluates, 1, 5, decision=self.sequence)
+            return Assignment("evaluate", self.evaluates, 1, 5, decision=self.sequence, release_key=self.key_number)
         if newest >= self.rounds:
-            return Assignment("done", newest, newest, 5, decision=self.sequence)
+            return Assignment("done", newest, newest, 5, decision=self.sequence, release_key=self.key_number)
         busy = device in self.cohorts[-1].steps.get("join", {})
-        return Assignment("wait" if busy else "train", newest, newest + 1, 5, decision=self.sequence)
+        return Assignment(
+            "wait" if busy else "train", newest, newest + 1, 5, decision=self.sequence, release_key=self.key_number
+        )
 
     def _step(self, device: str, name: str, step: str, body: bytes | None, signed_inbox: str) -> Answer:
         cohort = next(cohort for cohort in self.cohorts if cohort.name == name)

@@ -13,10 +13,11 @@ from edge_client.agent import Agent, open_agent
 from edge_client.model_store import current_version, kept_versions
 from edge_client.state_folder import StateFolder
 from shared.decision import PLACES, Decision
-from shared.errors import Refused, TryLater
+from shared.errors import Refused, TryLater, Unauthenticated
+from shared.release_key import ReleaseKey, certify_release_key
 from shared.wire.canonical import sha256
 from shared.wire.signed import SigningKey
-from tests.edge_client.aggregator import DIMENSION, Aggregator, publish
+from tests.edge_client.aggregator import AUTHORITY, DIMENSION, Aggregator, publish
 from tests.edge_client.devices import enrolled
 from tests.edge_client.loopback import serve
 from tests.shared.refusals import refused
@@ -177,3 +178,45 @@ def test_an_evaluation_that_was_cut_off_is_in_the_ledger(scene: Scene) -> None:
     ]
     text = report.ledger_text(report.ledger(scene.folder))
     assert "evaluation of version 2 beside 1" in text
+
+
+NEXT_KEY, STRANGER = SigningKey(sha256(b"next release key")), SigningKey(sha256(b"stranger"))
+
+
+def rotate(scene: Scene, number: int, key: SigningKey, authority: SigningKey = AUTHORITY) -> None:
+    """Let the aggregator sign by another key, with the authority's word on it."""
+    scene.aggregator.key_word = certify_release_key(authority, ReleaseKey(number, key.public), 0.0)
+    scene.aggregator.key_number = number
+    scene.aggregator.versions = [
+        publish(n, np.full(DIMENSION, n, np.float32), scene.aggregator.plan, scene.aggregator.now_s, key)
+        for n in range(3)
+    ]
+
+
+def test_a_key_that_the_authority_certified_takes_over_and_the_old_one_is_worth_nothing(scene: Scene) -> None:
+    scene.aggregator.decide(decision(1, 1))
+    assert scene.ask() == 1
+    rotate(scene, 1, NEXT_KEY)
+    scene.aggregator.decide(decision(2, 2), NEXT_KEY)
+    assert scene.ask() == 2
+    scene.aggregator.decide(decision(3, 0))  # whoever stole the old key
+    with refused("bad-signature", Unauthenticated):
+        scene.ask()
+    assert current_version(scene.folder) == 2
+
+
+def test_a_key_that_a_stranger_certified_changes_nothing(scene: Scene) -> None:
+    assert scene.ask() == 2
+    rotate(scene, 1, STRANGER, STRANGER)
+    with refused("bad-signature", Unauthenticated):
+        scene.ask()
+    assert current_version(scene.folder) == 2
+
+
+def test_an_earlier_key_played_again_is_refused(scene: Scene) -> None:
+    rotate(scene, 2, NEXT_KEY)
+    assert scene.ask() == 2
+    rotate(scene, 1, STRANGER)
+    scene.aggregator.key_number = 3
+    with refused("release-key-replayed", Refused):
+        scene.ask()

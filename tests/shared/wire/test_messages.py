@@ -91,8 +91,8 @@ CASES = {
         },
     ),
     "assignment": Case(
-        Assignment("wait", 3, 4, 500, "too-soon", 6),
-        Assignment("wait", 3, 4, 500, "too-soon", 6).to_bytes(),
+        Assignment("wait", 3, 4, 500, "too-soon", 6, 1),
+        Assignment("wait", 3, 4, 500, "too-soon", 6, 1).to_bytes(),
         Assignment.from_bytes,
         {
             "action": ["", "TRAIN", None, 1],
@@ -101,6 +101,7 @@ CASES = {
             "retry_after_ms": [-1, 86_400_001],
             "reason": ["no", None, 1],
             "decision": [-1, None, "1"],
+            "release_key": [-1, None, "1"],
         },
     ),
     "meeting": Case(
