@@ -260,6 +260,14 @@ class Journal:
         """Write down that a contribution is of zeros, and why."""
         self._run("INSERT OR REPLACE INTO failed_training VALUES (?, ?)", entry, code)
 
+    def comparison_left(self, version: int, baseline: int) -> bool:
+        """Say whether a byte of a masked evaluation of these two versions may have left."""
+        query = (
+            "SELECT 1 FROM contribution JOIN evaluation ON contribution.id = evaluation.contribution"
+            " WHERE version = ? AND baseline = ? AND vector_sent = 1 LIMIT 1"
+        )
+        return bool(self._run(query, version, baseline))
+
     def charge(self, entry: int, loss: Loss, delta: float, mechanism: str) -> None:
         """Write down what a contribution will have revealed once its vector left; in the place of an earlier cohort.
 

@@ -139,6 +139,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             400: ("bad-name", "old-agent"),
             401: ("bad-signature", "wrong-device"),
             403: (
+                "already-evaluated",
                 "bad-public-key",
                 "contributions-used",
                 "expired-certificate",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Select, insert, select, update
 
 from cloud_server import audit
 from cloud_server.releases.gate import Verdict, judge, smallest_stage, stage_limit
@@ -23,7 +23,7 @@ from cloud_server.rounds.eligibility import Candidate, left_out
 from cloud_server.rounds.machine import OVER, Phase
 from cloud_server.rounds.records import load_cohort
 from cloud_server.rounds.selection import end_invitations
-from cloud_server.storage.schema import cohort, device, evaluation
+from cloud_server.storage.schema import cohort, device, evaluation, step
 from cloud_server.tasks import Task
 from shared.decision import place_of
 from shared.numeric.contribution_vector import Evaluation
@@ -35,15 +35,66 @@ SEEN_S: Final = 86400.0  # devices that were not seen for longer cannot be count
 DRIVER: Final = "driver"
 
 
-def limit_of(connection: Connection, task: Task, version: int, share: float, now_s: float, before: int = 0) -> int:
-    """Return below which place devices are in a stage: a share of all, and enough for the smallest cohort."""
+@dataclass(frozen=True)
+class Pair:
+    """Two versions that devices compare, each device once."""
+
+    candidate: int
+    baseline: int
+
+
+def limit_of(
+    connection: Connection, task: Task, pair: Pair, share: float, now_s: float, before: int = 0
+) -> tuple[int, int]:
+    """Return below which place devices are in a stage, and how many of them can evaluate.
+
+    In it are a share of all, and as many that have not compared these versions yet as make the smallest cohort; of all
+    devices where too few of these were seen lately.
+    """
+    fresh = _fresh_places(connection, task, pair, now_s, now_s - SEEN_S)
+    smallest = smallest_stage(task.plan.rules)
+    if len(fresh) < smallest:
+        fresh = _fresh_places(connection, task, pair, now_s, 0.0)
+    limit = stage_limit(fresh, share, smallest, before)
+    return limit, sum(place < limit for place in fresh)
+
+
+def _fresh_places(connection: Connection, task: Task, pair: Pair, now_s: float, since_s: float) -> list[int]:
+    """Return the places of devices that can evaluate and were seen since then."""
+    spent = spent_devices(task.name, pair)
     query = select(device).where(
-        device.c.task == task.name, device.c.state == "active", device.c.last_seen_s >= now_s - SEEN_S
+        device.c.task == task.name,
+        device.c.state == "active",
+        device.c.last_seen_s >= since_s,
+        device.c.device.not_in(spent),
     )
     rows = connection.execute(query)
     names = [row.device for row in rows if _can_evaluate(Candidate.of(row), task.plan, now_s)]
-    places = [place_of(task.name, version, name) for name in names]
-    return stage_limit(places, share, smallest_stage(task.plan.rules), before)
+    return [place_of(task.name, pair.candidate, name) for name in names]
+
+
+def spent_devices(task_name: str, pair: Pair) -> Select[tuple[str]]:
+    """Return the query for devices whose masked vector came for these two versions, whatever became of its cohort.
+
+    The same counts in two sums would be the difference of these sums, where the other members are the same.
+    """
+    return (
+        select(step.c.device)
+        .join(cohort, cohort.c.id == step.c.cohort)
+        .where(
+            cohort.c.task == task_name,
+            cohort.c.purpose == "evaluation",
+            cohort.c.base_version == pair.candidate,
+            cohort.c.baseline == pair.baseline,
+            step.c.step == "vector",
+        )
+    )
+
+
+def has_compared(connection: Connection, task_name: str, pair: Pair, name: str) -> bool:
+    """Say whether a device's vector came for these two versions."""
+    query = spent_devices(task_name, pair).where(step.c.device == name)
+    return connection.execute(query.limit(1)).one_or_none() is not None
 
 
 def _can_evaluate(candidate: Candidate, plan: Plan, now_s: float) -> bool:
@@ -125,12 +176,20 @@ def go_on(
         save_promotion(connection, replace(one, phase=RELEASED, reason="every stage passed", ended_s=now_s))
         audit.record(connection, now_s, who, "release-completed", one.task, detail | {"before": one.baseline})
         return save_release(connection, replace(state, released=one.candidate))
-    limit = limit_of(connection, task, one.candidate, one.rule.shares[stage], now_s, one.limit)
-    save_promotion(
-        connection,
-        replace(one, phase=EVALUATING, stage=stage, limit=limit, since_s=now_s, cohort="", reason=""),
-    )
-    audit.record(connection, now_s, who, "release-stage", one.task, detail | {"stage": stage + 1})
+    pair = Pair(one.candidate, one.baseline)
+    limit, fresh = limit_of(connection, task, pair, one.rule.shares[stage], now_s, one.limit)
+    next_one = replace(one, phase=EVALUATING, stage=stage, limit=limit, since_s=now_s, cohort="", reason="")
+    detail |= {"stage": stage + 1, "fresh": fresh}
+    if fresh >= smallest_stage(task.plan.rules):
+        save_promotion(connection, next_one)
+        audit.record(connection, now_s, who, "release-stage", one.task, detail)
+        return save_release(connection, state)
+    # So few are left that their sum would be one of too few; what the stages before found has to do for them.
+    reason = f"stage {stage + 1}: only {fresh} devices are left that have not measured it, so it was not measured again"
+    audit.record(connection, now_s, who, "release-stage", one.task, detail | {"reason": reason})
+    if one.rule.automatic:
+        return go_on(connection, who, state, next_one, task, now_s)
+    save_promotion(connection, replace(next_one, phase=WAITING, reason=reason))
     return save_release(connection, state)
 
 

@@ -275,7 +275,7 @@ class Driver:
             return True
         if record is None or record.state.phase is Phase.FAILED:
             new_id = partial(random_id, "cohort", self._random_bytes)
-            return form_evaluation(self._database, promotion, record, new_id, now_s)
+            return form_evaluation(self._database, replace(task, plan=plan), promotion, record, new_id, now_s)
         try:
             return self._advance_cohort(replace(task, plan=plan), record)
         except VectorsLost as error:

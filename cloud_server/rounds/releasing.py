@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select, update
 
-from cloud_server.releases.stages import DRIVER, end_promotion
+from cloud_server.releases.stages import DRIVER, Pair, end_promotion, limit_of
 from cloud_server.releases.state import (
     EVALUATING,
     Promotion,
@@ -17,6 +17,7 @@ from cloud_server.releases.state import (
     load_release,
     lock_release,
     save_promotion,
+    save_release,
     under_way,
 )
 from cloud_server.rounds.machine import Phase
@@ -87,16 +88,21 @@ def running_evaluation(connection: Connection, task_name: str) -> tuple[Promotio
 
 
 def require_in_stage(connection: Connection, record: StoredCohort, device: str) -> None:
-    """Refuse to let a device evaluate whom the candidate was not given.
+    """Refuse to let a device evaluate whom the candidate was not given, or that has done it.
 
     Raises:
-        Refused: ``other-stage``.
+        Refused: ``other-stage``, ``already-evaluated``.
     """
     state = load_release(connection, record.task)
-    decision = state.decision if state is not None else None
+    decision = None if state is None else state.decision
     if decision is None or decision.candidate != record.base_version or not decision.includes(device):
         raise Refused(
             "other-stage", "The device is not in the stage that evaluates this version.", "it checks in again"
+        )
+    if has_compared(connection, record.task, Pair(record.base_version, decision.released), device):
+        raise Refused(
+            "already-evaluated",
+            "The device's counts for these two versions have come already; in a second sum they could be told apart.",
         )
 
 
@@ -107,9 +113,17 @@ def plan_of(connection: Connection, task_name: str, number: int) -> Plan:
 
 
 def form_evaluation(
-    database: Database, one: Promotion, record: StoredCohort | None, new_id: Callable[[], str], now_s: float
+    database: Database,
+    task: Task,
+    one: Promotion,
+    record: StoredCohort | None,
+    new_id: Callable[[], str],
+    now_s: float,
 ) -> bool:
-    """Let the stage's next cohort form, or end the promotion after too many; say whether anything was done."""
+    """Let the stage's next cohort form, or end the promotion after too many; say whether anything was done.
+
+    After a cohort that failed the stage grows by as many devices as that one has spent.
+    """
     with database.write() as connection:
         state = lock_release(connection, one.task, None)
         found = running_evaluation(connection, one.task)
@@ -118,7 +132,9 @@ def form_evaluation(
         if one.attempts >= MAX_ATTEMPTS:
             end_promotion(connection, DRIVER, state, one, f"{MAX_ATTEMPTS} cohorts failed", now_s)
             return True
-        changed = replace(one, cohort=new_id(), attempts=one.attempts + 1)
+        pair = Pair(one.candidate, one.baseline)
+        limit, _ = limit_of(connection, task, pair, one.rule.shares[one.stage], now_s, one.limit)
+        changed = replace(one, cohort=new_id(), attempts=one.attempts + 1, limit=limit)
         insert_cohort(
             connection,
             cohort_id=changed.cohort,
@@ -130,6 +146,8 @@ def form_evaluation(
             now_s=now_s,
         )
         save_promotion(connection, changed)
+        if limit != one.limit:
+            save_release(connection, state)
     log.info("task %s: version %d, stage %d is being evaluated", one.task, one.candidate, one.stage + 1)
     return True
 

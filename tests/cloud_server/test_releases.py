@@ -44,6 +44,7 @@ class Scene:
         self.local = local
         local.create(plan)
         self.members = local.enrol(plan, 6)
+        self.spent: set[str] = set()
         self.publish(1.0)
         for member in self.members:
             self.ask(member)  # seen, so that stages count on them
@@ -98,12 +99,14 @@ class Scene:
         return [member for member in self.members if self.told(member).includes(member.device)]
 
     def evaluate(self, found: tuple[Evaluation, Evaluation], steps: Sequence[str] = STEPS) -> list[Member]:
-        """Let the stage's devices evaluate."""
-        members = self.stage()
+        """Let the stage's devices evaluate that have not."""
+        members = [member for member in self.stage() if member.device not in self.spent]
         candidate, baseline = self.promotion.candidate, self.promotion.baseline
         for member in members:
             assert self.ask(member).action == "evaluate"
             member.meet_to_evaluate(candidate, baseline, found)
+        if "upload" in steps:
+            self.spent |= {member.device for member in members}
         for step in steps:
             if step == "share" and len(members) < PLAN.cohort.largest:  # nobody else comes
                 self.local.clock.time_s += HOUR_S
@@ -125,18 +128,18 @@ def actions_of(local: Local) -> list[str]:
 
 def test_a_good_version_goes_from_stage_to_stage_and_is_released(scene: Scene) -> None:
     assert (scene.state.released, scene.uses()) == (0, [0] * 6)  # an import is used by nobody
-    scene.act("promote", 1, Rule((0.01, 0.5, 1.0)))
+    scene.act("promote", 1, Rule((0.001, 0.002, 1.0)))
     inside: set[str] = set()
     sequences = []
     for number in range(3):
         assert (scene.promotion.phase, scene.promotion.stage) == ("evaluating", number)
         members = scene.stage()
         assert inside <= {member.device for member in members}
-        assert len(members) >= PLAN.cohort.min_survivors
+        assert len(members) == 2 * (number + 1)
         inside = {member.device for member in members}
         assert scene.uses() == [int(member.device in inside) for member in scene.members]
         for member in scene.members:
-            if member.device not in inside:
+            if member.device not in inside or member.device in scene.spent:
                 assert scene.ask(member).action != "evaluate"
         assert all(member.counted() for member in scene.evaluate(GOOD))
         sequences.append(scene.state.sequence)
@@ -153,6 +156,44 @@ def test_a_good_version_goes_from_stage_to_stage_and_is_released(scene: Scene) -
         "release-evaluated",
         "release-completed",
     ]
+
+
+def test_nobodys_counts_are_in_two_sums(scene: Scene) -> None:
+    scene.act("promote", 1, Rule((0.001, 1.0)))
+    first = scene.evaluate(GOOD)
+    assert scene.promotion.stage == 1
+    first[0].meet_to_evaluate(1, 0, GOOD)
+    with refused("already-evaluated", Refused):
+        first[0].do("join")
+    others = scene.evaluate(GOOD)
+    assert {member.device for member in first} & {member.device for member in others} == set()
+    assert scene.promotion.phase == "released"
+    scene.act("roll_back")
+    scene.act("promote", 1, Rule())  # once more, and nobody is left who could measure it
+    assert all(scene.ask(member).action != "evaluate" for member in scene.members)
+
+
+def test_a_stage_grows_by_those_that_a_failed_cohort_has_spent(scene: Scene) -> None:
+    scene.act("promote", 1, Rule((0.001, 1.0)))
+    first = scene.evaluate(GOOD, STEPS[:3])
+    scene.local.clock.time_s += 2 * HOUR_S
+    scene.local.settle()
+    assert scene.local.rows("SELECT phase FROM cohort WHERE purpose = 'evaluation'") == [("failed",), ("forming",)]
+    assert len(scene.stage()) == 4
+    others = scene.evaluate(GOOD)
+    assert len(others) == 2
+    assert not {member.device for member in first} & {member.device for member in others}
+    assert scene.promotion.stage == 1
+
+
+def test_a_last_stage_of_too_few_is_judged_by_the_stages_before(scene: Scene) -> None:
+    scene.act("promote", 1, Rule((0.001, 0.002, 0.003, 1.0)))
+    for _ in range(3):
+        scene.evaluate(GOOD)
+    assert (scene.promotion.phase, scene.state.released) == ("released", 1)
+    with scene.local.parts.database.read() as connection:
+        last = [entry for entry in audit.entries(connection) if entry["action"] == "release-stage"][-1]
+    assert "only 0 devices are left" in str(last["detail"])
 
 
 def test_a_worse_version_ends_after_the_first_stage_and_old_decisions_are_not_followed(scene: Scene) -> None:
@@ -188,7 +229,7 @@ def test_a_driver_that_is_killed_in_the_middle_loses_nothing(scene: Scene, kille
 
 
 def test_an_operator_may_look_at_every_stage(scene: Scene) -> None:
-    scene.act("promote", 1, Rule((0.01, 1.0), automatic=False))
+    scene.act("promote", 1, Rule((0.001, 1.0), automatic=False))
     with refused("not-waiting", Conflict):
         scene.act("proceed")
     scene.evaluate(GOOD)
