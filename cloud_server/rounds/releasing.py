@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select, update
 
-from cloud_server.releases.stages import DRIVER, Pair, end_promotion, limit_of
+from cloud_server.releases.stages import DRIVER, Pair, end_promotion, has_compared, limit_of
 from cloud_server.releases.state import (
     EVALUATING,
     Promotion,
