@@ -19,7 +19,8 @@ from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
 from cloud_server.beside import in_web_process
-from cloud_server.devices import Acceptor, IdentityKeys
+from cloud_server.device_keys import IdentityKeys
+from cloud_server.devices import Acceptor
 from cloud_server.metrics import RequestMetrics, StateCollector, read_metrics, registry_for_values
 from cloud_server.rounds.assigning import Assigner
 from cloud_server.rounds.pacing import CHECK_INS_PER_S, Pacer

@@ -17,9 +17,11 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 
 from cloud_server import audit
 from cloud_server.beside import beside_other_requests
+from cloud_server.device_keys import lock_forming, note_use, replace_key, superseded, unknown
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import device
 from shared.errors import Conflict, FedloomError, Missing, Refused, Unauthenticated
+from shared.wire.signed import Certificate
 
 KNOWN: Final = (
     device.c.device,
@@ -35,6 +37,8 @@ KNOWN: Final = (
     device.c.vectors,
     device.c.contributions,
     device.c.last_contribution_s,
+    device.c.identity_key,
+    device.c.serial,
 )  # columns that requests are answered from
 # Made once: building a statement takes as long as running it.
 _READ: Final = select(*KNOWN).where(device.c.device == bindparam("name")).with_for_update()
@@ -43,8 +47,6 @@ _TAKE: Final = (
     .where(device.c.device == bindparam("name"))
     .values(counter=bindparam("new_counter"), last_request=bindparam("new_request"), last_seen_s=bindparam("seen_s"))
 )
-_KEY: Final = select(device.c.identity_key).where(device.c.device == bindparam("name"))
-MAX_REMEMBERED_KEYS: Final = 100_000
 MAX_BEHIND: Final = 8  # requests with counters of the past, before two agents are suspected
 FORGET_BEHIND_AFTER: Final = 1000  # counters without another one, after which they are forgotten
 Outcome = Row[*tuple[Any, ...]] | Exception
@@ -60,45 +62,14 @@ class Request:
         counter: that the device gave it.
         digest: hexadecimal, of what was signed.
         now_s: when it came.
+        identity_key: that signed it, 32 octets.
     """
 
     device: str
     counter: int
     digest: str
     now_s: float
-
-
-class IdentityKeys:
-    """The keys of devices that sent requests lately, which never change.
-
-    Args:
-        database: of the aggregator.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._keys: dict[str, bytes] = {}
-
-    def of(self, name: str) -> bytes:
-        """Return a device's Ed25519 public key, 32 octets.
-
-        Raises:
-            Unauthenticated: ``unknown-device``.
-        """
-        key = self._keys.get(name)
-        if key is None:
-            with self._database.read() as connection:
-                key = connection.execute(_KEY, {"name": name}).scalar_one_or_none()
-            if key is None:
-                raise _unknown()
-            if len(self._keys) >= MAX_REMEMBERED_KEYS:
-                self._keys.clear()
-            self._keys[name] = key
-        return key
-
-
-def _unknown() -> Unauthenticated:
-    return Unauthenticated("unknown-device", "The server does not know this device.", "enrol it with a new code")
+    identity_key: bytes
 
 
 def _inactive(state: State) -> FedloomError:
@@ -120,9 +91,61 @@ def accept(connection: Connection, request: Request) -> Row[*tuple[Any, ...]] | 
     """
     row = connection.execute(_READ, {"name": request.device}).one_or_none()
     if row is None:
-        return _unknown()
+        return unknown()
     if row.state != "active":
         return _inactive(row.state)
+    if request.identity_key != row.identity_key:
+        note_use(connection, request.device, request.identity_key, request.counter, request.now_s)
+        return superseded()
+    return _take_counter(connection, request, row)
+
+
+def take_key(
+    connection: Connection, request: Request, certificate: Certificate
+) -> Row[*tuple[Any, ...]] | FedloomError:
+    """Take a request that was signed with the key in ``certificate``, and let that key count if it is a newer one.
+
+    Args:
+        connection: of a transaction of its own.
+        request: see ``accept``.
+        certificate: of the authority, for this device.
+
+    Returns:
+        As ``accept``; the row is as it was before.
+    """
+    lock_forming(connection, certificate.task)
+    row = connection.execute(_READ, {"name": request.device}).one_or_none()
+    if row is None:
+        return unknown()
+    if row.state != "active":
+        return _inactive(row.state)
+    newer = certificate.serial > row.serial
+    if not newer and request.identity_key != row.identity_key:
+        note_use(connection, request.device, request.identity_key, request.counter, request.now_s)
+        return superseded()
+    taken = _take_counter(connection, request, row)
+    if newer and not isinstance(taken, FedloomError):
+        replace_key(connection, row, certificate, request.counter, request.now_s)
+    return taken
+
+
+def require_active(connection: Connection, name: str) -> None:
+    """Refuse a device that may not take part.
+
+    Raises:
+        Unauthenticated: ``unknown-device``, ``device-revoked``.
+        Refused: ``identity-quarantined``.
+    """
+    state = connection.execute(select(device.c.state).where(device.c.device == name)).scalar_one_or_none()
+    if state is None:
+        raise unknown()
+    if state != "active":
+        raise _inactive(state)
+
+
+def _take_counter(
+    connection: Connection, request: Request, row: Row[*tuple[Any, ...]]
+) -> Row[*tuple[Any, ...]] | FedloomError:
     if request.counter > row.counter or (request.counter == row.counter and request.digest == row.last_request):
         values = {"new_counter": request.counter, "new_request": request.digest, "seen_s": request.now_s}
         connection.execute(_TAKE, {"name": request.device, **values})

@@ -36,6 +36,10 @@ REMOTE_POLL_INTERVAL_S: Final = 0.05  # the same where looking is a request to a
 RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must wait
 MAX_RETRY_AFTER_MS: Final = 24 * 3600 * 1000  # its longest advice
 
+# Identity keys
+MIN_RENEWAL_INTERVAL_S: Final = 60.0  # between two certificates of one device: each stays in the log
+MAX_FORMER_KEYS_TRIED: Final = 8  # the newest ones, before a request's signature is called nobody's
+
 # Numbers
 MAX_MEMBERS: Final = 100_000  # for which parameters are computed and messages are read
 MAX_EXAMPLE_LOSS: Final = 100.0  # the evaluation loss of one example is clipped here before it is summed

@@ -57,6 +57,21 @@ device = Table(
     Column("memory_mib", Integer, nullable=False, server_default="0"),  # that it said it has, 0 before the first time
     Column("contributions", Integer, nullable=False, server_default="0"),  # sums that were published with it
     Column("last_contribution_s", Float, nullable=False, server_default="0"),
+    Column("serial", Integer, nullable=False, server_default="0"),  # of its certificate: how many keys it had before
+    Column("key_since_s", Float, nullable=False, server_default="0"),  # when its key came, 0 for at enrolment
+)
+
+# The keys that devices had before; none of them counts any more.
+former_key = Table(
+    "former_key",
+    metadata,
+    Column("device", ForeignKey("device.device"), primary_key=True),
+    Column("serial", Integer, primary_key=True, autoincrement=False),
+    Column("identity_key", LargeBinary, nullable=False),
+    Column("until_s", Float, nullable=False),
+    Column("counter", BigInteger, nullable=False),  # of the request that brought the next key
+    Column("uses", Integer, nullable=False, server_default="0"),  # requests that it signed after that, up to the alarm
+    Column("used_s", Float, nullable=False, server_default="0"),  # when it was sure that somebody uses it, 0 if nobody
 )
 
 # Who was asked to train in the open round; gone when it is over.
@@ -216,7 +231,8 @@ certificate_log = Table(
     Column("device", String, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("issued_s", Float, nullable=False),
-    UniqueConstraint("device"),
+    Column("serial", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("device", "serial"),
 )
 
 # Append-only: every seed of a graph that was ever drawn, one per cohort id.

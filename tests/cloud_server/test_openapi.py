@@ -57,7 +57,7 @@ def test_each_route_says_its_policy_and_what_it_needs(local: Local) -> None:
         names = {parameter["name"] for parameter in operation["parameters"]}
         assert (DEVICE_HEADER in names) == (route.policy == "device")
         assert ("401" in operation["responses"]) == (
-            route.policy == "device" or route.endpoint.startswith("enrolment.e") or route.endpoint == "enrolment.admit"
+            route.policy == "device" or route.endpoint in {"enrolment.enrol", "enrolment.renew", "enrolment.admit"}
         )
         assert ("requestBody" in operation) == (route.method in {"POST", "PUT"})
         assert all(answer["description"] for answer in operation["responses"].values())

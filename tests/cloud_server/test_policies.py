@@ -26,6 +26,7 @@ from shared.wire.requests import (
     ENROL,
     OPENAPI,
     PROBLEM,
+    RENEW,
     ROOT,
     SEEDS,
     SIGNATURE_HEADER,
@@ -35,7 +36,7 @@ from tests.cloud_server.local import Local
 from tests.edge_client.devices import ManualClock
 
 HEALTH = {HEALTHZ, READYZ}
-FOR_EVERYBODY = {ROOT, ENROL, ADMIT, OPENAPI} | HEALTH
+FOR_EVERYBODY = {ROOT, ENROL, RENEW, ADMIT, OPENAPI} | HEALTH
 VALUES = {"cohort_id": "cohort-a", "digest": "0" * 64, "held": "1" * 64, "number": "0"}
 UNKNOWN = {
     DEVICE_HEADER: "device-" + "0" * 32,
@@ -67,7 +68,7 @@ def test_every_route_states_its_policy(local: Local, authority_app: Flask) -> No
     assert not unstated(local.app)
     assert not unstated(authority_app)
     assert {route.path for route in routes(local.app) if route.policy == "public"} == FOR_EVERYBODY
-    assert {route.path for route in routes(authority_app) if route.policy == "public"} == {ENROL} | HEALTH
+    assert {route.path for route in routes(authority_app) if route.policy == "public"} == {ENROL, RENEW} | HEALTH
 
 
 def view(number: str = "") -> str:
