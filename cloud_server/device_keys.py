@@ -20,7 +20,6 @@ from shared.limits import MAX_FORMER_KEYS_TRIED
 from shared.wire.signed import Certificate, verify
 
 MAX_REMEMBERED_KEYS: Final = 100_000
-MAX_LATE_USES: Final = 8  # of a former key, with counters of before its end: such requests may have been late
 _KEY: Final = select(device.c.identity_key).where(device.c.device == bindparam("name"))
 
 
@@ -100,24 +99,19 @@ def superseded() -> Unauthenticated:
     )
 
 
-def note_use(connection: Connection, name: str, key: bytes, counter: int, now_s: float) -> None:
-    """Write down that a former key signed a request; tell the operator, once per key, when that was no late one."""
-    query = select(former_key).where(former_key.c.device == name, former_key.c.identity_key == key).with_for_update()
+def note_use(connection: Connection, name: str, key: bytes, now_s: float) -> None:
+    """Tell the operator that a former key signed a request, the first time."""
+    this = former_key.c.device == name, former_key.c.identity_key == key
+    query = select(former_key.c.serial, former_key.c.used_s).where(*this).with_for_update()
     row = connection.execute(query).one_or_none()
     if row is None or row.used_s:
         return
-    uses = row.uses + 1
-    sure = counter > row.counter or uses > MAX_LATE_USES
-    this = former_key.c.device == name, former_key.c.serial == row.serial
-    connection.execute(update(former_key).where(*this).values(uses=uses, used_s=now_s if sure else 0.0))
-    if sure:
-        reason = "a key was used after a newer one had come: two agents have had this identity"
-        audit.record(connection, now_s, "server", "identity-cloned", name, {"serial": row.serial, "reason": reason})
+    connection.execute(update(former_key).where(*this).values(used_s=now_s))
+    reason = "a key was used after a newer one had come: two agents have had this identity"
+    audit.record(connection, now_s, "server", "identity-cloned", name, {"serial": row.serial, "reason": reason})
 
 
-def replace_key(
-    connection: Connection, row: Row[*tuple[Any, ...]], certificate: Certificate, counter: int, now_s: float
-) -> None:
+def replace_key(connection: Connection, row: Row[*tuple[Any, ...]], certificate: Certificate, now_s: float) -> None:
     """Let only the key in ``certificate`` count for a device from now on.
 
     Its join message in a cohort that still forms, which has the former certificate, is taken out. Where the roster is
@@ -127,11 +121,10 @@ def replace_key(
         connection: of a transaction that has locked the device, and before that the cohorts (``lock_forming``).
         row: of the device, as it was.
         certificate: newer than the stored one.
-        counter: of the request that brought it.
         now_s: the time.
     """
     former = {"device": row.device, "serial": row.serial, "identity_key": row.identity_key}
-    connection.execute(insert(former_key).values(**former, until_s=now_s, counter=counter))
+    connection.execute(insert(former_key).values(**former, until_s=now_s))
     values = {
         "certificate": certificate.signed.to_bytes(),
         "identity_key": certificate.identity_key,

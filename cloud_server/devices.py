@@ -95,7 +95,7 @@ def accept(connection: Connection, request: Request) -> Row[*tuple[Any, ...]] | 
     if row.state != "active":
         return _inactive(row.state)
     if request.identity_key != row.identity_key:
-        note_use(connection, request.device, request.identity_key, request.counter, request.now_s)
+        note_use(connection, request.device, request.identity_key, request.now_s)
         return superseded()
     return _take_counter(connection, request, row)
 
@@ -121,11 +121,11 @@ def take_key(
         return _inactive(row.state)
     newer = certificate.serial > row.serial
     if not newer and request.identity_key != row.identity_key:
-        note_use(connection, request.device, request.identity_key, request.counter, request.now_s)
+        note_use(connection, request.device, request.identity_key, request.now_s)
         return superseded()
     taken = _take_counter(connection, request, row)
     if newer and not isinstance(taken, FedloomError):
-        replace_key(connection, row, certificate, request.counter, request.now_s)
+        replace_key(connection, row, certificate, request.now_s)
     return taken
 
 

@@ -69,9 +69,7 @@ former_key = Table(
     Column("serial", Integer, primary_key=True, autoincrement=False),
     Column("identity_key", LargeBinary, nullable=False),
     Column("until_s", Float, nullable=False),
-    Column("counter", BigInteger, nullable=False),  # of the request that brought the next key
-    Column("uses", Integer, nullable=False, server_default="0"),  # requests that it signed after that, up to the alarm
-    Column("used_s", Float, nullable=False, server_default="0"),  # when it was sure that somebody uses it, 0 if nobody
+    Column("used_s", Float, nullable=False, server_default="0"),  # when it signed again for the first time, 0 if never
 )
 
 # Who was asked to train in the open round; gone when it is over.

@@ -15,8 +15,6 @@ def upgrade() -> None:
         sa.Column("serial", sa.Integer(), primary_key=True, autoincrement=False),
         sa.Column("identity_key", sa.LargeBinary(), nullable=False),
         sa.Column("until_s", sa.Float(), nullable=False),
-        sa.Column("counter", sa.BigInteger(), nullable=False),
-        sa.Column("uses", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("used_s", sa.Float(), nullable=False, server_default="0"),
     )
     op.add_column("device", sa.Column("serial", sa.Integer(), nullable=False, server_default="0"))
