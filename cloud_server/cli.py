@@ -22,7 +22,8 @@ from cloud_server.authority_cli import add_authority, is_authority, mint_at_auth
 from cloud_server.blobs_cli import add_blobs
 from cloud_server.cautions import cautions
 from cloud_server.database_cli import add_database
-from cloud_server.devices import State, set_state
+from cloud_server.device_cli import change_device, list_devices, show_device
+from cloud_server.devices import State
 from cloud_server.listening import read_text
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import paid_cohorts, privacy_report
@@ -31,7 +32,6 @@ from cloud_server.serve_cli import add_driver, add_serve, drive, serve
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.failures import failure_of
 from cloud_server.storage.opening import open_blobs, open_database
-from cloud_server.storage.schema import device as device_table
 from cloud_server.storage.schema import setting
 from cloud_server.tasks import (
     create_task,
@@ -139,14 +139,16 @@ def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     show = _add(task, "show", "show a task and its rounds", _task_show)
     show.add_argument("task")
     device = commands.add_parser("device", help="enrolled devices").add_subparsers(required=True, metavar="VERB")
-    _add(device, "list", "list the devices, when they were seen and what they use", _device_list)
+    _add(device, "list", "list the devices, when they were seen and what they use", list_devices)
+    one = _add(device, "show", "show a device and the keys that it had", show_device)
+    one.add_argument("device")
     verbs_of_states: tuple[tuple[str, str, State], ...] = (
         ("revoke", "let a device take part no more, for good", "revoked"),
         ("quarantine", "let a device take part no more for now", "quarantined"),
         ("reinstate", "let a quarantined device take part again", "active"),
     )
     for verb, text, state in verbs_of_states:
-        changing = _add(device, verb, text, partial(_device_change, state=state))
+        changing = _add(device, verb, text, partial(change_device, state=state))
         changing.add_argument("device")
         changing.add_argument("--reason", default="", help="for the audit log")
     auditing = commands.add_parser("audit", help="what operators and drivers did")
@@ -248,38 +250,6 @@ def _task_show(arguments: argparse.Namespace) -> Json:
             "plan": decode(task.plan.to_bytes()),
             "rounds": list(list_rounds(connection, task.name)),
         }
-
-
-def _device_list(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
-    with parts.database.read() as connection:
-        rows = connection.execute(device_table.select().order_by(device_table.c.enrolled_s)).all()
-    devices: list[Json] = [
-        {
-            "device": row.device,
-            "task": row.task,
-            "enrolled_s": row.enrolled_s,
-            "last_seen_s": row.last_seen_s,
-            "version": row.version,
-            "state": row.state,
-            "reason": row.state_reason,
-            "group": row.code_group,
-            "memory_mib": row.memory_mib,
-            "vectors": row.vectors,
-            "contributions": row.contributions,
-        }
-        for row in rows
-    ]
-    return {"devices": devices}
-
-
-def _device_change(arguments: argparse.Namespace, state: State) -> Json:
-    parts = _open(arguments)
-    with parts.database.write() as connection:
-        set_state(connection, arguments.device, state, arguments.reason, parts.clock.now_s())
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
-    return {"device": arguments.device, "state": state}
 
 
 def _audit_list(arguments: argparse.Namespace) -> Json:

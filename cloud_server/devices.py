@@ -9,17 +9,18 @@ agent, whose own counter runs behind, sends them again and again.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, select, update
 
 from cloud_server import audit
 from cloud_server.beside import beside_other_requests
 from cloud_server.device_keys import lock_forming, note_use, replace_key, superseded, unknown
-from cloud_server.storage.database import Database
-from cloud_server.storage.schema import device
+from cloud_server.storage.database import REVISION_ROW, Database
+from cloud_server.storage.schema import device, invitation
 from shared.errors import Conflict, FedloomError, Missing, Refused, Unauthenticated
 from shared.wire.signed import Certificate
 
@@ -39,9 +40,18 @@ KNOWN: Final = (
     device.c.last_contribution_s,
     device.c.identity_key,
     device.c.serial,
+    exists().where(invitation.c.task == device.c.task, invitation.c.device == device.c.device).label("invited"),
+    REVISION_ROW.scalar_subquery().label("revision"),  # at which this was read
 )  # columns that requests are answered from
 # Made once: building a statement takes as long as running it.
-_READ: Final = select(*KNOWN).where(device.c.device == bindparam("name")).with_for_update()
+_LOOK: Final = select(*KNOWN).where(device.c.device == bindparam("name"))
+# In the order of names, so that no two processes wait for each other's rows.
+_READ: Final = (
+    select(*KNOWN)
+    .where(device.c.device.in_(bindparam("names", expanding=True)))
+    .order_by(device.c.device)
+    .with_for_update(of=device)
+)
 _TAKE: Final = (
     update(device)
     .where(device.c.device == bindparam("name"))
@@ -63,6 +73,7 @@ class Request:
         digest: hexadecimal, of what was signed.
         now_s: when it came.
         identity_key: that signed it, 32 octets.
+        certificate: of that key, where the request shows it.
     """
 
     device: str
@@ -70,6 +81,12 @@ class Request:
     digest: str
     now_s: float
     identity_key: bytes
+    certificate: Certificate | None = None
+
+    def has_key_of(self, row: Row[*tuple[Any, ...]]) -> bool:
+        """Say whether the key that signed it is the one in a device's row, or one that is to follow that."""
+        newer = self.certificate is not None and self.certificate.serial > row.serial
+        return newer or bool(self.identity_key == row.identity_key)
 
 
 def _inactive(state: State) -> FedloomError:
@@ -83,50 +100,60 @@ def _inactive(state: State) -> FedloomError:
     )
 
 
-def accept(connection: Connection, request: Request) -> Row[*tuple[Any, ...]] | FedloomError:
-    """Take a request's counter and return its device's row (``KNOWN``), or why it must not have any effect.
+def look_up(connection: Connection, name: str) -> Row[*tuple[Any, ...]]:
+    """Return what is known (``KNOWN``) of a device that exists."""
+    return connection.execute(_LOOK, {"name": name}).one()
+
+
+def accept(connection: Connection, requests: Sequence[Request]) -> list[Outcome]:
+    """Take the counters of requests, and return each one's row of ``KNOWN``, or why it must not have any effect.
 
     A counter that grows is taken, and an exact repeat of the last request, which every route answers alike. The caller
-    raises what is returned after the transaction, which may have quarantined the device.
+    raises what is returned after the transaction, which may have quarantined devices.
+
+    Args:
+        connection: of the transaction.
+        requests: verified ones, each of another device.
     """
-    row = connection.execute(_READ, {"name": request.device}).one_or_none()
-    if row is None:
-        return unknown()
-    if row.state != "active":
-        return _inactive(row.state)
-    if request.identity_key != row.identity_key:
-        note_use(connection, request.device, request.identity_key, request.now_s)
-        return superseded()
-    return _take_counter(connection, request, row)
+    rows = {row.device: row for row in connection.execute(_READ, {"names": [request.device for request in requests]})}
+    taken: list[dict[str, object]] = []
+    outcomes: list[Outcome] = []
+    for request in requests:
+        row = rows.get(request.device)
+        if row is None:
+            outcomes.append(unknown())
+        elif row.state != "active":
+            outcomes.append(_inactive(row.state))
+        elif not request.has_key_of(row):
+            note_use(connection, request.device, request.identity_key, request.now_s)
+            outcomes.append(superseded())
+        elif _is_next(request, row):
+            values = {"new_counter": request.counter, "new_request": request.digest, "seen_s": request.now_s}
+            taken.append({"name": request.device, **values})
+            outcomes.append(row)
+        else:
+            outcomes.append(_suspect(connection, request, row))
+    if taken:
+        connection.execute(_TAKE, taken)
+    return outcomes
 
 
-def take_key(
-    connection: Connection, request: Request, certificate: Certificate
-) -> Row[*tuple[Any, ...]] | FedloomError:
-    """Take a request that was signed with the key in ``certificate``, and let that key count if it is a newer one.
+def take_key(connection: Connection, request: Request, certificate: Certificate) -> Outcome:
+    """Take a request that shows its ``certificate``, and let the key in that count if it is a newer one.
 
     Args:
         connection: of a transaction of its own.
-        request: see ``accept``.
+        request: signed by that key.
         certificate: of the authority, for this device.
 
     Returns:
         As ``accept``; the row is as it was before.
     """
     lock_forming(connection, certificate.task)
-    row = connection.execute(_READ, {"name": request.device}).one_or_none()
-    if row is None:
-        return unknown()
-    if row.state != "active":
-        return _inactive(row.state)
-    newer = certificate.serial > row.serial
-    if not newer and request.identity_key != row.identity_key:
-        note_use(connection, request.device, request.identity_key, request.now_s)
-        return superseded()
-    taken = _take_counter(connection, request, row)
-    if newer and not isinstance(taken, FedloomError):
-        replace_key(connection, row, certificate, request.now_s)
-    return taken
+    (outcome,) = accept(connection, [replace(request, certificate=certificate)])
+    if not isinstance(outcome, Exception) and certificate.serial > outcome.serial:
+        replace_key(connection, outcome, certificate, request.now_s)
+    return outcome
 
 
 def require_active(connection: Connection, name: str) -> None:
@@ -143,13 +170,15 @@ def require_active(connection: Connection, name: str) -> None:
         raise _inactive(state)
 
 
-def _take_counter(
-    connection: Connection, request: Request, row: Row[*tuple[Any, ...]]
-) -> Row[*tuple[Any, ...]] | FedloomError:
-    if request.counter > row.counter or (request.counter == row.counter and request.digest == row.last_request):
-        values = {"new_counter": request.counter, "new_request": request.digest, "seen_s": request.now_s}
-        connection.execute(_TAKE, {"name": request.device, **values})
-        return row
+def _is_next(request: Request, row: Row[*tuple[Any, ...]]) -> bool:
+    """Say whether a request has a counter of its own, or is the last one again."""
+    return bool(
+        request.counter > row.counter or (request.counter == row.counter and request.digest == row.last_request)
+    )
+
+
+def _suspect(connection: Connection, request: Request, row: Row[*tuple[Any, ...]]) -> Conflict:
+    """Note a request with a counter of the past, which a second agent with the same identity may have sent."""
     lately = row.counter - row.behind_counter <= FORGET_BEHIND_AFTER
     behind = row.behind + 1 if lately else 1
     values = {"behind": behind, "behind_counter": row.counter, "last_seen_s": request.now_s}
@@ -171,8 +200,8 @@ def _take_counter(
 class Acceptor:
     """Takes the counters of one process's requests, those that came at once in one transaction.
 
-    Making a transaction durable takes longer than all else about a small request, and no longer for a batch. While one
-    batch is made durable, the next one gathers.
+    Making a transaction durable takes longer than all else about a small request, and no longer for a batch, whose rows
+    are also read and written at once. While one batch is made durable, the next one gathers.
 
     Args:
         database: of the aggregator; in a web process nobody else uses it, for another thread does.
@@ -192,19 +221,23 @@ class Acceptor:
         mine = _Waiting(request)
         self._waiting.append(mine)
         with self._turn:
-            if mine.outcome is None:
-                batch, self._waiting = self._waiting, []
+            while mine.outcome is None:
+                batch = self._next_batch()
                 beside_other_requests(partial(self._take, batch))
         if isinstance(mine.outcome, BaseException):
             raise mine.outcome
-        if mine.outcome is None:
-            raise TypeError("a request was not taken with its batch")
         return mine.outcome
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Return whoever waits, but of each device the first request alone."""
+        batch: dict[str, _Waiting] = {}
+        self._waiting = [one for one in self._waiting if batch.setdefault(one.request.device, one) is not one]
+        return list(batch.values())
 
     def _take(self, batch: list[_Waiting]) -> None:
         try:
             with self._database.write() as connection:
-                outcomes: list[Outcome] = [accept(connection, one.request) for one in batch]
+                outcomes = accept(connection, [one.request for one in batch])
         except Exception as error:  # noqa: BLE001  # raised again by each request of the batch
             outcomes = [error for _ in batch]
         for one, outcome in zip(batch, outcomes, strict=True):

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from shared.errors import UsageError
@@ -18,6 +19,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 FORWARDED_FOR: Final = "HTTP_X_FORWARDED_FOR"
 FORWARDED_PROTO: Final = "HTTP_X_FORWARDED_PROTO"
+MAX_REMEMBERED_ADDRESSES: Final = 10_000
 log = logging.getLogger("fedloom.web")
 
 
@@ -49,6 +51,8 @@ class Proxies:
 
     def trusts(self, text: str) -> bool:
         """Say whether an address is a proxy's."""
+        if not self.networks:
+            return False
         address = _address(text)
         return address is not None and any(address in network for network in self.networks)
 
@@ -71,6 +75,7 @@ class Proxies:
         return found
 
 
+@lru_cache(MAX_REMEMBERED_ADDRESSES)
 def limit_key(address: str) -> str:
     """Return what stands for an address where askers are counted: a whole network, where one asker has that."""
     found = _address(address)

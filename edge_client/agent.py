@@ -481,6 +481,7 @@ class Agent:
             authority_key=self._enrolment.root.authority_key,
             random_bytes=self._around.random_bytes,
             cipher=plan.cohort.cipher,
+            see_certificates=self._journal.see_certificates,
         )
 
         def record(state: State) -> None:

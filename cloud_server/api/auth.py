@@ -207,7 +207,7 @@ def take_certificate(claim: Claim, certificate: Certificate) -> None:
     with parts.database.write() as connection:
         taken = take_key(connection, claim.signed_by(certificate.identity_key), certificate)
     parts.identity_keys.forget(claim.device)
-    if isinstance(taken, FedloomError):
+    if isinstance(taken, Exception):
         raise taken
     limiter().proven(request.remote_addr or "")
 
