@@ -6,10 +6,12 @@ an old key, or renews somebody else's first, is refused and found.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -394,6 +396,29 @@ def test_the_owner_renews_by_hand_and_sees_the_keys_age(device: Device, capsys: 
     assert "number 2, since " in status_text(report)
     assert "renewed every 30 days" in status_text(report)
     assert main(["renew-key", "--state", str(device.folder.path), "--renew-key-days", "-1"]) == 2
+
+
+def test_the_operator_sees_keys_and_their_age(
+    device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, name = device.copy(tmp_path / "copy"), load_enrolment(device.folder).device
+    old = load_identity(device.folder).key.public.hex()
+    device.renew()
+    with suppress(FedloomError):
+        copy.turn()
+    device.line.local.change(f"UPDATE device SET key_since_s = {time.time() - 3 * DAY_S}")  # noqa: S608  # a number
+    data = str(device.line.local.parts.folder.path)
+    capsys.readouterr()
+    assert server(["device", "list", "--data", data, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["devices"]
+    assert (row["device"], row["key_serial"], row["key_age_days"]) == (name, 1, 3.0)
+    assert server(["device", "show", name, "--data", data, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["identity_key"] == load_identity(device.folder).key.public.hex()
+    (former,) = shown["former_keys"]
+    assert (former["serial"], former["identity_key"]) == (0, old)
+    assert former["used_after_s"] >= former["until_s"] > 0
+    assert server(["device", "show", "device-nobody", "--data", data]) == 3
 
 
 def test_a_device_that_leaves_takes_its_next_key_along(device: Device) -> None:
