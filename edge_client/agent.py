@@ -231,7 +231,8 @@ class Agent:
         if renew_key_days is not None:
             self._keep(replace(self._enrolment, renew_key_days=renew_key_days))
         if self._enrolment.next_certificate is None:
-            self._check_in()  # with a key that counts no more there is nothing to renew, and the operator is told
+            # With a key that counts no more there is nothing to renew, and the operator is told by this.
+            self._renewal.show(self._identity, self._identity)
             self._use(self._renewal.certify(self._identity))
         self._take_next_key()
         return self._enrolment.certificate

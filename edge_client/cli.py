@@ -139,9 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("status", _status, "show how this device stands, and why it is not training")
     add("ledger", _ledger, "show what left this device")
-    renewing = add(
-        "renew-key", _renew_key, "renew this device's key now, as the agent does by itself from time to time"
-    )
+    renewing = add("renew", _renew_key, "renew this device's key now, as the agent does by itself from time to time")
     renewing.add_argument("--renew-key-days", type=_days, metavar="DAYS", help="and from now on once it is so old")
     leaving = add("leave", _leave, "delete this device's key and state, and no other file; it cannot be undone")
     leaving.add_argument("--yes", action="store_true", help="do it")

@@ -81,7 +81,7 @@ def status_text(report: Report) -> str:
 def _key(key: Report, days: int) -> str:
     since_s = key["since_s"]
     since = "" if since_s is None else f", since {datetime.fromtimestamp(since_s, UTC):%Y-%m-%d}"
-    return f"number {key['serial'] + 1}{since}; renewed " + (f"every {days} days" if days else "by `renew-key` only")
+    return f"number {key['serial'] + 1}{since}; renewed " + (f"every {days} days" if days else "by `renew` only")
 
 
 def _demands(demands: Report) -> str:

@@ -37,7 +37,7 @@ RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must w
 MAX_RETRY_AFTER_MS: Final = 24 * 3600 * 1000  # its longest advice
 
 # Identity keys
-MIN_RENEWAL_INTERVAL_S: Final = 60.0  # between two certificates of one device: each stays in the log
+MIN_RENEWAL_INTERVAL_S: Final = 3600.0  # between two certificates of one device: each stays in the log
 MAX_FORMER_KEYS_TRIED: Final = 8  # the newest ones, before a request's signature is called nobody's
 
 # Numbers

@@ -130,6 +130,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 "expired-certificate",
                 "identity-quarantined",
                 "other-authority",
+                "renewed-lately",
                 "too-many-keys",
             ),
             409: ("used-key",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +15,9 @@ from cloud_server.storage.database import Database, sqlite_url
 from cloud_server.storage.revisions import AUTHORITY
 from cloud_server.storage.schema import certificate_log, code, seed_log
 from shared.clock import Clock
-from shared.errors import Conflict, Refused, TooManyRequests, UsageError
+from shared.errors import Conflict, Refused, UsageError
 from shared.ids import random_id, require_name
-from shared.limits import MIN_RENEWAL_INTERVAL_S
+from shared.limits import MAX_FORMER_KEYS_TRIED, MIN_RENEWAL_INTERVAL_S
 from shared.root import SECRET_BYTES, Root
 from shared.secagg.graph_seed import SEED_BYTES, GraphSeed
 from shared.wire.canonical import sha256
@@ -168,14 +169,14 @@ class Authority:
 
         Raises:
             Unauthenticated: ``bad-signature``, or ``key-superseded`` unless the certificate is the device's newest.
-            Refused: ``certificate-unknown``, ``expired-certificate``, ``too-many-keys``.
+            Refused: ``certificate-unknown``, ``expired-certificate``, ``too-many-keys``, ``renewed-lately``.
             Conflict: ``used-key``.
-            TooManyRequests: soon after the last time.
         """
         current = verified_renewal(request, fingerprint, self.public_key)
         query = select(certificate_log).where(certificate_log.c.device == current.device)
         with self._database.write() as connection:
-            log = connection.execute(query.order_by(desc(certificate_log.c.serial))).all()
+            newest = query.order_by(desc(certificate_log.c.serial)).limit(1 + MAX_FORMER_KEYS_TRIED)
+            log = connection.execute(newest).all()
             if not log or current.serial > log[0].serial:
                 raise Refused(
                     "certificate-unknown",
@@ -202,10 +203,14 @@ class Authority:
         if issued[0].expires_at_s < now_s:
             raise Refused("expired-certificate", "The certificate has expired.", "enrol with a new code")
         if any(certificate.identity_key == identity_key for certificate in issued):
-            raise Conflict("used-key", "The device has had this key before.", "make a new one")
+            raise Conflict("used-key", "The device has had this key lately.", "make a new one")
         wait_s = issued_s + MIN_RENEWAL_INTERVAL_S - now_s
         if issued[0].serial and 0 < wait_s <= MIN_RENEWAL_INTERVAL_S:  # the first renewal may follow at once
-            raise TooManyRequests("This device's key was renewed just now.", int(wait_s * 1000) + 1, "come back later")
+            raise Refused(
+                "renewed-lately",
+                "This device's key was renewed not long ago, and every one stays in the log.",
+                f"try again in {math.ceil(wait_s / 60)} minutes",
+            )
 
     def draw_seed(self, cohort: str, roster_root: bytes) -> Signed:
         """Return the seed of a cohort's graph: drawn once, the same again for the same roster, never for another.
