@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, bindparam, exists, select, update
 
 from cloud_server import audit
-from cloud_server.beside import beside_other_requests
+from cloud_server.beside import beside_other_requests, let_others_come
 from cloud_server.device_keys import lock_forming, note_use, replace_key, superseded, unknown
 from cloud_server.storage.database import REVISION_ROW, Database
 from cloud_server.storage.schema import device, invitation
@@ -209,8 +209,9 @@ class Acceptor:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._turn = threading.Lock()
+        self._guard = threading.Lock()
         self._waiting: list[_Waiting] = []
+        self._busy = False  # one of them leads: it takes those who wait, and lets the first of the rest lead
 
     def accept(self, request: Request) -> Row[*tuple[Any, ...]]:
         """Take a verified request's counter, durably, and return its device's row.
@@ -219,14 +220,33 @@ class Acceptor:
             FedloomError: as ``accept`` returns.
         """
         mine = _Waiting(request)
-        self._waiting.append(mine)
-        with self._turn:
-            while mine.outcome is None:
-                batch = self._next_batch()
-                beside_other_requests(partial(self._take, batch))
+        with self._guard:
+            self._waiting.append(mine)
+            if not self._busy:
+                self._busy = True
+                mine.turn.set()
+        mine.turn.wait()
+        if mine.outcome is None:
+            self._lead()
         if isinstance(mine.outcome, BaseException):
             raise mine.outcome
+        if mine.outcome is None:
+            raise TypeError("a request was not taken with its batch")
         return mine.outcome
+
+    def _lead(self) -> None:
+        """Take whoever waits, the caller among them, and let the next one lead."""
+        let_others_come()
+        with self._guard:
+            batch = self._next_batch()
+        try:
+            beside_other_requests(partial(self._take, batch))
+        finally:
+            with self._guard:
+                self._waiting[:0] = [one for one in batch[1:] if one.outcome is None]  # where the caller is ended
+                self._busy = bool(self._waiting)
+                for one in (*(one for one in batch if one.outcome is not None), *self._waiting[:1]):
+                    one.turn.set()
 
     def _next_batch(self) -> list[_Waiting]:
         """Return whoever waits, but of each device the first request alone."""
@@ -248,6 +268,7 @@ class Acceptor:
 class _Waiting:
     request: Request
     outcome: Outcome | None = None
+    turn: threading.Event = field(default_factory=threading.Event)  # to have an outcome, or to lead
 
 
 def set_state(
