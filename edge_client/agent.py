@@ -249,13 +249,14 @@ class Agent:
         return assignment
 
     def _renew_key_if_due(self) -> None:
-        now_s, enrolment = self._around.clock.now_s(), self._enrolment
-        if enrolment.key_since_s is None:  # it counts from when a device that enrolled before is first seen to count
-            self._keep(replace(enrolment, key_since_s=now_s))
-        begun = self._identity.next_key is not None
-        if self._renewal_waits() or not (begun or is_due(enrolment, now_s)):
+        now_s = self._around.clock.now_s()
+        if self._renewal_waits():
             return
         try:
+            if self._enrolment.key_since_s is None:  # of a device that enrolled before: from when it is first asked
+                self._keep(replace(self._enrolment, key_since_s=now_s))
+            if self._identity.next_key is None and not is_due(self._enrolment, now_s):
+                return
             self._use(self._renewal.certify(self._identity))
         except BrokenState:
             raise

@@ -6,6 +6,8 @@ an old key, or renews somebody else's first, is refused and found.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -184,10 +187,12 @@ def assert_one_identity(device: Device, serial: int) -> None:
     assert identity.enrolment.next_certificate is None
     assert keys_on_disk(device) == {"identity.key"}
     assert stat.S_IMODE(device.folder.key_file.stat().st_mode) == 0o600
-    stored = device.line.local.rows("SELECT identity_key, serial FROM device")
+    name = identity.enrolment.device
+    stored = device.line.local.rows(f"SELECT identity_key, serial FROM device WHERE device = '{name}'")  # noqa: S608
     assert [(bytes(key), number) for key, number in stored] == [(identity.key.public, serial)]
     with device.line.local.authority.database.read() as connection:
-        log = connection.exec_driver_sql("SELECT serial FROM certificate_log ORDER BY serial").scalars().all()
+        query = "SELECT serial FROM certificate_log WHERE device = ? ORDER BY serial"
+        log = connection.exec_driver_sql(query, (name,)).scalars().all()
     assert log == list(range(serial + 1))  # not one certificate more than there are keys
     device.turn()
 
@@ -265,6 +270,32 @@ def test_an_answer_that_is_lost_is_asked_for_again(device: Device, path: str, *,
     # What the aggregator may have taken is shown before anything is signed with the key of before.
     assert line.asked[0] == (CERTIFICATE if path == CERTIFICATE else CHECK_IN)
     assert_one_identity(device, 1)
+
+
+def test_a_disk_that_fails_at_any_moment_of_a_renewal_costs_nothing_but_time(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = os.fsync, 0  # of the device's own files
+    for number in itertools.count(1):
+        device, calls = enrolled(line, tmp_path / str(number)), itertools.count(1)
+
+        def fsync(descriptor: int, *, last: int = number, calls: Iterator[int] = calls) -> None:
+            if next(calls) == last:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(descriptor)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("edge_client.durable.os", SimpleNamespace(**{**vars(os), "fsync": fsync}))
+            with suppress(TryLater):
+                device.renew()
+                break
+        failures += 1
+        if device.serial == 0:
+            device.renew()
+        else:
+            device.turn()
+        assert_one_identity(device, 1)
+    assert failures >= 4  # next key, its certificate, the certificate in use, the key in use
 
 
 def test_an_authority_that_does_not_answer_keeps_nobody_from_working(device: Device) -> None:
