@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cloud_server import audit
 from cloud_server.api.context import Context
-from cloud_server.app import RELEASE_KEY_FILE, make_context
+from cloud_server.app import make_context
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
 from cloud_server.blobs_cli import add_blobs
@@ -25,20 +25,20 @@ from cloud_server.database_cli import add_database
 from cloud_server.device_cli import change_device, list_devices, show_device
 from cloud_server.devices import State
 from cloud_server.listening import read_text
+from cloud_server.models_cli import add_models
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import paid_cohorts, privacy_report
+from cloud_server.releases.keys import newest_key
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.serve_cli import add_driver, add_serve, drive, serve
-from cloud_server.settings import DataFolder, load_or_create_key
+from cloud_server.settings import DataFolder
 from cloud_server.storage.failures import failure_of
 from cloud_server.storage.opening import open_blobs, open_database
 from cloud_server.storage.schema import setting
 from cloud_server.tasks import (
     create_task,
-    file_of_release,
     load_task,
     newest_version,
-    release_of,
     task_names,
 )
 from shared.bundle import read_bundle
@@ -46,7 +46,6 @@ from shared.clock import SystemClock
 from shared.errors import FedloomError, TryLater, UsageError
 from shared.layout import Layout
 from shared.plan import Plan
-from shared.release import RELEASE_FILE, SIGNATURE_FILE
 from shared.root import EnrolmentCode, Root
 from shared.wire.canonical import Json, decode
 
@@ -163,11 +162,8 @@ def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     blobs = commands.add_parser("blobs", help="where files of releases are kept")
     stores = blobs.add_subparsers(required=True, metavar="VERB")
     add_blobs(lambda name, text, run: _add(stores, name, text, run))
-    model = commands.add_parser("model", help="published versions").add_subparsers(required=True, metavar="VERB")
-    export = _add(model, "export", "write a version's files into a folder", _model_export)
-    export.add_argument("task")
-    export.add_argument("--version", type=int, help="default: the newest")
-    export.add_argument("--out", type=Path, required=True)
+    model = commands.add_parser("model", help="versions and releases").add_subparsers(required=True, metavar="VERB")
+    add_models(lambda name, text, run: _add(model, name, text, run))
 
 
 def _add(
@@ -212,10 +208,10 @@ def _task_create(arguments: argparse.Namespace) -> Json:
     plan = Plan.from_toml(read_text(arguments.plan, "utf-8", "bad-plan", "the plan as UTF-8 text"))
     bundle = read_bundle(arguments.bundle)
     folder = DataFolder.open(arguments.data)
-    key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
     # Not the whole context: TLS files are made by the first serve, which knows the host name.
     database = open_database(folder)
     with database.write() as connection:
+        key = newest_key(folder, connection)
         create_task(connection, open_blobs(folder), bundle, plan, key, SystemClock().now_s())
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)
@@ -262,22 +258,6 @@ def _privacy_show(arguments: argparse.Namespace) -> Json:
     parts = _open(arguments)
     with parts.database.read() as connection:
         return privacy_report(connection, load_task(connection, arguments.task).plan)
-
-
-def _model_export(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
-    with parts.database.read() as connection:
-        load_task(connection, arguments.task)
-        number = newest_version(connection, arguments.task) if arguments.version is None else arguments.version
-        body, signature = release_of(connection, arguments.task, number)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / RELEASE_FILE).write_bytes(body)
-    (arguments.out / SIGNATURE_FILE).write_bytes(signature)
-    files = decode(body)["files"]
-    names = sorted(files) if isinstance(files, dict) else []
-    for name in names:
-        (arguments.out / name).write_bytes(parts.blobs.get(file_of_release(body, name).sha256))
-    return {"task": arguments.task, "version": number, "files": list(names)}
 
 
 def _code_create(arguments: argparse.Namespace) -> Json:

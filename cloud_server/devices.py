@@ -40,7 +40,13 @@ KNOWN: Final = (
     device.c.last_contribution_s,
     device.c.identity_key,
     device.c.serial,
-    exists().where(invitation.c.task == device.c.task, invitation.c.device == device.c.device).label("invited"),
+    exists()
+    .where(
+        invitation.c.task == device.c.task,
+        invitation.c.purpose == "training",
+        invitation.c.device == device.c.device,
+    )
+    .label("invited"),
     REVISION_ROW.scalar_subquery().label("revision"),  # at which this was read
 )  # columns that requests are answered from
 # Made once: building a statement takes as long as running it.

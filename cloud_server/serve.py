@@ -18,9 +18,9 @@ from sqlalchemy.exc import DBAPIError
 from cloud_server.app import make_context
 from cloud_server.logs import set_up_logging
 from cloud_server.metrics import DriverMetrics, registry_for_values
+from cloud_server.releases.keys import signing_key
 from cloud_server.rounds.driver import Driver
 from cloud_server.rounds.retention import Retention
-from cloud_server.settings import load_or_create_key
 from cloud_server.storage.database import changes
 from cloud_server.storage.failures import failure_of
 from cloud_server.storage.leases import LEASE_S
@@ -48,11 +48,13 @@ def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S, retention:
     """
     set_up_logging()
     parts = make_context(data, SystemClock())
+    with parts.database.read() as connection:
+        release_key = signing_key(parts.folder, connection, parts.authority.public_key)
     driver = Driver(
         database=parts.database,
         blobs=parts.blobs,
         uploads=parts.uploads,
-        release_key=load_or_create_key(parts.folder.keys / "release.key"),
+        release_key=release_key,
         authority_key=parts.authority.public_key,
         clock=parts.clock,
         random_bytes=os.urandom,

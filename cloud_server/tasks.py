@@ -14,6 +14,7 @@ from sqlalchemy import Connection, desc, insert, select, update
 from cloud_server import audit
 from cloud_server.privacy import require_possible
 from cloud_server.publishing import Version, make_version
+from cloud_server.releases.state import held_versions
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.schema import task, version
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, initial_weights
@@ -242,8 +243,12 @@ def release_of(connection: Connection, task_name: str, number: int) -> tuple[byt
 
 
 def renew_release(connection: Connection, stored: Task, key: SigningKey, now_s: float) -> None:
-    """Sign the newest version anew, with later dates and the same files, once half its time is over."""
-    number = newest_version(connection, stored.name)
+    """Sign the newest version and those that devices use anew, with later dates, once half of their time is over."""
+    for number in {newest_version(connection, stored.name), *held_versions(connection, stored.name)}:
+        _renew(connection, stored, number, key, now_s)
+
+
+def _renew(connection: Connection, stored: Task, number: int, key: SigningKey, now_s: float) -> None:
     body, _ = release_of(connection, stored.name, number)
     release = parse_release(body)
     valid_s = stored.plan.release.valid_s

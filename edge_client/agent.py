@@ -14,21 +14,22 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 from edge_client import contribution
-from edge_client.cohort_client import CohortClient, find_cohort
+from edge_client.cohort_client import CohortClient
 from edge_client.contribution import TrainedUpdate
 from edge_client.examples import read_examples
+from edge_client.following import Follower
 from edge_client.identity import Enrolment, Identity, load_enrolment, load_identity, save_enrolment, use_next_key
 from edge_client.int8_check import count_correct, does_worse
 from edge_client.journal import Contribution, Journal, State
 from edge_client.memory import total_memory_mib
 from edge_client.model_store import Installed, ModelStore, patched_twin
+from edge_client.participant import Charge, Errand, OnState, Participant, Surroundings
 from edge_client.personal import Personal, personalise
-from edge_client.problems import CohortOver
 from edge_client.renewal import Renewal, is_due, signer_of
 from edge_client.state_folder import StateFolder
 from edge_client.trainer.protocol import Trainer
@@ -39,20 +40,17 @@ from shared.bundle import Bundle
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokenState, FedloomError, Missing, ProtocolAbort, Refused, TryLater, Unauthenticated
 from shared.ids import random_id
-from shared.plan import CohortEncoding
+from shared.numeric.contribution_vector import Evaluation
 from shared.privacy.charges import loss_of
-from shared.secagg.roster import CohortBinding
+from shared.secagg.roster import compared_hash
 from shared.secagg.session import DeviceSession
-from shared.wire.messages import Assignment, CheckIn, Meeting
+from shared.wire.messages import Assignment, CheckIn, Rendezvous
 from shared.wire.requests import CHECK_IN
 from shared.wire.signed import Certificate
 
-OnState = Callable[[str, int], None]
 SHORTEST_WAIT_S = 0.05
 LONGEST_WAIT_S = 60.0
 RENEWAL_PAUSE_S = 3600.0  # before a renewal of the key that failed is tried again
-# Refusals before a vector has left, for which one other member can be to blame: the next cohort may be without it.
-_OF_ANOTHER_MEMBER = frozenset({"too-few-shares", "bad-sealed-share"})
 
 
 # Refusals that hold for the task's later rounds too; a clip norm may fall below the owner's again.
@@ -77,29 +75,6 @@ def ignore_state(_state: str, _round: int) -> None:
     """Do nothing after a step."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What the agent does not decide itself.
-
-    Attributes:
-        clock: the time, and how to wait.
-        random_bytes: cryptographic randomness.
-        jitter: numbers in [0, 1) that spread devices in time.
-        log: takes one line per event.
-        memory_mib: that this device has.
-        on_state: called after each state of a contribution is durable, with state and round. States named ``...ing``
-            come before a message is sent, the others after the server acknowledged it. Also after each step of a
-            renewal of the key, with 0.
-    """
-
-    clock: Clock
-    random_bytes: Callable[[int], bytes]
-    jitter: Callable[[], float]
-    log: Callable[[str], None]
-    memory_mib: int
-    on_state: OnState
-
-
 class Agent:
     """One enrolled device at work; made by ``open_agent``."""
 
@@ -112,6 +87,7 @@ class Agent:
         renewal: Renewal,
         around: Surroundings,
     ) -> None:
+        self._participant = Participant(identity, journal, transport, around)
         self._use(identity)
         self._renewal = renewal
         self._renew_after_s = 0.0  # a renewal failed
@@ -120,6 +96,7 @@ class Agent:
         self._transport = transport
         self._store = store
         self._around = around
+        self._follower = Follower(self._enrolment, journal, store, transport, around.clock, around.log)
         self._loaded: tuple[Bundle, Trainer] | None = None
         self._evaluated: int | None = None
         self._failures = 0  # since something last worked
@@ -127,6 +104,7 @@ class Agent:
         self._ruled_out: ProtocolAbort | None = None  # why no round of this task can have this device any more
         self._finished = False
         self._given_up = -1  # the round in which this device failed for a reason of its own
+        self._declined_evaluation = 0  # the promotion for which it did
 
     def once(self) -> Contribution | None:
         """Contribute once, and return what became of it; None when the task is done.
@@ -139,7 +117,7 @@ class Agent:
         try:
             return self._once(assignment)
         except FedloomError:
-            if self._given_up == assignment.round_number:
+            if assignment.round_number in {self._given_up, self._declined_evaluation}:
                 with suppress(FedloomError):  # so that its place goes to another device
                     self._check_in()
             raise
@@ -151,6 +129,8 @@ class Agent:
             return None
         if assignment.action == "wait":
             raise TryLater("no-round-open", f"Not now: {WAITS_FOR[assignment.reason]}.", "run it again later")
+        if assignment.action == "evaluate":
+            return self._evaluate(assignment.round_number, assignment.version)
         return self._contribute(assignment.round_number, installed)
 
     @property
@@ -190,7 +170,11 @@ class Agent:
         """Do what the server asked for, and return how many seconds to wait before asking again."""
         try:
             installed = self._install_for(assignment)
-            if assignment.action == "train" and assignment.round_number != self._given_up:
+            if assignment.action == "evaluate":
+                self._remember(assignment)
+                self._evaluate(assignment.round_number, assignment.version)
+                assignment = replace(assignment, retry_after_ms=0)
+            elif assignment.action == "train" and assignment.round_number != self._given_up:
                 self._remember(assignment)
                 self._contribute(assignment.round_number, installed)
                 assignment = replace(assignment, retry_after_ms=0)
@@ -283,13 +267,16 @@ class Agent:
 
     def _use(self, identity: Identity) -> None:
         self._identity, self._enrolment = identity, identity.enrolment
+        self._participant.use(identity)
 
     def _keep(self, enrolment: Enrolment) -> None:
         save_enrolment(self._renewal.folder, enrolment)
         self._use(replace(self._identity, enrolment=enrolment))
 
     def _check_in(self) -> Assignment:
-        body = CheckIn(self._journal.installed_version, self._around.memory_mib, max(0, self._given_up)).to_bytes()
+        version = self._store.version_in_use
+        used, declined = -1 if version is None else version, max(0, self._given_up)
+        body = CheckIn(used, self._around.memory_mib, declined, self._declined_evaluation).to_bytes()
         try:
             return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
         except Unauthenticated as error:
@@ -301,7 +288,12 @@ class Agent:
 
     def _install_for(self, assignment: Assignment) -> Installed:
         try:
-            return self._install(assignment.version)
+            self._follower.trust(assignment.release_key)
+            used = self._follower.use(assignment.decision)
+            if used is None:
+                return self._install(assignment.version)
+            self._judge_when_new(used, "in use")
+            return self._store.install(assignment.version) if assignment.action == "train" else used
         except ProtocolAbort as error:
             if assignment.action == "train":
                 self._refuse(assignment.round_number, assignment.version, error)
@@ -317,16 +309,19 @@ class Agent:
         last = self._journal.contributions()[-1:]
         if [(row.round_number, row.reason) for row in last] != [(round_number, error.code)]:
             entry = self._journal.begin(round_number, version, self._around.clock.now_s())
-            self._record(entry, State.REFUSED, reason=error.code)
+            self._participant.record(entry, State.REFUSED, reason=error.code)
 
     def _install(self, version: int) -> Installed:
         """Return the release of ``version``, judged on this device's held-out examples when it is new."""
         installed = self._store.install(version)
-        if self._evaluated != version:
-            self._evaluated = version
-            self._around.log(f"version {version}: installed")
-            self._judge_int8(installed)
+        self._judge_when_new(installed, "installed")
         return installed
+
+    def _judge_when_new(self, installed: Installed, word: str) -> None:
+        if self._evaluated != installed.version:
+            self._evaluated = installed.version
+            self._around.log(f"version {installed.version}: {word}")
+            self._judge_int8(installed)
 
     def _judge_int8(self, installed: Installed) -> None:
         try:
@@ -363,7 +358,7 @@ class Agent:
             self._take_part(entry, round_number, installed, trained)
         except FedloomError as error:
             refused = isinstance(error, ProtocolAbort | Unauthenticated)
-            self._record(entry, State.REFUSED if refused else State.ABANDONED, reason=error.code)
+            self._participant.record(entry, State.REFUSED if refused else State.ABANDONED, reason=error.code)
             if not isinstance(error, TryLater):
                 self._given_up = round_number
             raise
@@ -396,7 +391,7 @@ class Agent:
         self._store.keep_local(installed, trained.local)
         if trained.failure is not None:
             self._journal.note_failed_training(entry, trained.failure.code)
-        self._record(entry, State.TRAINED, seconds_training=seconds)
+        self._participant.record(entry, State.TRAINED, seconds_training=seconds)
         if trained.failure is not None:
             self._around.log(f"round {round_number}: this device takes part with zeros: {trained.failure}")
             return trained
@@ -447,79 +442,78 @@ class Agent:
         return self._loaded[1]
 
     def _take_part(self, entry: int, round_number: int, installed: Installed, trained: TrainedUpdate) -> None:
-        """Bring the update into a cohort, and into another one as long as no byte of its vector has left."""
-        failures = 0
-        while True:
-            meeting = find_cohort(self._transport, installed.version, self._around.clock)
-            try:
-                counted = self._in_cohort(entry, meeting, installed, trained)
-                break
-            except (CohortOver, ProtocolAbort) as error:
-                # Every other refusal ends this device's part in the round.
-                if self._journal.contribution(entry).vector_sent or (
-                    isinstance(error, ProtocolAbort) and error.code not in _OF_ANOTHER_MEMBER
-                ):
-                    raise
-                self._around.log(f"round {round_number}: cohort {meeting.cohort} ended before the vector: {error}")
-                self._record(entry, State.TRAINED, reason=error.code)
-                failures += 1
-                self._transport.back_off(failures)
-        self._record(entry, State.COUNTED if counted else State.NOT_COUNTED)
-        self._around.log(f"round {round_number}: {'counted' if counted else 'not counted'} in {meeting.cohort}")
+        plan, clock, random_bytes = installed.plan, self._around.clock, self._around.random_bytes
 
-    def _in_cohort(self, entry: int, meeting: Meeting, installed: Installed, trained: TrainedUpdate) -> bool:
-        plan, clock = installed.plan, self._around.clock
-        session = DeviceSession(
-            identity=self._identity.key,
-            certificate=self._enrolment.certificate,
-            binding=CohortBinding(
-                task=plan.task,
-                cohort=meeting.cohort,
-                plan_sha256=installed.plan_sha256,
-                model_sha256=installed.model_sha256,
-                expires_at_s=meeting.expires_at_s,
-            ),
-            rules=plan.rules,
-            authority_key=self._enrolment.root.authority_key,
-            random_bytes=self._around.random_bytes,
-            cipher=plan.cohort.cipher,
-            see_certificates=self._journal.see_certificates,
-        )
-
-        def record(state: State) -> None:
-            self._record(entry, state, cohort=meeting.cohort)
-
-        def charge(encoding: CohortEncoding) -> None:
-            loss = loss_of(plan, encoding)
-            self._enrolment.privacy_floors.check_next(plan, self._journal.spent(), loss)
-            self._journal.charge(entry, loss, plan.privacy.delta, plan.privacy.mechanism)
-
-        cohort = CohortClient(self._transport, meeting, record, clock)
-        random_bytes = self._around.random_bytes
-        try:
+        def bring(session: DeviceSession, cohort: CohortClient, charge: Charge) -> bool:
             return contribution.take_part(
-                trained, session, cohort, plan, now_s=clock.now_s(), random_bytes=random_bytes, charge=charge
+                trained,
+                session,
+                cohort,
+                plan,
+                now_s=clock.now_s(),
+                random_bytes=random_bytes,
+                charge=lambda encoding: charge(loss_of(plan, encoding)),
             )
-        finally:
-            for index, reason in session.withheld.items():
-                self._around.log(
-                    f"cohort {meeting.cohort}: no share of {session.name_of(index)}'s self mask was revealed: nothing"
-                    f" shows that it masked towards all survivors around it [{reason}]"
-                )
 
-    def _record(
-        self, entry: int, state: State, *, cohort: str | None = None, reason: str = "", seconds_training: float = 0.0
-    ) -> None:
-        self._journal.record(
-            entry,
-            state,
-            self._around.clock.now_s(),
-            cohort=cohort,
-            reason=reason,
-            seconds_training=seconds_training or None,
-            traffic=self._transport.traffic.take(),
+        asked = Rendezvous(installed.version)
+        errand = Errand(f"round {round_number}", asked, installed, installed.model_sha256, bring)
+        self._participant.take_part(entry, errand)
+
+    def _evaluate(self, promotion: int, version: int) -> Contribution:
+        """Compare a candidate with what is released, on held-out examples, and take part in a sum of what was found.
+
+        Raises:
+            FedloomError: what is wrong; this device then takes no part in evaluations of the promotion.
+        """
+        try:
+            versions = self._follower.compared(version)
+            if self._journal.comparison_left(*versions):
+                raise Refused(
+                    "already-evaluated",
+                    f"Masked counts of versions {versions[0]} and {versions[1]} have left this device; in a second sum"
+                    " they could be told apart.",
+                )
+            candidate, baseline = (self._store.load(number) for number in versions)
+            self._enrolment.privacy_floors.check_next(candidate.plan, self._journal.spent(), ())
+        except FedloomError as error:
+            if not isinstance(error, TryLater):
+                self._declined_evaluation = promotion
+            raise
+        entry = self._journal.begin(promotion, version, self._around.clock.now_s(), baseline.version)
+        self._around.on_state(State.TRAINING, promotion)
+        try:
+            both = self._compare(entry, candidate, baseline)
+            self._participant.take_part(entry, self._evaluation(candidate, baseline, both))
+        except FedloomError as error:
+            refused = isinstance(error, ProtocolAbort | Unauthenticated)
+            self._participant.record(entry, State.REFUSED if refused else State.ABANDONED, reason=error.code)
+            if not isinstance(error, TryLater):
+                self._declined_evaluation = promotion
+            raise
+        return self._journal.contribution(entry)
+
+    def _compare(self, entry: int, candidate: Installed, baseline: Installed) -> tuple[Evaluation, Evaluation]:
+        _, held_out = read_examples(self._enrolment.examples)
+        started = perf_counter()
+        found, before = (
+            contribution.evaluate(self._trainer(one), one.weights, held_out) for one in (candidate, baseline)
         )
-        self._around.on_state(state, self._journal.contribution(entry).round_number)
+        seconds = perf_counter() - started
+        self._participant.record(entry, State.TRAINED, seconds_training=seconds)
+        self._around.log(f"version {candidate.version} is compared with {baseline.version} in {seconds:.1f} s")
+        return found, before
+
+    def _evaluation(self, candidate: Installed, baseline: Installed, both: tuple[Evaluation, Evaluation]) -> Errand:
+        clock = self._around.clock
+
+        def bring(session: DeviceSession, cohort: CohortClient, charge: Charge) -> bool:
+            return contribution.take_part_in_evaluation(
+                both, session, cohort, now_s=clock.now_s(), charge=lambda: charge(())
+            )
+
+        model_sha256 = compared_hash(candidate.model_sha256, baseline.model_sha256)
+        what = f"evaluation of version {candidate.version}"
+        return Errand(what, Rendezvous(candidate.version, "evaluation"), candidate, model_sha256, bring)
 
     def _remember(self, assignment: Assignment) -> None:
         note = json.dumps({"action": assignment.action, "reason": assignment.reason})

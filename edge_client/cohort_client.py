@@ -22,24 +22,24 @@ from shared.wire.messages import (
     Agreements,
     Meeting,
     Outcome,
+    Rendezvous,
     read_indexed,
     read_octets,
     write_answer,
     write_octets,
     write_shares,
-    write_version,
 )
 from shared.wire.requests import COHORTS, RENDEZVOUS, VECTOR
 
 
-def find_cohort(transport: Transport, version: int, clock: Clock) -> Meeting:
-    """Wait for a cohort of ``version``.
+def find_cohort(transport: Transport, asked: Rendezvous, clock: Clock) -> Meeting:
+    """Wait for a cohort of a version that was trained from, or evaluated.
 
     Raises:
         VersionClosed: if none forms any more.
         TryLater: ``clock-wrong`` where a cohort that forms now has expired by this device's clock.
     """
-    body = transport.poll(RENDEZVOUS, float("inf"), "POST", write_version(version))
+    body = transport.poll(RENDEZVOUS, float("inf"), "POST", asked.to_bytes())
     meeting = Meeting.from_bytes(body)
     require_name(meeting.cohort, "the cohort")  # it becomes part of addresses
     if meeting.expires_at_s < (now_s := clock.now_s()):

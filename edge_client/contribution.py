@@ -21,8 +21,9 @@ from edge_client.trainer.protocol import F32, Examples, Trainer, TrainingDiverge
 from shared.layout import Layout
 from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip
 from shared.numeric.contribution_vector import Evaluation
+from shared.numeric.evaluation_vector import to_evaluation_words
 from shared.plan import CohortEncoding, Plan
-from shared.secagg.masking import MaskedUpdate
+from shared.secagg.masking import MaskedUpdate, Words
 from shared.secagg.roster import Member
 from shared.secagg.session import DeviceSession, SharesMessage, UnmaskAnswer
 from shared.wire.canonical import Json
@@ -158,14 +159,38 @@ def take_part(
     Raises:
         ProtocolAbort: if going on could reveal the update; nothing more may be sent in this cohort.
     """
+
+    def words() -> Words:
+        encoding = plan.encoding(session.members, trained.update.values.size, trained.statistics.values.size)
+        charge(encoding)
+        return encoding.encode(
+            trained.update, trained.statistics, trained.evaluation, sid=session.sid, random_bytes=random_bytes
+        )
+
+    return _through(session, cohort, words, now_s)
+
+
+def take_part_in_evaluation(
+    both: tuple[Evaluation, Evaluation],
+    session: DeviceSession,
+    cohort: CohortSteps,
+    *,
+    now_s: float,
+    charge: Callable[[], None],
+) -> bool:
+    """Bring what candidate and baseline did on held-out examples into one cohort; else as ``take_part``."""
+
+    def words() -> Words:
+        charge()
+        return to_evaluation_words(*both)
+
+    return _through(session, cohort, words, now_s)
+
+
+def _through(session: DeviceSession, cohort: CohortSteps, words: Callable[[], Words], now_s: float) -> bool:
     roster = cohort.join(session.join())
     inbox = cohort.share(session.share(roster, now_s))
-    encoding = plan.encoding(session.members, trained.update.values.size, trained.statistics.values.size)
-    charge(encoding)
-    words = encoding.encode(
-        trained.update, trained.statistics, trained.evaluation, sid=session.sid, random_bytes=random_bytes
-    )
-    masked = session.mask(inbox, words)
+    masked = session.mask(inbox, words())
     survivors = cohort.upload(masked, session.signed_inbox)
     agreed = cohort.agree(session.agree(survivors))
     return cohort.answer(session.unmask(agreed.signatures, agreed.inboxes))

@@ -1,6 +1,7 @@
 """The device's own record, written before every action, so that a power cut never makes it do a thing twice.
 
-One row is one contribution: one training and what became of its update. The keys of a session and the update live in
+One row is one contribution: one training and what became of its update, or one evaluation of two versions and what
+became of its counts, which goes through the same states. The keys of a session and the update live in
 memory only. Whatever a process left unfinished is therefore closed when the next one starts: it can never mask again
 under those keys, and an update of which a byte may have left is spent.
 
@@ -22,8 +23,10 @@ from typing import Final
 
 from edge_client.journal_file import adopt_id, open_journal
 from edge_client.traffic import Traffic
+from shared.decision import Decision, parse_decision
 from shared.errors import FedloomError, ProtocolAbort
 from shared.privacy.charges import Loss
+from shared.release_key import ReleaseKey
 from shared.wire.signed import Certificate
 
 COUNTER_BLOCK: Final = 1000  # counters reserved by one write
@@ -72,6 +75,8 @@ class Contribution:
         seconds_training: how long training took.
         traffic: bytes on its behalf.
         training_failed: the code with which training failed, empty if it did not: its part of the sum was zero.
+        baseline: the version that ``version`` was compared with, None for a training; ``round_number`` is the
+            promotion's then.
     """
 
     id: int
@@ -84,6 +89,7 @@ class Contribution:
     seconds_training: float
     traffic: Traffic
     training_failed: str
+    baseline: int | None = None
 
 
 def may_follow(before: State, after: State) -> bool:
@@ -132,6 +138,16 @@ class Journal:
         """Remember a value."""
         self._run("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
 
+    @property
+    def release_key(self) -> ReleaseKey | None:
+        """The last key that the authority certified for releases, None for the root document's."""
+        kept = json.loads(self.get("release-key") or "null")
+        return None if kept is None else ReleaseKey(kept["number"], bytes.fromhex(kept["public_key"]))
+
+    def trust(self, key: ReleaseKey) -> None:
+        """Remember a verified release key; those before it are worth nothing from now on."""
+        self.put("release-key", json.dumps({"number": key.number, "public_key": key.public_key.hex()}))
+
     def next_counter(self) -> int:
         """Return a number larger than any before, also before a power cut; a block is reserved at a time."""
         if self._next_counter >= self._last_counter:
@@ -143,9 +159,14 @@ class Journal:
         return counter
 
     @property
-    def installed_version(self) -> int:
-        """The newest version used, -1 before the first."""
-        return int(self.get("highest-version") or "-1")
+    def decision(self) -> Decision | None:
+        """The release decision that this device follows, None before the first."""
+        kept = self.get("decision")
+        return None if kept is None else parse_decision(kept.encode())
+
+    def follow(self, decision: Decision) -> None:
+        """Remember a verified decision; older ones are refused from now on."""
+        self.put("decision", decision.to_bytes().decode())
 
     @property
     def highest_version(self) -> int:
@@ -163,8 +184,8 @@ class Journal:
             self.record(row.id, State.ABANDONED, now_s, reason="process-ended")
         return unfinished
 
-    def begin(self, round_number: int, version: int, now_s: float) -> int:
-        """Open a contribution in state ``training`` and return its id."""
+    def begin(self, round_number: int, version: int, now_s: float, baseline: int | None = None) -> int:
+        """Open a contribution in state ``training`` and return its id; with ``baseline``, an evaluation."""
         rows = self._run(
             "INSERT INTO contribution (round, version, state, started_at_s, changed_at_s) VALUES (?, ?, ?, ?, ?)"
             " RETURNING id",
@@ -174,7 +195,10 @@ class Journal:
             now_s,
             now_s,
         )
-        return int(rows[0][0])
+        entry = int(rows[0][0])
+        if baseline is not None:
+            self._run("INSERT INTO evaluation VALUES (?, ?)", entry, baseline)
+        return entry
 
     def record(
         self,
@@ -217,16 +241,21 @@ class Journal:
     def contributions(self, first: int = 0) -> list[Contribution]:
         """Return every contribution from row ``first`` on, oldest first."""
         rows = self._run(
-            "SELECT id, round, version, cohort, state, reason, vector_sent, seconds_training, traffic, code"
+            "SELECT id, round, version, cohort, state, reason, vector_sent, seconds_training, traffic, code, baseline"
             " FROM contribution LEFT JOIN failed_training ON contribution.id = failed_training.contribution"
+            " LEFT JOIN evaluation ON contribution.id = evaluation.contribution"
             " WHERE id >= ? ORDER BY id",
             first,
         )
         return [_contribution(*row) for row in rows]
 
     def vector_left(self, version: int) -> bool:
-        """Say whether a byte of a masked vector that started from ``version`` may have left."""
-        return bool(self._run("SELECT 1 FROM contribution WHERE version = ? AND vector_sent = 1 LIMIT 1", version))
+        """Say whether a byte of a masked update that started from ``version`` may have left."""
+        query = (
+            "SELECT 1 FROM contribution WHERE version = ? AND vector_sent = 1"
+            " AND id NOT IN (SELECT contribution FROM evaluation) LIMIT 1"
+        )
+        return bool(self._run(query, version))
 
     def note_failed_training(self, entry: int, code: str) -> None:
         """Write down that a contribution is of zeros, and why."""
@@ -251,6 +280,14 @@ class Journal:
         newer = [one for one in certificates if one.serial > known.get(one.device, 0)]
         for certificate in newer:
             self._run("INSERT OR REPLACE INTO peer VALUES (?, ?)", certificate.device, certificate.serial)
+
+    def comparison_left(self, version: int, baseline: int) -> bool:
+        """Say whether a byte of a masked evaluation of these two versions may have left."""
+        query = (
+            "SELECT 1 FROM contribution JOIN evaluation ON contribution.id = evaluation.contribution"
+            " WHERE version = ? AND baseline = ? AND vector_sent = 1 LIMIT 1"
+        )
+        return bool(self._run(query, version, baseline))
 
     def charge(self, entry: int, loss: Loss, delta: float, mechanism: str) -> None:
         """Write down what a contribution will have revealed once its vector left; in the place of an earlier cohort.
@@ -316,6 +353,7 @@ def _contribution(
     seconds_training: float,
     traffic: str,
     training_failed: str | None,
+    baseline: int | None,
 ) -> Contribution:
     return Contribution(
         entry,
@@ -328,4 +366,5 @@ def _contribution(
         seconds_training,
         Traffic(**json.loads(traffic)),
         training_failed or "",
+        baseline,
     )

@@ -45,6 +45,10 @@ CREATE TABLE IF NOT EXISTS failed_training (
     contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
     code TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS evaluation (
+    contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
+    baseline INTEGER NOT NULL
+) STRICT;
 """
 
 

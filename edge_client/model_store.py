@@ -1,7 +1,9 @@
 """The releases on this device: fetched, verified as a whole, and only then put in the place of the one before.
 
 Rules: a release is signed by the pinned key, for this device's task, not expired and never older than the newest one
-used; every file has the release's hash; the weights have the release's model hash; the plan keeps the owner's floors.
+used, unless the release decision that this device follows names it; every file has the release's hash; the weights have
+the release's model hash; the plan keeps the owner's floors. Without a decision the newest version is in use. With one
+its version is, and the newest is kept beside it to train from.
 The programs, the plan and the initial values of local tensors come once. Later versions bring int8 weights alone, from
 which the device makes the server's inference twin, byte for byte, and then its own: with its values of local tensors.
 Not handled here: whether a model is any good.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from edge_client.difference import download_difference
@@ -42,6 +45,7 @@ from shared.release import (
     parse_release,
     verify_release,
 )
+from shared.root import Root
 from shared.wire.canonical import sha256
 from shared.wire.messages import read_release
 from shared.wire.requests import RELEASES
@@ -98,24 +102,42 @@ class ModelStore:
         self._log = log
         self._local = LocalTensors(folder.local_tensors, journal, log)
         self._installed: Installed | None = None
+        self._used: Installed | None = None  # by decision
 
     def install(self, version: int) -> Installed:
-        """Return ``version``, fetched and verified if it is not the one in use; the old one stays in use on errors.
+        """Return ``version`` to train from, fetched and verified if it is not the last one.
+
+        It is put in use, too, where no decision says what is. On errors the old one stays in use.
 
         Raises:
             Unauthenticated, Refused, BundleError, ProtocolAbort, TryLater: by the rule that was broken.
             TryLater: ``disk-write-failed``.
         """
         if self._installed is None or self._installed.version != version:
-            with naming_disk_errors(self._folder.path):
-                try:
-                    self._installed = self._fetch(version)
-                except Missing as error:
-                    if error.code != "blob-unknown":
-                        raise
-                    # The server let go of the version while this device was fetching it.
-                    raise VersionClosed(error.code, error.message, "the newest version is used") from error
+            self._installed = self.load(version, use=self._journal.decision is None)
         return self._installed
+
+    def use(self, version: int) -> Installed:
+        """Return ``version``, which a decision names, put in use if it was not; raises as ``install``."""
+        if self._used is None or self._used.version != version or current_version(self._folder) != version:
+            self._used = self.load(version, use=True)
+        return self._used
+
+    def load(self, version: int, *, use: bool = False) -> Installed:
+        """Return ``version``, fetched and verified, and put in use if asked; raises as ``install``."""
+        with naming_disk_errors(self._folder.path):
+            try:
+                return self._fetch(version, use=use)
+            except Missing as error:
+                if error.code != "blob-unknown":
+                    raise
+                # The server let go of the version while this device was fetching it.
+                raise VersionClosed(error.code, error.message, "the newest version is used") from error
+
+    @property
+    def version_in_use(self) -> int | None:
+        """The version that applications on this device read, None before the first."""
+        return current_version(self._folder)
 
     def keep_local(self, installed: Installed, values: F32) -> None:
         """Keep what training made of local tensors, f32[n]; the next training starts there.
@@ -129,9 +151,10 @@ class ModelStore:
             return
         self._local.save(installed.local_identity, values)
         self._installed = replace(installed, weights=installed.layout.local.replace(installed.weights, values))
+        self._used = None  # its twin takes them over, too
 
     def keep_personal(self, installed: Installed, twin: bytes) -> None:
-        """Write an inference twin with this device's own weights into the folder of the release in use.
+        """Write an inference twin with this device's own weights into the folder of a release.
 
         Raises:
             TryLater: ``disk-write-failed``.
@@ -139,25 +162,30 @@ class ModelStore:
         with naming_disk_errors(self._folder.path):
             write_durably(self._folder.releases / str(installed.version) / PERSONAL_FILE, twin)
 
-    def _fetch(self, version: int) -> Installed:
+    def _fetch(self, version: int, *, use: bool) -> Installed:
         body, signature = read_release(self._transport.send("GET", f"{RELEASES}/{version}").body)
-        release = self._verified(body, signature)
+        release = self._verified(body, signature, version)
         if release.version != version:
             raise Refused("wrong-version", f"The server sent version {release.version} for version {version}.")
         self._folder.store.mkdir(exist_ok=True)
         files = {name: self._file(release, name, "bundle_down") for name in _ONCE if name in release.files}
         files[WEIGHTS_FILE] = self._file(release, WEIGHTS_FILE, "weights_down")
-        installed = self._checked(release, files)
-        self._activate(release, installed, body, signature)
+        installed = self._checked(release, files, with_twin=use)
+        self._keep(release, installed, body, signature)
+        if use:
+            self._activate(version)
+        self._clean(version)
         return installed
 
-    def _verified(self, body: bytes, signature: bytes) -> Release:
+    def _verified(self, body: bytes, signature: bytes, version: int) -> Release:
+        decision = self._journal.decision
+        named = decision is not None and version in decision.versions
         return verify_release(
             body,
             signature,
-            public_key=self._root.release_key,
+            public_key=release_key(self._root, self._journal),
             task=self._enrolment.task,
-            min_version=self._journal.highest_version,
+            min_version=0 if named else self._journal.highest_version,
             now_s=self._clock.now_s(),
         )
 
@@ -178,15 +206,16 @@ class ModelStore:
         return entry.check(path.read_bytes(), name)
 
     def _held_weights(self) -> bytes | None:
-        """Return the weights of the release in use, if they are there and whole."""
+        """Return the weights of the newest release here, if they are there and whole."""
+        newest = max(kept_versions(self._folder), default=0)
         try:
-            release = parse_release((self._folder.current / RELEASE_FILE).read_bytes())
+            release = parse_release((self._folder.releases / str(newest) / RELEASE_FILE).read_bytes())
             entry = _entry(release, WEIGHTS_FILE)
             return entry.check((self._folder.store / entry.sha256).read_bytes(), WEIGHTS_FILE)
         except (OSError, FedloomError):
             return None  # before the first one, or the card is wearing out
 
-    def _checked(self, release: Release, files: Mapping[str, bytes]) -> Installed:
+    def _checked(self, release: Release, files: Mapping[str, bytes], *, with_twin: bool) -> Installed:
         plan = self._plan(_present(files, PLAN_FILE))
         bundle = _bundle(files)
         tensors, layout = bundle.manifest.tensors, Layout.of(bundle.manifest.tensors)
@@ -198,7 +227,8 @@ class ModelStore:
         self._local.admit(tensors)
         identity = sha256(sha256(files[MANIFEST_FILE]) + sha256(local or b""))
         weights = self._own(layout, identity, start)
-        int8 = self._twin(release, bundle.manifest, start) if INFER_INT8_FILE in release.files else None
+        wanted = with_twin and INFER_INT8_FILE in release.files
+        int8 = self._twin(release, bundle.manifest, start) if wanted else None
         if int8 is not None and layout.local.size:
             int8 = self._own_twin(int8, bundle.manifest, weights, release.version)
         plan_sha256 = sha256(files[PLAN_FILE])
@@ -241,8 +271,8 @@ class ModelStore:
             self._log(f"version {version}: the int8 model has the release's local tensors: {error}")
             return twin
 
-    def _activate(self, release: Release, installed: Installed, body: bytes, signature: bytes) -> None:
-        """Put the release in the place of the one before in one step, and delete what nobody needs any more."""
+    def _keep(self, release: Release, installed: Installed, body: bytes, signature: bytes) -> None:
+        """Write down what the release is, and its inference twin."""
         self._journal.use_version(release.version)
         place = self._folder.releases / str(release.version)
         place.mkdir(parents=True, exist_ok=True)
@@ -250,21 +280,42 @@ class ModelStore:
         write_durably(place / SIGNATURE_FILE, signature)
         if installed.int8 is not None:
             write_durably(place / INFER_INT8_FILE, installed.int8)
+
+    def _activate(self, version: int) -> None:
+        """Put a release in the place of the one before in one step."""
+        place = self._folder.releases / str(version)
         link = self._folder.path / ".current.new"
         link.unlink(missing_ok=True)
         link.symlink_to(place.relative_to(self._folder.path))
         link.replace(self._folder.current)
         sync_folder(self._folder.path)
-        self._clean(release)
 
-    def _clean(self, release: Release) -> None:
-        needed = {release.files[name].sha256 for name in (*_ONCE, WEIGHTS_FILE) if name in release.files}
+    def _clean(self, version: int) -> None:
+        """Delete what nobody needs any more: all but this version, and with a decision those that it names.
+
+        With it the version in use stays, too, and the newest one: training goes on from there.
+        """
+        decision, kept = self._journal.decision, {version}
+        if decision is not None:
+            here = kept_versions(self._folder)
+            kept |= {max(here), *decision.versions, current_version(self._folder) or 0}
+        needed = set[str]()
+        for path in self._folder.releases.iterdir():
+            if path.name not in {str(number) for number in kept}:
+                shutil.rmtree(path)
+                continue
+            with suppress(OSError, FedloomError):  # half written, or the card is wearing out: it is fetched again
+                files = parse_release((path / RELEASE_FILE).read_bytes()).files
+                needed |= {files[name].sha256 for name in (*_ONCE, WEIGHTS_FILE) if name in files}
         for path in self._folder.store.iterdir():
             if path.name not in needed:
                 path.unlink()
-        for path in self._folder.releases.iterdir():
-            if path.name != str(release.version):
-                shutil.rmtree(path)
+
+
+def release_key(root: Root, journal: Journal) -> bytes:
+    """Return the public key that releases are signed by, as far as this device knows."""
+    later = journal.release_key
+    return root.release_key if later is None else later.public_key
 
 
 def _bundle(files: Mapping[str, bytes]) -> Bundle:
@@ -292,6 +343,12 @@ def _present(files: Mapping[str, bytes], name: str) -> bytes:
     if name not in files:
         raise BundleError("release-incomplete", f"The release has no {name}.", "the operator has to publish it again")
     return files[name]
+
+
+def kept_versions(folder: StateFolder) -> list[int]:
+    """Return the versions that are on this device."""
+    names = (path.name for path in folder.releases.iterdir()) if folder.releases.is_dir() else ()
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
 def current_version(folder: StateFolder) -> int | None:

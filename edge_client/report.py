@@ -13,6 +13,7 @@ from edge_client.journal import Contribution, Journal, State
 from edge_client.model_store import current_version
 from edge_client.state_folder import StateFolder
 from edge_client.waits import WAITS_FOR
+from shared.decision import Decision
 from shared.privacy.charges import epsilon_of
 
 Report = dict[str, Any]
@@ -24,6 +25,7 @@ _ENDS = {
 }
 _ACTIONS = {
     "train": "it was asked to train and will",
+    "evaluate": "it was asked to evaluate a version and will",
     "done": "the task is done",
 }
 
@@ -34,16 +36,17 @@ def status(folder: StateFolder) -> Report:
     journal = Journal(folder.journal_file, enrolment.journal_id)
     try:
         rows, int8, note = journal.contributions(), journal.get("int8"), json.loads(journal.get("note") or "{}")
-        personal = journal.get("personal")
+        personal, decision = journal.get("personal"), journal.decision
     finally:
         journal.close()
-    running = folder.is_locked()
+    running, version = folder.is_locked(), current_version(folder)
     return {
         "device": enrolment.device,
         "name": enrolment.name,
         "task": enrolment.task,
         "server": enrolment.url,
-        "version": current_version(folder),
+        "version": version,
+        "release": _release(decision, enrolment.device, version),
         "key": {"serial": enrolment.certificate.serial, "since_s": enrolment.key_since_s},
         "running": running,
         "last": contribution_report(rows[-1]) if rows else None,
@@ -55,19 +58,51 @@ def status(folder: StateFolder) -> Report:
     }
 
 
+def _release(decision: Decision | None, device: str, version: int | None) -> Report:
+    """Return which version this device is to use, and why; the last good one is used until that is here."""
+    if decision is None:
+        return {"follows": "newest", "version": version, "why": "newest", "sequence": 0}
+    use = decision.use(device)
+    return {
+        "follows": "promoted",
+        "version": use.version,
+        "why": use.why,
+        "sequence": decision.sequence,
+        "released": decision.released,
+        "candidate": decision.candidate,
+        "pinned": decision.pinned,
+    }
+
+
+_WHY = {
+    "newest": "the newest that this device has fetched",
+    "released": "released to all devices",
+    "candidate": "on its way to all devices, and this one is among the first",
+    "pinned": "pinned by the operator",
+}
+
+
+def _version_text(report: Report) -> str:
+    release = report["release"]
+    if report["version"] is None:
+        return "none yet"
+    if report["version"] == release["version"]:
+        return f"{report['version']}, {_WHY[release['why']]}"
+    return f"{report['version']}, until {release['version']} is fetched: {_WHY[release['why']]}"
+
+
 def status_text(report: Report) -> str:
     """Return ``status`` for people, one screen."""
     last, int8 = report["last"], report["int8"]
-    version = "none yet" if report["version"] is None else report["version"]
     result = "none yet"
     if last:
         reason = _remarks(last)
-        result = f"round {last['round']}: {_ENDS.get(State(last['state']), last['state'])}{reason}"
+        result = f"{_of(last)}: {_ENDS.get(State(last['state']), last['state'])}{reason}"
     accuracy = f"{int8['correct']} of {int8['count']} right in version {int8['version']}" if int8 else "not judged yet"
     lines = [
         f"device        {report['device']}" + (f" ({report['name']})" if report["name"] else ""),
         f"task          {report['task']} at {report['server']}",
-        f"version       {version}",
+        f"version       {_version_text(report)}",
         f"contribution  {result}",
         f"int8 model    {accuracy}",
         *_personal_lines(report["personal"]),
@@ -82,6 +117,12 @@ def _key(key: Report, days: int) -> str:
     since_s = key["since_s"]
     since = "" if since_s is None else f", since {datetime.fromtimestamp(since_s, UTC):%Y-%m-%d}"
     return f"number {key['serial'] + 1}{since}; renewed " + (f"every {days} days" if days else "by `renew` only")
+
+
+def _of(row: Report) -> str:
+    if row["purpose"] == "evaluation":
+        return f"evaluation of version {row['version']} beside {row['baseline']}"
+    return f"round {row['round']}"
 
 
 def _demands(demands: Report) -> str:
@@ -116,10 +157,11 @@ def _why(*, running: bool, note: Report, last: Contribution | None) -> str:
         return f"no: {_ACTIONS['done']}"
     if not running:
         return "no: no agent is running; start `fedloom-agent run`"
-    if last and last.state is State.TRAINING:
+    if last and last.state is State.TRAINING and last.baseline is None:
         return ""
     if last and last.state not in _ENDS:
-        return f"no: round {last.round_number} is trained, its cohort is at {last.state}"
+        what = f"round {last.round_number} is trained" if last.baseline is None else f"it compares {last.version}"
+        return f"no: {what}, its cohort is at {last.state}"
     if error := note.get("error"):
         return f"no: {error['message']} [{error['code']}]" + (f" Try: {error['try']}" if error["try"] else "")
     waits = WAITS_FOR.get(note.get("reason", "")) if note.get("action") == "wait" else None
@@ -184,6 +226,8 @@ def ledger_text(report: Report) -> str:
     for row in report["contributions"]:
         numbers = " ".join(f"{row['traffic'][name]:>12}" for name in columns)
         reason = _remarks(row)
+        if row["purpose"] == "evaluation":
+            reason = f" {_of(row)}{reason}"
         lines.append(f"{row['round']:>6} {row['state']:<12} {numbers}  {row['cohort'] or '-'}{reason}")
     totals = " ".join(f"{report['totals'][name]:>12}" for name in columns)
     lines.append(f"{'total':>6} {'bytes':<12} {totals}")
@@ -203,7 +247,9 @@ def contribution_report(row: Contribution) -> Report:
     """Return one line of the ledger."""
     return {
         "round": row.round_number,
+        "purpose": "training" if row.baseline is None else "evaluation",
         "version": row.version,
+        "baseline": row.baseline,
         "cohort": row.cohort,
         "state": str(row.state),
         "reason": row.reason,

@@ -27,6 +27,7 @@ class Command:
 COMMANDS = (
     Command("convert", "turn a TensorFlow model into a bundle that trains on devices", "tools.convert.command"),
     Command("task", "make a task from a model and a folder of examples", "tools.task.command"),
+    Command("keras", "write a version's weights into the Keras model it was made from", "tools.keras_file.command"),
     Command("inspect", "show what is in a bundle and what a training step costs here", "tools.inspection.command"),
     Command("bench", "measure, each figure beside its reference", "tools.bench.command"),
     Command("load", "put an aggregator under the load of many devices", "tools.load.command"),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from shared.layout import Layout
 from shared.numeric.clipping import require_finite
 from shared.numeric.contribution_vector import AggregateSum
+from shared.numeric.evaluation_vector import ComparedSum, from_evaluation_words
 from shared.plan import Plan
 from shared.secagg.masking import Words
 from shared.secagg.parameters import thresholds
@@ -45,7 +46,7 @@ def reveal_sum(
     workers: int = 1,
     blame: Blame = ignore,
 ) -> AggregateSum:
-    """Unmask and decode the sum over the survivors.
+    """Unmask and decode the sum of updates over the survivors.
 
     Args:
         total: u64[m], modular sum of exactly the survivors' vectors.
@@ -58,21 +59,36 @@ def reveal_sum(
     Raises:
         UnmaskingFailed: with fewer than t usable shares, or for an implausible sum; there is no output then.
     """
-    members = len(record.roster.members)
-    limits = thresholds(members, plan.rules)
-    plain = unmask_sum(
+    plain = plain_sum(total, record, plan, workers=workers, blame=blame)
+    encoding = plan.encoding(len(record.roster.members), layout.shared.size, layout.statistics.size)
+    return encoding.decode(plain, survivors=len(record.fates.survivors), sid=record.roster.sid)
+
+
+def reveal_comparison(
+    total: Words, record: CohortRecord, plan: Plan, *, workers: int = 1, blame: Blame = ignore
+) -> ComparedSum:
+    """Unmask and decode what the survivors found of two versions; arguments and errors as for ``reveal_sum``."""
+    plain = plain_sum(total, record, plan, workers=workers, blame=blame)
+    return from_evaluation_words(plain, len(record.fates.survivors))
+
+
+def plain_sum(total: Words, record: CohortRecord, plan: Plan, *, workers: int = 1, blame: Blame = ignore) -> Words:
+    """Return the sum of the survivors' words without masks, u64[m].
+
+    Raises:
+        UnmaskingFailed: with fewer than t usable shares.
+    """
+    return unmask_sum(
         total,
         record.roster,
         record.fates,
         record.commitments,
         record.answers,
-        limits=limits,
+        limits=thresholds(len(record.roster.members), plan.rules),
         workers=workers,
         blame=blame,
         cipher=plan.cohort.cipher,
     )
-    encoding = plan.encoding(members, layout.shared.size, layout.statistics.size)
-    return encoding.decode(plain, survivors=len(record.fates.survivors), sid=record.roster.sid)
 
 
 def step_weights(

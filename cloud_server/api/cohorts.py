@@ -31,6 +31,7 @@ from cloud_server.rounds.records import (
     step_bodies,
     store_step,
 )
+from cloud_server.rounds.releasing import require_in_stage
 from cloud_server.rounds.sealed import boxes_for, store_shares
 from cloud_server.tasks import load_task
 from shared.errors import Missing, Unauthenticated, UsageError
@@ -114,6 +115,8 @@ def join(cohort_id: str) -> Response:
         plan = load_task(connection, record.task).plan
         require_newest(connection, member.device, member.certificate.identity_key)
         require_eligible(connection, member.device, plan, parts.clock.now_s())
+        if record.purpose == "evaluation":
+            require_in_stage(connection, record, member.device)
         require_place(connection, current, data=data, largest=plan.cohort.largest)
 
     return _record(record, "join", data, check)

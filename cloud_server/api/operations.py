@@ -143,6 +143,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "work.rendezvous": Operation(
         "Meeting", "Rendezvous", held=True, problems={404: ("task-unknown",), 409: ("version-closed",)}
     ),
+    "work.decision": Operation("SignedDecision", problems={404: ("no-decision",)}),
+    "work.release_key": Operation("SignedReleaseKey", problems={404: ("no-later-key",)}),
     "work.release": Operation("Release", problems={404: ("version-unknown",), 410: ("version-removed",)}),
     "work.blob": Operation(
         OCTETS, ranges=True, problems={404: ("blob-unknown",), 416: ("requested-range-not-satisfiable",)}
@@ -156,6 +158,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             400: ("bad-name", "old-agent"),
             401: ("bad-signature", "wrong-device"),
             403: (
+                "already-evaluated",
                 "bad-public-key",
                 "contributions-used",
                 "expired-certificate",
@@ -163,6 +166,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 "other-group",
                 "other-model",
                 "other-plan",
+                "other-stage",
                 "other-task",
                 "same-keys",
                 "too-little-memory",

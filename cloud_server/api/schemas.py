@@ -9,9 +9,10 @@ from typing import Any, Final, get_args
 
 from shared.limits import MAX_COHORT_MEMBERS, MAX_MEMORY_MIB, MAX_RETRY_AFTER_MS, MAX_VECTOR_BYTES
 from shared.release import MAX_VERSION
+from shared.secagg.roster import Purpose
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.shares import SECRET_BYTES
-from shared.wire.messages import Reason
+from shared.wire.messages import Action, Reason
 from shared.wire.signed import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 
 Schema = dict[str, Any]
@@ -103,16 +104,24 @@ SCHEMAS: Final[dict[str, Schema]] = {
         version=whole(-1, MAX_VERSION, "That the device uses, -1 before the first."),
         memory_mib=whole(0, MAX_MEMORY_MIB, "That the device has."),
         declined=whole(0, MAX_VERSION, "Round in which the device will not take part, 0 for none."),
+        declined_evaluation=whole(0, MAX_VERSION, "Promotion that the device will not evaluate, 0 for none."),
     ),
     "Assignment": closed(
-        action={"enum": ["train", "wait", "done"]},
-        version=whole(0, MAX_VERSION, "The newest."),
-        round=whole(0, MAX_VERSION),
+        action={"enum": list(get_args(Action))},
+        version=whole(0, MAX_VERSION, "The newest; the candidate where it is to evaluate."),
+        round=whole(0, MAX_VERSION, "Or the promotion."),
+        decision=whole(0, MAX_VERSION, "Sequence of the release decision, 0 where the newest version is used."),
+        release_key=whole(0, MAX_VERSION, "Number of the key that signs releases, 0 for the root document's."),
         reason={"enum": list(get_args(Reason)), "description": "Why the device waits."},
         retry_after_ms=whole(0, MAX_RETRY_AFTER_MS),
     ),
     "ComeBack": closed(retry_after_ms=whole(0, MAX_RETRY_AFTER_MS)),
-    "Rendezvous": closed(version=whole(0, MAX_VERSION, "That the device trained from.")),
+    "Rendezvous": closed(
+        version=whole(0, MAX_VERSION, "That the device trained from, or evaluated."),
+        purpose={"enum": list(get_args(Purpose))},
+    ),
+    "SignedDecision": closed(decision=ref("Signed")),
+    "SignedReleaseKey": closed(release_key=ref("Signed")),
     "Meeting": closed(cohort=_COHORT, expires_at_s=whole(0, 253_402_300_799)),
     "Release": closed(
         release=octets(text="The exact bytes of release.json."), signature=octets(SIGNATURE_BYTES, "Ed25519, detached.")

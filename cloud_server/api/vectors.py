@@ -23,8 +23,9 @@ from cloud_server.api.context import context
 from cloud_server.devices import count_vector
 from cloud_server.rounds.machine import OVER
 from cloud_server.rounds.records import StoredCohort, check_step, load_cohort, store_step
+from cloud_server.rounds.sums import words_of
 from cloud_server.storage.incoming import Incoming, wrong_offset
-from cloud_server.tasks import layout_of, load_task
+from cloud_server.tasks import load_task
 from shared.errors import Conflict, TryLater, UsageError
 from shared.limits import MAX_VECTOR_BYTES, READ_PIECE_BYTES, RECEIVE_DELAY_S, RECEIVE_PIECE_BYTES
 from shared.secagg.masking import WORD_BYTES
@@ -91,8 +92,7 @@ def vector_bytes(record: StoredCohort) -> int:
     parts = context()
     with parts.database.read() as connection:
         task = load_task(connection, record.task)
-    layout = layout_of(parts.blobs, task)
-    return task.plan.vector_words(layout.shared.size, layout.statistics.size) * WORD_BYTES
+    return words_of(parts.blobs, task, record) * WORD_BYTES
 
 
 def receive(record: StoredCohort, part: Part, signed_inbox: bytes) -> None:

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, request
-from sqlalchemy import Row, update
+from sqlalchemy import Connection, Row, update
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import FileWrapper
 
@@ -14,17 +14,20 @@ from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
 from cloud_server.api.waiting import hold
 from cloud_server.devices import look_up
-from cloud_server.rounds.assigning import has_joined, look
-from cloud_server.rounds.records import step_bodies
-from cloud_server.rounds.retention import kept_from
+from cloud_server.releases.keys import succession
+from cloud_server.releases.state import load_release
+from cloud_server.rounds.assigning import Outlook, has_joined, look
+from cloud_server.rounds.records import StoredCohort, step_bodies
+from cloud_server.rounds.releasing import running_evaluation
+from cloud_server.rounds.retention import is_kept
 from cloud_server.storage.blobs import Content
 from cloud_server.storage.schema import device as device_table
 from cloud_server.tasks import release_of
 from shared.errors import Conflict, FedloomError, Missing
 from shared.limits import READ_PIECE_BYTES
 from shared.release import MAX_VERSION
-from shared.wire.messages import CheckIn, Meeting, read_version, write_release
-from shared.wire.requests import BLOBS, CHECK_IN, JSON, OCTETS, RELEASES, RENDEZVOUS
+from shared.wire.messages import CheckIn, Meeting, Rendezvous, write_release, write_signed
+from shared.wire.requests import BLOBS, CHECK_IN, DECISION, JSON, OCTETS, RELEASE_KEY, RELEASES, RENDEZVOUS
 
 blueprint = Blueprint("work", __name__)
 
@@ -53,7 +56,7 @@ def check_in() -> Response:
         if last:  # asked again, since something moved
             with context().database.read() as connection:
                 row = look_up(connection, device.device)
-        assignment = assigner.assignment(row, device.task, message.declined)
+        assignment = assigner.assignment(row, device.task, message.declined, message.declined_evaluation)
         last = assignment.to_bytes()
         return None if assigner.holds(assignment) else last
 
@@ -77,10 +80,32 @@ def release(number: int) -> Response:
     if number > MAX_VERSION:  # the database could not even compare it
         raise Missing("version-unknown", "There is no such version.")
     with context().database.read() as connection:
-        if number < kept_from(connection, caller().task):
+        if not is_kept(connection, caller().task, number):
             raise VersionRemoved("version-removed", f"Version {number} is not kept any more.", "use the newest one")
         exact, signature = release_of(connection, caller().task, number)
     return Response(write_release(exact, signature), content_type=JSON)
+
+
+@blueprint.get(DECISION)
+@for_devices
+def decision() -> Response:
+    """Return what the devices of the caller's task use, signed; one document for all of them."""
+    with context().database.read() as connection:
+        state = load_release(connection, caller().task)
+    if state is None or state.signed is None:
+        raise Missing("no-decision", "Devices of this task use the newest version.")
+    return Response(write_signed("decision", state.signed), content_type=JSON)
+
+
+@blueprint.get(RELEASE_KEY)
+@for_devices
+def release_key() -> Response:
+    """Return the authority's word on the key that signs releases now, if it is not the root document's."""
+    with context().database.read() as connection:
+        word = succession(connection)
+    if word is None:
+        raise Missing("no-later-key", "Releases are signed by the key in the root document.")
+    return Response(write_signed("release_key", word), content_type=JSON)
 
 
 @blueprint.get(BLOBS + "/<digest>")
@@ -116,16 +141,15 @@ def _file(content: Content, etag: str) -> Response:
 @blueprint.post(RENDEZVOUS)
 @for_devices
 def rendezvous() -> Response:
-    """Return the cohort that forms for the version that the device trained from, holding until there is one."""
-    version = read_version(body())
+    """Return the cohort that forms for the version that was trained from, or evaluated, holding until there is one."""
+    asked = Rendezvous.from_bytes(body())
     device, task_name = caller().device, caller().task
 
     def answer() -> bytes | None:
         with context().database.read() as connection:
             outlook = look(connection, task_name)
-            if outlook.version != version or outlook.task.state == "done":
-                raise Conflict("version-closed", "The version is no longer trained from.", "train from the newest")
-            record, largest = outlook.forming, outlook.task.plan.cohort.largest
+            largest = outlook.task.plan.cohort.largest
+            record = _meeting_place(connection, outlook, asked)
             if record is None or has_joined(connection, record.id, device):
                 return None
             if len(step_bodies(connection, record.id, "join")) >= largest:
@@ -133,3 +157,19 @@ def rendezvous() -> Response:
             return Meeting(record.id, record.binding.expires_at_s).to_bytes()
 
     return hold(answer)
+
+
+def _meeting_place(connection: Connection, outlook: Outlook, asked: Rendezvous) -> StoredCohort | None:
+    """Return the cohort that forms for what a device did, None if it does not yet.
+
+    Raises:
+        Conflict: ``version-closed`` where none will.
+    """
+    if asked.purpose == "training":
+        if outlook.version != asked.version or outlook.task.state == "done":
+            raise Conflict("version-closed", "The version is no longer trained from.", "train from the newest")
+        return outlook.forming
+    found = running_evaluation(connection, outlook.task.name)
+    if found is None or found[0].candidate != asked.version:
+        raise Conflict("version-closed", "The version is no longer evaluated.", "check in again")
+    return None if outlook.evaluating is None else outlook.evaluating[0]

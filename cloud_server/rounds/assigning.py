@@ -11,18 +11,23 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, bindparam, select
 
+from cloud_server.releases.keys import shown_key_number
+from cloud_server.releases.stages import Pair, has_compared
+from cloud_server.releases.state import load_release
 from cloud_server.rounds.eligibility import Candidate, left_out
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.pacing import Pacer
 from cloud_server.rounds.records import StoredCohort, current_cohort_id, load_cohort
+from cloud_server.rounds.releasing import running_evaluation
 from cloud_server.rounds.rounds import last_round_number, open_round
-from cloud_server.rounds.selection import invite, places_left, uninvite
+from cloud_server.rounds.selection import invite, is_invited, places_left, uninvite
 from cloud_server.storage.database import Database, read_revision
 from cloud_server.storage.schema import step
 from cloud_server.tasks import Task, load_task, newest_version
 from shared.clock import Clock
+from shared.decision import Decision
 from shared.limits import RETRY_AFTER_MS
-from shared.wire.messages import Assignment, Reason
+from shared.wire.messages import Action, Assignment, Reason
 
 DONE_RETRY_S: Final = 60.0
 FULL_S: Final = 1.0  # how long a process believes that nobody else is needed
@@ -44,6 +49,11 @@ class Outlook:
         version: the newest.
         round_number: of the open round, or the last one.
         forming: the cohort that forms in the open round.
+        decision: sequence of the release decision that devices are shown, 0 where they use the newest version.
+        releasing: whether what devices use may soon be another version: a promotion goes on, or a driver is about to
+            sign how it ended.
+        evaluating: the cohort that forms to evaluate a candidate for a stage, and the decision that says for whom.
+        release_key: number of the key that signs releases.
     """
 
     revision: str
@@ -51,6 +61,10 @@ class Outlook:
     version: int
     round_number: int
     forming: StoredCohort | None
+    decision: int = 0
+    releasing: bool = False
+    evaluating: tuple[StoredCohort, Decision] | None = None
+    release_key: int = 0
 
 
 def has_joined(connection: Connection, cohort_id: str, name: str) -> bool:
@@ -73,7 +87,22 @@ def look(connection: Connection, task_name: str, revision: str = "") -> Outlook:
         newest_version(connection, task_name),
         last_round_number(connection, task_name),
         record if forms else None,
+        *_releasing(connection, task_name),
+        shown_key_number(connection),
     )
+
+
+def _releasing(connection: Connection, task_name: str) -> tuple[int, bool, tuple[StoredCohort, Decision] | None]:
+    """Return the last three of an outlook's attributes."""
+    state = load_release(connection, task_name)
+    if state is None or state.decision is None:
+        return 0, False, None
+    found = running_evaluation(connection, task_name)
+    record = found[1] if found is not None else None
+    signed = state.sequence == state.revision  # else a driver is about to say something else
+    forms = signed and record is not None and record.state.phase is Phase.FORMING
+    evaluating = (record, state.decision) if forms and record is not None else None
+    return state.sequence, found is not None or not signed, evaluating
 
 
 class Assigner:
@@ -92,33 +121,67 @@ class Assigner:
         self._outlooks: dict[str, Outlook] = {}
         self._full_until_s: dict[str, float] = {}  # by cohort
 
-    def assignment(self, row: Row[Any], task_name: str, declined: int = 0) -> Assignment:
+    def assignment(self, row: Row[Any], task_name: str, declined: int = 0, declined_evaluation: int = 0) -> Assignment:
         """Return what the device of ``row`` does next.
 
         Args:
             row: ``KNOWN`` columns of the device, read a moment ago.
             task_name: of its task.
             declined: the round in which it will not take part, 0 for none.
+            declined_evaluation: the promotion that it will not evaluate, 0 for none.
 
         Raises:
             Missing: ``task-unknown``.
         """
         now_s = self._clock.now_s()
         outlook = self._outlook(task_name, row.revision)
-        if outlook.task.state == "done":
-            return self._wait(outlook, "done", self._pacer.retry_after_ms(DONE_RETRY_S))
         out = left_out(Candidate.of(row), outlook.task.plan, now_s)
+        if out is None and (record := self._evaluates(outlook, row.device, declined_evaluation, now_s)) is not None:
+            return self._work(outlook, "evaluate", record.base_version, record.round_number)
+        if outlook.task.state == "done":
+            done_ms = self._soon_ms() if outlook.releasing else self._pacer.retry_after_ms(DONE_RETRY_S)
+            return self._wait(outlook, "done", done_ms)
         if out is not None:
             return self._wait(outlook, "wait", self._pacer.retry_after_ms(out.wait_s), out.reason)
         reason = self._reason(outlook, row, declined, now_s)
         if not reason:
-            return Assignment("train", outlook.version, outlook.round_number, 0)
-        soon = RETRY_AFTER_MS if self._pacer.pace().holds and reason != "declined" else self._pacer.retry_after_ms()
-        return self._wait(outlook, "wait", soon, reason)
+            return self._work(outlook, "train", outlook.version, outlook.round_number)
+        soon_ms = self._soon_ms() if reason != "declined" else self._pacer.retry_after_ms()
+        return self._wait(outlook, "wait", soon_ms, reason)
 
     def holds(self, assignment: Assignment) -> bool:
         """Say whether to hold the request in case there is soon something else to do."""
-        return assignment.reason in PASSING and self._pacer.pace().holds
+        released_soon = assignment.action == "done" and assignment.retry_after_ms == RETRY_AFTER_MS
+        return (assignment.reason in PASSING or released_soon) and self._pacer.pace().holds
+
+    def _soon_ms(self) -> int:
+        return RETRY_AFTER_MS if self._pacer.pace().holds else self._pacer.retry_after_ms()
+
+    def _evaluates(self, outlook: Outlook, name: str, declined: int, now_s: float) -> StoredCohort | None:
+        """Return the cohort in which a device is to evaluate, None if there is none, or none for it."""
+        if outlook.evaluating is None:
+            return None
+        record, decision = outlook.evaluating
+        if not decision.includes(name):
+            return None
+        with self._database.read() as connection:
+            pair = Pair(record.base_version, decision.released)
+            if has_joined(connection, record.id, name) or has_compared(connection, record.task, pair, name):
+                return None
+            invited = is_invited(connection, record, name)
+        if declined == record.round_number:
+            self._uninvite(record, name, invited=invited)
+            return None
+        if not invited and self._has_places(outlook, record, now_s):
+            with self._database.write() as connection:
+                invited = invite(connection, outlook.task.plan, record, name, now_s)
+        return record if invited else None
+
+    def _uninvite(self, record: StoredCohort, name: str, *, invited: bool) -> None:
+        if invited:
+            with self._database.write() as connection:
+                uninvite(connection, record, name)
+            self._full_until_s.clear()
 
     def _outlook(self, task_name: str, revision: str | None) -> Outlook:
         known = self._outlooks.get(task_name)
@@ -131,14 +194,11 @@ class Assigner:
 
     def _reason(self, outlook: Outlook, row: Row[Any], declined: int, now_s: float) -> Reason:
         """Return why there is nothing to do for a device that may contribute, empty if it shall train."""
-        forming, task_name = outlook.forming, outlook.task.plan.task
+        forming = outlook.forming
         if forming is None:
             return "no-round"
         if declined == outlook.round_number:
-            if row.invited:
-                with self._database.write() as connection:
-                    uninvite(connection, task_name, row.device)
-                self._full_until_s.clear()
+            self._uninvite(forming, row.device, invited=row.invited)
             return "declined"
         if not row.invited and not self._has_places(outlook, forming, now_s):
             return "round-full"
@@ -160,7 +220,12 @@ class Assigner:
         self._full_until_s[forming.id] = now_s + FULL_S
         return False
 
+    def _work(self, outlook: Outlook, action: Action, version: int, number: int) -> Assignment:
+        return Assignment(action, version, number, 0, "", outlook.decision, outlook.release_key)
+
     def _wait(
         self, outlook: Outlook, action: Literal["wait", "done"], retry_ms: int, reason: Reason = ""
     ) -> Assignment:
-        return Assignment(action, outlook.version, outlook.round_number, retry_ms, reason)
+        return Assignment(
+            action, outlook.version, outlook.round_number, retry_ms, reason, outlook.decision, outlook.release_key
+        )

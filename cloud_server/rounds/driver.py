@@ -14,29 +14,39 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from cloud_server.aggregation.central_noise import with_central_noise
 from cloud_server.aggregation.clip_norm import next_plan
-from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weights
+from cloud_server.aggregation.closing import CohortRecord, reveal_comparison, reveal_sum, step_weights
 from cloud_server.aggregation.running_sum import RunningSum, VectorsLost
 from cloud_server.audit import Anchor
 from cloud_server.privacy import charge_frozen, spent_reason
 from cloud_server.publishing import Version, make_version
+from cloud_server.releases.stages import settle_stage
+from cloud_server.releases.state import lock_release
 from cloud_server.rounds.eligibility import count_contributions
 from cloud_server.rounds.machine import OVER, CohortState, Effect, Phase, Seen, advance
 from cloud_server.rounds.pacing import count_arrivals
 from cloud_server.rounds.records import (
-    COHORT_VALID_S,
     StoredCohort,
     current_cohort_id,
     devices_in_order,
+    insert_cohort,
     load_cohort,
     roster_from_joins,
     save_state,
     step_bodies,
     with_seed,
     write_roster,
+)
+from cloud_server.rounds.releasing import (
+    end_late,
+    form_evaluation,
+    plan_of,
+    running_evaluation,
+    sign_due,
+    tasks_to_release,
 )
 from cloud_server.rounds.retention import (
     Retention,
@@ -48,9 +58,9 @@ from cloud_server.rounds.retention import (
 from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
 from cloud_server.rounds.sealed import cohorts_with_shares, commitments, forget_shares
 from cloud_server.rounds.seen import seen
-from cloud_server.rounds.sums import Sums, forget_partial_sum
+from cloud_server.rounds.sums import Sums, forget_partial_sum, words_of
 from cloud_server.storage.blobs import BlobStore, UploadStore
-from cloud_server.storage.database import Database, bump
+from cloud_server.storage.database import Database
 from cloud_server.storage.failures import failure_of
 from cloud_server.storage.leases import LEASE_S, Leases, task_lease
 from cloud_server.storage.schema import cohort
@@ -70,6 +80,7 @@ from shared.clock import Clock
 from shared.errors import FedloomError, TryLater, UnmaskingFailed
 from shared.ids import random_id
 from shared.numeric.contribution_vector import AggregateSum
+from shared.numeric.evaluation_vector import ComparedSum
 from shared.plan import Plan
 from shared.secagg.graph_seed import SeedSource
 from shared.secagg.recovery import Fates
@@ -141,8 +152,9 @@ class Driver:
     def tick(self) -> bool:
         """Do whatever is due now; say whether any cohort moved, so that the caller looks again at once."""
         with self._database.read() as connection:
-            names = task_names(connection, state="active")
-        held = self._leases.hold([task_lease(name) for name in names], HOUSEKEEPING)
+            active, released = task_names(connection, state="active"), tasks_to_release(connection)
+        steps = [(self._advance_release, name) for name in released] + [(self._advance_task, name) for name in active]
+        held = self._leases.hold([task_lease(name) for name in sorted({*active, *released})], HOUSEKEEPING)
         if HOUSEKEEPING in held:
             if not self._cleans_up:
                 self._clean_up()
@@ -150,9 +162,9 @@ class Driver:
             self._tidy()
         self._cleans_up = HOUSEKEEPING in held
         moved = False
-        for name in names:
+        for step, name in steps:
             if task_lease(name) in held:
-                moved |= self._try_task(name)  # every task gets its turn
+                moved |= self._try_step(step, name)  # every task gets its turn
         self._anchor_due |= moved
         if self._anchor_due:
             with self._database.read() as connection:
@@ -168,17 +180,18 @@ class Driver:
         self._cleans_up = False  # what could not be deleted is still there
         self._anchor_due = True
 
-    def _try_task(self, name: str) -> bool:
+    def _try_step(self, step: Callable[[str], bool], name: str) -> bool:
         """Advance one task; what is wrong with it, a damaged file for instance, must not stop the others."""
+        key = f"{step.__name__} {name}"
         try:
-            moved = self._advance_task(name)
+            moved = step(name)
         except FedloomError as error:
-            if self._stuck.get(name) != str(error):
+            if self._stuck.get(key) != str(error):
                 log.error("task %s cannot go on: %s", name, error)  # noqa: TRY400  # the code says where
-            self._stuck[name] = str(error)
+            self._stuck[key] = str(error)
             self._sums.clear()  # rebuilt from the files
             return False
-        self._stuck.pop(name, None)
+        self._stuck.pop(key, None)
         return moved
 
     def _renew_releases(self) -> None:
@@ -187,6 +200,7 @@ class Driver:
         if now_s - self._renewed_s < RENEWAL_CHECK_S:
             return
         self._renewed_s = now_s
+        self._clean_up()  # an operator may have ended a cohort
         with self._database.write() as connection:
             count_arrivals(connection, now_s)
         with self._database.read() as connection:
@@ -196,7 +210,7 @@ class Driver:
                 with self._database.write() as connection:
                     renew_release(connection, load_task(connection, name), self._release_key, now_s)
             except FedloomError as error:
-                log.error("task %s: its release cannot be renewed: %s", name, error)  # noqa: TRY400  # as in _try_task
+                log.error("task %s: its release cannot be renewed: %s", name, error)  # noqa: TRY400  # as in _try_step
 
     def _tidy(self) -> None:
         """Let go of the past, now and then."""
@@ -243,6 +257,27 @@ class Driver:
             return self._abandon(task, "nobody came: the round's deadline passed")
         try:
             return self._advance_cohort(task, record)
+        except VectorsLost as error:
+            return self._lost(record, error)
+
+    def _advance_release(self, name: str) -> bool:
+        """Do what is due about what devices use, of an active task or one that is done."""
+        now_s = self._clock.now_s()
+        with self._database.read() as connection:
+            task, found = load_task(connection, name), running_evaluation(connection, name)
+            plan = plan_of(connection, name, found[0].candidate) if found else task.plan
+        if sign_due(self._database, task, self._release_key, now_s):
+            return True
+        if found is None:
+            return False
+        promotion, record = found
+        if end_late(self._database, promotion, record, plan.deadlines.round_s, now_s):
+            return True
+        if record is None or record.state.phase is Phase.FAILED:
+            new_id = partial(random_id, "cohort", self._random_bytes)
+            return form_evaluation(self._database, replace(task, plan=plan), promotion, record, new_id, now_s)
+        try:
+            return self._advance_cohort(replace(task, plan=plan), record)
         except VectorsLost as error:
             return self._lost(record, error)
 
@@ -323,21 +358,15 @@ class Driver:
             opened = open_round(connection, task.name)
             if opened is None:
                 return False
-            connection.execute(
-                insert(cohort).values(
-                    id=random_id("cohort", self._random_bytes),
-                    task=task.name,
-                    round=opened.number,
-                    attempt=attempt,
-                    base_version=opened.base_version,
-                    phase=Phase.FORMING.value,
-                    since_s=now_s,
-                    expires_at_s=int(now_s) + COHORT_VALID_S,
-                    members=0,
-                    failure="",
-                )
+            insert_cohort(
+                connection,
+                cohort_id=random_id("cohort", self._random_bytes),
+                task_name=task.name,
+                round_number=opened.number,
+                attempt=attempt,
+                base_version=opened.base_version,
+                now_s=now_s,
             )
-            bump(connection)
         return True
 
     def _advance_cohort(self, task: Task, record: StoredCohort) -> bool:
@@ -366,7 +395,8 @@ class Driver:
 
     def _entered(self, record: StoredCohort, state: CohortState) -> bool:
         """Say which state a cohort got into, and forget one that is over; always True, for something was done."""
-        log.info("cohort %s (round %d): %s %s", record.id, record.round_number, state.phase.value, state.failure)
+        of = "round" if record.purpose == "training" else "evaluation for promotion"
+        log.info("cohort %s (%s %d): %s %s", record.id, of, record.round_number, state.phase.value, state.failure)
         if state.phase in OVER:
             self._forget(record.id)
         return True
@@ -416,12 +446,7 @@ class Driver:
 
     def _add_arrived(self, task: Task, record: StoredCohort, only: frozenset[int] | None = None) -> RunningSum:
         """Add every stored vector that is not in the running sum yet, or those of ``only``."""
-
-        def words() -> int:
-            layout = layout_of(self._blobs, task)
-            return task.plan.vector_words(layout.shared.size, layout.statistics.size)
-
-        return self._sums.add_arrived(record, words, only)
+        return self._sums.add_arrived(record, partial(words_of, self._blobs, task, record), only)
 
     def _lost(self, record: StoredCohort, error: VectorsLost) -> bool:
         """End a cohort whose vectors are no longer there: its members contribute anew to the next one."""
@@ -442,13 +467,43 @@ class Driver:
         running = self._add_arrived(task, record, only=record.state.survivors)
         if running.added != record.state.survivors:
             raise FedloomError("sum-mismatch", "The running sum does not hold exactly the survivors.")
-        layout = layout_of(self._blobs, task)
+        workers, blame = self._workers, partial(_warn_of_wrong_shares, record.id)
         try:
-            blame = partial(_warn_of_wrong_shares, record.id)
-            messages = self._messages(record)
-            aggregate = reveal_sum(running.total, messages, task.plan, layout, workers=self._workers, blame=blame)
+            if record.purpose == "evaluation":
+                found = reveal_comparison(
+                    running.total, self._messages(record), task.plan, workers=workers, blame=blame
+                )
+                return self._settle(task, record, found)
+            layout = layout_of(self._blobs, task)
+            aggregate = reveal_sum(
+                running.total, self._messages(record), task.plan, layout, workers=workers, blame=blame
+            )
         except UnmaskingFailed as error:
             return self._unmasking_failed(record, seen, error)
+        return self._publish(task, record, aggregate)
+
+    def _settle(self, task: Task, record: StoredCohort, found: ComparedSum) -> bool:
+        """End an evaluating cohort with what its stage's devices found, and do what follows for the release."""
+        metric, now_s = load_bundle(self._blobs, task)[0].metric, self._clock.now_s()
+        with self._database.write() as connection:
+            state = lock_release(connection, task.name, None)
+            running = running_evaluation(connection, task.name)
+            current = load_cohort(connection, record.id, lock=True).state
+            if state is None or running is None or running[0].cohort != record.id or current != record.state:
+                return True  # another driver, or an operator, was quicker
+            save_state(connection, record.id, replace(record.state, phase=Phase.SUMMED, since_s=now_s))
+            devices = devices_in_order(record.roster_body or b"")
+            count_contributions(connection, [devices[index] for index in record.state.survivors], now_s)
+            members = record.state.members
+            verdict = settle_stage(connection, state, running[0], task, found, metric, members=members, now_s=now_s)
+        stage, word = running[0].stage + 1, "passed" if verdict.passed else "failed"
+        log.info("task %s: version %d %s stage %d: %s", task.name, record.base_version, word, stage, verdict.reason)
+        self._forget(record.id)
+        return True
+
+    def _publish(self, task: Task, record: StoredCohort, aggregate: AggregateSum) -> bool:
+        """Make the next version of a cohort's sum, and close the round."""
+        layout = layout_of(self._blobs, task)
         aggregate = with_central_noise(aggregate, task.plan, record.state.members, self._random_bytes)
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)

@@ -20,7 +20,15 @@ from shared.plan import Plan
 from shared.secagg.graph import Graph
 from shared.secagg.graph_seed import GraphSeed
 from shared.secagg.parameters import CohortRules, is_sparse, thresholds
-from shared.secagg.roster import CohortBinding, Roster, from_bitmap, to_bitmap, verify_member
+from shared.secagg.roster import (
+    CohortBinding,
+    Purpose,
+    Roster,
+    compared_hash,
+    from_bitmap,
+    to_bitmap,
+    verify_member,
+)
 from shared.wire.canonical import Fields, Json, decode, encode, sha256
 from shared.wire.signed import Signed
 
@@ -44,6 +52,7 @@ NO_LONGER_NEEDED: Final[Mapping[StepName, frozenset[Phase]]] = {
     "answer": frozenset({Phase.SUMMED}),
 }
 COHORT_VALID_S: Final = 7 * 86400
+_baseline = version.alias("baseline_version")
 
 
 class CohortOver(FedloomError):
@@ -60,9 +69,9 @@ class StoredCohort:
     Attributes:
         id: of the cohort.
         task: of the task.
-        round_number: of the round.
+        round_number: of the round; of the promotion where it evaluates.
         attempt: 1 for the first cohort of the round.
-        base_version: that its members train from.
+        base_version: that its members train from, or evaluate.
         binding: what its members sign.
         state: for the state machine.
         roster_body: canonical JSON once fixed.
@@ -78,6 +87,11 @@ class StoredCohort:
     state: CohortState
     roster_body: bytes | None
     rules: CohortRules
+
+    @property
+    def purpose(self) -> Purpose:
+        """What its sum is of."""
+        return self.binding.purpose
 
     def roster(self, authority_key: bytes) -> Roster:
         """Return the fixed roster; it was verified when its members joined, and is again in each process."""
@@ -114,8 +128,9 @@ def load_cohort(connection: Connection, cohort_id: str, *, lock: bool = False) -
         Missing: ``cohort-unknown``.
     """
     query = (
-        select(cohort, version.c.model_sha256, version.c.plan)
+        select(cohort, version.c.model_sha256, version.c.plan, _baseline.c.model_sha256.label("baseline_sha256"))
         .join(version, (version.c.task == cohort.c.task) & (version.c.number == cohort.c.base_version))
+        .outerjoin(_baseline, (_baseline.c.task == cohort.c.task) & (_baseline.c.number == cohort.c.baseline))
         .where(cohort.c.id == cohort_id)
     )
     if lock:
@@ -135,15 +150,50 @@ def _record(row: Row[tuple[object, ...]]) -> StoredCohort:
         survivors=frozenset() if row.survivors is None else from_bitmap(row.survivors, row.members),
         failure=row.failure,
     )
-    binding = CohortBinding(row.task, row.id, sha256(row.plan), row.model_sha256, row.expires_at_s)
+    model = row.model_sha256
+    if row.purpose == "evaluation":
+        model = compared_hash(model, row.baseline_sha256 or b"")  # nothing once the version is forgotten
+    binding = CohortBinding(row.task, row.id, sha256(row.plan), model, row.expires_at_s, row.purpose)
     rules = _rules(row.plan)
     return StoredCohort(row.id, row.task, row.round, row.attempt, row.base_version, binding, state, row.roster, rules)
 
 
 def current_cohort_id(connection: Connection, task_name: str) -> str | None:
-    """Return the newest cohort of a task."""
-    query = select(cohort.c.id).where(cohort.c.task == task_name).order_by(desc(cohort.c.round), desc(cohort.c.attempt))
+    """Return the newest cohort of a task that trains."""
+    trains = (cohort.c.task == task_name, cohort.c.purpose == "training")
+    query = select(cohort.c.id).where(*trains).order_by(desc(cohort.c.round), desc(cohort.c.attempt))
     return connection.execute(query.limit(1)).scalar_one_or_none()
+
+
+def insert_cohort(
+    connection: Connection,
+    *,
+    cohort_id: str,
+    task_name: str,
+    round_number: int,
+    attempt: int,
+    base_version: int,
+    now_s: float,
+    baseline: int | None = None,
+) -> None:
+    """Let a cohort form: one that trains, or one that compares its base version with ``baseline``."""
+    connection.execute(
+        insert(cohort).values(
+            id=cohort_id,
+            task=task_name,
+            round=round_number,
+            attempt=attempt,
+            base_version=base_version,
+            phase=Phase.FORMING.value,
+            since_s=now_s,
+            expires_at_s=int(now_s) + COHORT_VALID_S,
+            members=0,
+            failure="",
+            purpose="training" if baseline is None else "evaluation",
+            baseline=baseline,
+        )
+    )
+    bump(connection)
 
 
 def save_state(connection: Connection, cohort_id: str, state: CohortState) -> None:

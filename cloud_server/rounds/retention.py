@@ -14,6 +14,7 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from cloud_server.releases.state import held_versions
 from cloud_server.rounds.machine import OVER
 from cloud_server.rounds.rounds import OPEN
 from cloud_server.storage.blobs import BlobStore
@@ -37,7 +38,8 @@ class Retention:
     """How much of the past is kept.
 
     Attributes:
-        versions: of each task, the newest ones; a running cohort's base version is kept besides.
+        versions: of each task, the newest ones; a running cohort's base version is kept besides, and what devices
+            use or may be told to use again.
         cohort_days: after which the messages of a cohort that is over are deleted.
 
     Raises:
@@ -59,6 +61,11 @@ def kept_from(connection: Connection, task_name: str) -> int:
     """Return the number of the oldest version of a task whose files are kept."""
     query = select(setting_table.c.value).where(setting_table.c.name == _KEPT_FROM + task_name)
     return int(connection.execute(query).scalar_one_or_none() or 0)
+
+
+def is_kept(connection: Connection, task_name: str, number: int) -> bool:
+    """Say whether the files of a version are kept."""
+    return number >= kept_from(connection, task_name) or number in held_versions(connection, task_name)
 
 
 def retire_versions(database: Database, retention: Retention) -> None:
@@ -122,11 +129,13 @@ def forget_versions(database: Database) -> None:
     """Delete the rows of versions whose files are not kept, once no cohort is left that trained from them."""
     with database.read() as connection:
         names = list(connection.execute(select(task_table.c.name)).scalars())
-    trained = select(cohort.c.id).where(cohort.c.task == version.c.task, cohort.c.base_version == version.c.number)
+    of_task = cohort.c.task == version.c.task
+    trained = select(cohort.c.id).where(of_task, cohort.c.base_version == version.c.number)
     for name in names:
         with database.read() as connection:
             oldest = kept_from(connection, name)
-            old = (version.c.task == name) & (version.c.number < oldest) & ~trained.exists()
+            held = version.c.number.in_(held_versions(connection, name))
+            old = (version.c.task == name) & (version.c.number < oldest) & ~trained.exists() & ~held
             if connection.execute(select(version.c.number).where(old).limit(1)).one_or_none() is None:
                 continue
         with database.write() as connection:
@@ -138,11 +147,11 @@ def needed(connection: Connection) -> set[str]:
     found: set[str] = set()
     for row in connection.execute(select(task_table.c.name, task_table.c.bundle)):
         found |= set(json.loads(row.bundle).values())
-        query = select(version.c.release, version.c.master_sha256).where(
-            version.c.task == row.name, version.c.number >= kept_from(connection, row.name)
-        )
-        for kept in connection.execute(query):
-            found |= {entry.sha256 for entry in release_files(kept.release).values()} | {kept.master_sha256}
+        kept = version.c.number >= kept_from(connection, row.name)
+        held = version.c.number.in_(held_versions(connection, row.name))
+        query = select(version.c.release, version.c.master_sha256).where(version.c.task == row.name, kept | held)
+        for one in connection.execute(query):
+            found |= {entry.sha256 for entry in release_files(one.release).values()} | {one.master_sha256}
     return found
 
 

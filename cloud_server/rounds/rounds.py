@@ -105,7 +105,7 @@ def close_round(
             "correct": evaluation.correct,
             "loss_sum": evaluation.loss_sum,
         }
-    invited = end_invitations(connection, task.name)
+    invited = end_invitations(connection, task.name, "training")
     connection.execute(
         update(round_)
         .where(round_.c.task == task.name, round_.c.phase == OPEN)

@@ -10,18 +10,21 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, delete, desc, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, desc, exists, func, insert, select, update
 
 from cloud_server.rounds.records import StoredCohort
-from cloud_server.storage.schema import invitation, round_, step
+from cloud_server.storage.schema import invitation, promotion, round_, step
 from shared.plan import Plan
+from shared.secagg.roster import Purpose
 from shared.wire.canonical import decode
 
 REMEMBERED_ROUNDS: Final = 5  # from which is learned how many of the invited come
 PRIOR_DEVICES: Final = 8  # the plan's own expectation counts as much as so many devices
 SMALLEST_SHOW_RATE: Final = 0.1
 _IS_INVITED: Final = select(invitation.c.device).where(
-    invitation.c.task == bindparam("task"), invitation.c.device == bindparam("device")
+    invitation.c.task == bindparam("task"),
+    invitation.c.purpose == bindparam("purpose"),
+    invitation.c.device == bindparam("device"),
 )
 
 
@@ -49,9 +52,10 @@ def places(target: int, joined: int, outstanding: int, rate: float) -> int:
     return max(0, math.ceil((target - joined) / rate) - outstanding)
 
 
-def _is_invited(connection: Connection, task_name: str, name: str) -> bool:
-    """Say whether a device was asked in the open round."""
-    return connection.execute(_IS_INVITED, {"task": task_name, "device": name}).one_or_none() is not None
+def is_invited(connection: Connection, record: StoredCohort, name: str) -> bool:
+    """Say whether a device was asked in the open round, or for the stage."""
+    asked = {"task": record.task, "purpose": record.purpose, "device": name}
+    return connection.execute(_IS_INVITED, asked).one_or_none() is not None
 
 
 def places_left(connection: Connection, plan: Plan, record: StoredCohort, now_s: float) -> int:
@@ -64,7 +68,7 @@ def places_left(connection: Connection, plan: Plan, record: StoredCohort, now_s:
     waiting = (
         select(func.count())
         .select_from(invitation)
-        .where(invitation.c.task == record.task, invitation.c.invited_s >= since_s, ~came)
+        .where(_of(record.task, record.purpose), invitation.c.invited_s >= since_s, ~came)
     )
     outstanding = connection.execute(waiting).scalar_one()
     rate = show_rate(_past(connection, record.task), plan.cohort.dropout_share)
@@ -87,25 +91,32 @@ def _past(connection: Connection, task_name: str) -> list[tuple[int, int]]:
 def invite(connection: Connection, plan: Plan, record: StoredCohort, name: str, now_s: float) -> bool:
     """Ask a device if there is a place left, and say whether; one that was asked before is asked again.
 
-    The round's row is locked, so that of processes that look at once none asks one too many.
+    The round's or the promotion's row is locked, so that of processes that look at once none asks one too many.
     """
-    lock = select(round_.c.number).where(round_.c.task == record.task, round_.c.number == record.round_number)
+    table = round_ if record.purpose == "training" else promotion
+    lock = select(table.c.number).where(table.c.task == record.task, table.c.number == record.round_number)
     connection.execute(lock.with_for_update())
-    mine = (invitation.c.task == record.task, invitation.c.device == name)
-    if _is_invited(connection, record.task, name):
+    mine = (_of(record.task, record.purpose), invitation.c.device == name)
+    if is_invited(connection, record, name):
         connection.execute(update(invitation).where(*mine).values(invited_s=now_s))
         return True
     if not places_left(connection, plan, record, now_s):
         return False
-    connection.execute(insert(invitation).values(task=record.task, device=name, invited_s=now_s))
+    values = {"task": record.task, "purpose": record.purpose, "device": name, "invited_s": now_s}
+    connection.execute(insert(invitation).values(values))
     return True
 
 
-def uninvite(connection: Connection, task_name: str, name: str) -> None:
+def uninvite(connection: Connection, record: StoredCohort, name: str) -> None:
     """Free the place of a device that said that it will not come."""
-    connection.execute(delete(invitation).where(invitation.c.task == task_name, invitation.c.device == name))
+    mine = (_of(record.task, record.purpose), invitation.c.device == name)
+    connection.execute(delete(invitation).where(*mine))
 
 
-def end_invitations(connection: Connection, task_name: str) -> int:
-    """Forget who was asked, when a round is over, and return how many were."""
-    return connection.execute(delete(invitation).where(invitation.c.task == task_name)).rowcount
+def end_invitations(connection: Connection, task_name: str, purpose: Purpose) -> int:
+    """Forget who was asked, when a round or a stage is over, and return how many were."""
+    return connection.execute(delete(invitation).where(_of(task_name, purpose))).rowcount
+
+
+def _of(task_name: str, purpose: Purpose) -> ColumnElement[bool]:
+    return (invitation.c.task == task_name) & (invitation.c.purpose == purpose)

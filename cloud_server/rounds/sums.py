@@ -15,12 +15,14 @@ from sqlalchemy import Connection, delete, insert, select
 
 from cloud_server.aggregation.running_sum import RunningSum
 from cloud_server.rounds.records import StoredCohort, devices_in_order, step_bodies
-from cloud_server.storage.blobs import UploadStore
+from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.database import Database
 from cloud_server.storage.leases import Leases, task_lease
 from cloud_server.storage.partial_sums import PartialSums
 from cloud_server.storage.schema import partial_sum
+from cloud_server.tasks import Task, layout_of
 from shared.errors import TryLater
+from shared.numeric.evaluation_vector import EVALUATION_WORDS
 from shared.secagg.roster import from_bitmap, to_bitmap
 
 CHECKPOINT_VECTORS: Final = 16
@@ -107,6 +109,14 @@ class Sums:
         """Drop everything in memory; what is stored is read again."""
         self._running.clear()
         self._written.clear()
+
+
+def words_of(blobs: BlobStore, task: Task, record: StoredCohort) -> int:
+    """Return how many 64-bit words every vector of a cohort has."""
+    if record.purpose == "evaluation":
+        return EVALUATION_WORDS
+    layout = layout_of(blobs, task)
+    return task.plan.vector_words(layout.shared.size, layout.statistics.size)
 
 
 def forget_partial_sum(connection: Connection, cohort_id: str) -> None:

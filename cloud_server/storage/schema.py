@@ -72,11 +72,12 @@ former_key = Table(
     Column("used_s", Float, nullable=False, server_default="0"),  # when it signed again for the first time, 0 if never
 )
 
-# Who was asked to train in the open round; gone when it is over.
+# Who was asked to train in the open round, or to evaluate for a stage; gone when that is over.
 invitation = Table(
     "invitation",
     metadata,
     Column("task", ForeignKey("task.name"), primary_key=True),
+    Column("purpose", String, primary_key=True, server_default="training"),  # training | evaluation
     Column("device", ForeignKey("device.device"), primary_key=True),
     Column("invited_s", Float, nullable=False),
 )
@@ -133,6 +134,59 @@ cohort = Table(
     Column("sharers", LargeBinary),  # bitmap, once frozen
     Column("survivors", LargeBinary),  # bitmap, once frozen
     Column("failure", String, nullable=False),  # code and message of a failed cohort
+    # training | evaluation: of a promotion, whose number stands in place of the round's
+    Column("purpose", String, nullable=False, server_default="training"),
+    Column("baseline", Integer),  # the version that an evaluation compares the base version with
+)
+
+# What a task's devices use; no row while they use the newest version.
+task_release = Table(
+    "task_release",
+    metadata,
+    Column("task", ForeignKey("task.name"), primary_key=True),
+    Column("revision", Integer, nullable=False),  # grows with every change
+    Column("released", Integer, nullable=False),
+    Column("pinned", Integer),
+    Column("promotion", Integer, nullable=False),  # the number of the last one, 0 before the first
+    Column("decision", LargeBinary),  # canonical JSON of the signed decision that devices are shown
+    Column("sequence", Integer, nullable=False),  # of that decision: the revision that it tells, 0 before the first
+)
+
+# Every attempt to release a version.
+promotion = Table(
+    "promotion",
+    metadata,
+    Column("task", ForeignKey("task.name"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("candidate", Integer, nullable=False),
+    Column("baseline", Integer, nullable=False),  # that was released before it
+    Column("rule", LargeBinary, nullable=False),  # canonical JSON: stages and gate
+    Column("phase", String, nullable=False),  # evaluating | waiting | released | rolled-back
+    Column("stage", Integer, nullable=False),  # from 0
+    Column("place_limit", BigInteger, nullable=False),  # devices whose place is below it are in the stage
+    Column("since_s", Float, nullable=False),  # when the stage began
+    Column("cohort", String, nullable=False),  # that evaluates for the stage, empty before
+    Column("attempts", Integer, nullable=False),  # cohorts of the whole promotion
+    Column("reason", String, nullable=False),  # of how it ended
+    Column("promoted_by", String, nullable=False),
+    Column("created_s", Float, nullable=False),
+    Column("ended_s", Float),
+)
+
+# What a stage's devices found.
+evaluation = Table(
+    "evaluation",
+    metadata,
+    Column("cohort", String, primary_key=True),
+    Column("task", ForeignKey("task.name"), nullable=False, index=True),
+    Column("promotion", Integer, nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("candidate", Integer, nullable=False),
+    Column("baseline", Integer, nullable=False),
+    Column("result", LargeBinary, nullable=False),  # canonical JSON: counts and summed metrics of both versions
+    Column("passed", Integer, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("judged_s", Float, nullable=False),
 )
 
 # One row per message of one member: the exact bytes, so that a repeat is recognised and anything else refused.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, Literal
 
 from shared.errors import ProtocolAbort, UsageError
 from shared.ids import require_name
@@ -20,6 +20,14 @@ from shared.wire.signed import Certificate, Signed, SigningKey
 JOIN_DOMAIN: Final = "fedloom/1/join"
 JOIN_FORMAT: Final = "fedloom-join-2"
 _FORMATS: Final = (JOIN_FORMAT, "fedloom-join-1")  # a cohort that began before an update may still end
+EVALUATION_FORMAT: Final = "fedloom-evaluation-1"
+Purpose = Literal["training", "evaluation"]
+# What is signed and derived for one purpose is worth nothing for the other.
+_JOIN_DOMAINS: Final[dict[Purpose, str]] = {"training": JOIN_DOMAIN, "evaluation": "fedloom/1/evaluation-join"}
+_SESSION_DOMAINS: Final[dict[Purpose, str]] = {
+    "training": "fedloom/1/session",
+    "evaluation": "fedloom/1/evaluation-session",
+}
 HASH_BYTES: Final = 32
 _YEAR_9999_S: Final = 253_402_300_799
 
@@ -32,8 +40,9 @@ class CohortBinding:
         task: the task.
         cohort: the cohort's id.
         plan_sha256: hash of the plan's exact bytes.
-        model_sha256: hash of the weights that training started from.
+        model_sha256: hash of the weights that training started from; see ``compared_hash`` for an evaluation.
         expires_at_s: after this, seconds since the epoch, no message of the cohort is sent.
+        purpose: what the sum is of: updates, or an evaluation of two versions.
     """
 
     task: str
@@ -41,6 +50,12 @@ class CohortBinding:
     plan_sha256: bytes
     model_sha256: bytes
     expires_at_s: int
+    purpose: Purpose = "training"
+
+
+def compared_hash(candidate_sha256: bytes, baseline_sha256: bytes) -> bytes:
+    """Return what stands for the model of a cohort that compares two versions, 32 octets of their model hashes."""
+    return sha256(transcript("fedloom/1/compared-models", candidate_sha256, baseline_sha256))
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,7 @@ class Member:
         Raises:
             UsageError: ``old-agent``.
         """
-        if Fields(decode(self.join.body), "join message").text("format") != JOIN_FORMAT:
+        if Fields(decode(self.join.body), "join message").text("format") not in {JOIN_FORMAT, EVALUATION_FORMAT}:
             raise UsageError(
                 "old-agent", "The device's fedloom-agent is older than this aggregator.", "update fedloom-agent there"
             )
@@ -94,7 +109,7 @@ def make_member(
     """Sign the message with which a device joins a cohort."""
     body = encode(
         {
-            "format": JOIN_FORMAT,
+            "format": JOIN_FORMAT if binding.purpose == "training" else EVALUATION_FORMAT,
             "task": binding.task,
             "cohort": binding.cohort,
             "device": certificate.device,
@@ -105,7 +120,7 @@ def make_member(
             "mask_key": octets_to_text(mask_key),
         }
     )
-    return Member(certificate, channel_key, mask_key, Signed.make(identity, JOIN_DOMAIN, body))
+    return Member(certificate, channel_key, mask_key, Signed.make(identity, _JOIN_DOMAINS[binding.purpose], body))
 
 
 def verify_member(value: Json, binding: CohortBinding, authority_key: bytes, now_s: float) -> Member:
@@ -121,9 +136,9 @@ def verify_member(value: Json, binding: CohortBinding, authority_key: bytes, now
     join = Signed.from_json(outer.mapping("join", 2), "join message")
     certificate = Certificate.verified(Signed.from_json(outer.mapping("certificate", 2), "certificate"), authority_key)
     outer.end()
-    join.verify(certificate.identity_key, JOIN_DOMAIN, "a join message")
+    join.verify(certificate.identity_key, _JOIN_DOMAINS[binding.purpose], "a join message")
     fields = Fields(decode(join.body), "join message")
-    fields.choice("format", _FORMATS)
+    fields.choice("format", _FORMATS if binding.purpose == "training" else (EVALUATION_FORMAT,))
     device = require_name(fields.text("device"), "the device")
     signed_for = CohortBinding(
         task=fields.text("task"),
@@ -131,6 +146,7 @@ def verify_member(value: Json, binding: CohortBinding, authority_key: bytes, now
         plan_sha256=fields.octets("plan_sha256", HASH_BYTES),
         model_sha256=fields.octets("model_sha256", HASH_BYTES),
         expires_at_s=fields.integer("expires_at_s", 0, _YEAR_9999_S),
+        purpose=binding.purpose,  # by the domain of the signature
     )
     member = Member(certificate, fields.octets("channel_key", KEY_BYTES), fields.octets("mask_key", KEY_BYTES), join)
     fields.end()
@@ -231,7 +247,7 @@ class Roster:
         """The session id, 32 octets, bound into every key, seal and signature of the cohort."""
         binding, seed = self.binding, b"" if self.seed is None else self.seed.seed
         fields = binding.plan_sha256, binding.model_sha256, self.root, seed
-        return sha256(transcript("fedloom/1/session", *fields))
+        return sha256(transcript(_SESSION_DOMAINS[binding.purpose], *fields))
 
     def graph(self, neighbours: int) -> Graph:
         """Return who is whose neighbour when each member has ``neighbours``."""

@@ -9,6 +9,7 @@ from typing import Final, Literal, cast, get_args
 from shared.errors import UsageError
 from shared.limits import MAX_MEMBERS, MAX_MEMORY_MIB, MAX_RETRY_AFTER_MS
 from shared.release import MAX_VERSION
+from shared.secagg.roster import Purpose
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import SharesMessage, UnmaskAnswer
 from shared.secagg.shares import SECRET_BYTES
@@ -17,7 +18,7 @@ from shared.wire.signed import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signed
 
 _COMMITMENT_BYTES: Final = 32
 _YEAR_9999_S: Final = 253_402_300_799
-Action = Literal["train", "wait", "done"]
+Action = Literal["train", "evaluate", "wait", "done"]
 Reason = Literal[
     "",
     "no-round",
@@ -155,7 +156,7 @@ class SeedRequest:
 
 
 def write_signed(name: str, signed: Signed) -> bytes:
-    """Return a body with one signed document: ``certificate`` (enrolment, renewal, admission) or ``seed``."""
+    """Return a body with one signed document: ``certificate``, ``seed``, ``decision`` or ``release_key``."""
     return encode({name: signed.to_json()})
 
 
@@ -175,15 +176,24 @@ class CheckIn:
         version: that it uses; -1 before the first.
         memory_mib: that it has.
         declined: the round in which it will not take part though it was asked, 0 for none; its place is free then.
+        declined_evaluation: the promotion whose versions it will not evaluate, 0 for none.
     """
 
     version: int
     memory_mib: int
     declined: int = 0
+    declined_evaluation: int = 0
 
     def to_bytes(self) -> bytes:
         """Write."""
-        return encode({"version": self.version, "memory_mib": self.memory_mib, "declined": self.declined})
+        return encode(
+            {
+                "version": self.version,
+                "memory_mib": self.memory_mib,
+                "declined": self.declined,
+                "declined_evaluation": self.declined_evaluation,
+            }
+        )
 
     @classmethod
     def from_bytes(cls, body: bytes) -> CheckIn:
@@ -193,6 +203,7 @@ class CheckIn:
             fields.integer("version", -1, MAX_VERSION),
             fields.integer("memory_mib", 0, MAX_MEMORY_MIB),
             fields.integer("declined", 0, MAX_VERSION),
+            fields.integer("declined_evaluation", 0, MAX_VERSION),
         )
         fields.end()
         return message
@@ -203,12 +214,15 @@ class Assignment:
     """The answer to a check-in.
 
     Attributes:
-        action: ``train`` from ``version`` in ``round_number``; ``wait`` and check in again; ``done``: install
-            ``version``, no more rounds are planned.
-        version: the newest release.
-        round_number: the open round, or the last one.
+        action: ``train`` from ``version`` in ``round_number``; ``evaluate`` the candidate ``version`` of promotion
+            ``round_number`` beside the version that is released; ``wait`` and check in again; ``done``: no more
+            rounds are planned.
+        version: the newest one, or the candidate.
+        round_number: the open round, or the last one; or the promotion.
         retry_after_ms: when to check in again, for ``wait`` and ``done``.
         reason: why it waits, empty for other actions.
+        decision: sequence of the newest release decision; 0 where there is none, and the newest version is used.
+        release_key: number of the key that signs releases, 0 for the one in the root document.
     """
 
     action: Action
@@ -216,6 +230,8 @@ class Assignment:
     round_number: int
     retry_after_ms: int
     reason: Reason = ""
+    decision: int = 0
+    release_key: int = 0
 
     def to_bytes(self) -> bytes:
         """Write."""
@@ -226,6 +242,8 @@ class Assignment:
                 "round": self.round_number,
                 "retry_after_ms": self.retry_after_ms,
                 "reason": self.reason,
+                "decision": self.decision,
+                "release_key": self.release_key,
             }
         )
 
@@ -234,11 +252,13 @@ class Assignment:
         """Read."""
         fields = Fields(decode(body), "assignment")
         message = cls(
-            cast("Action", fields.choice("action", ("train", "wait", "done"))),
+            cast("Action", fields.choice("action", get_args(Action))),
             fields.integer("version", 0, MAX_VERSION),
             fields.integer("round", 0, MAX_VERSION),
             fields.integer("retry_after_ms", 0, MAX_RETRY_AFTER_MS),
             cast("Reason", fields.choice("reason", get_args(Reason))),
+            fields.integer("decision", 0, MAX_VERSION),
+            fields.integer("release_key", 0, MAX_VERSION),
         )
         fields.end()
         return message
@@ -264,17 +284,27 @@ class Meeting:
         return message
 
 
-def write_version(version: int) -> bytes:
-    """Return the body of a rendezvous request: the version that the device trained from."""
-    return encode({"version": version})
+@dataclass(frozen=True)
+class Rendezvous:
+    """A device asks for a cohort: of the version that it trained from, or of the candidate that it evaluated."""
 
+    version: int
+    purpose: Purpose = "training"
 
-def read_version(body: bytes) -> int:
-    """Undo ``write_version``."""
-    fields = Fields(decode(body), "rendezvous")
-    version = fields.integer("version", 0, MAX_VERSION)
-    fields.end()
-    return version
+    def to_bytes(self) -> bytes:
+        """Write."""
+        return encode({"version": self.version, "purpose": self.purpose})
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Rendezvous:
+        """Read."""
+        fields = Fields(decode(body), "rendezvous")
+        message = cls(
+            fields.integer("version", 0, MAX_VERSION),
+            cast("Purpose", fields.choice("purpose", get_args(Purpose))),
+        )
+        fields.end()
+        return message
 
 
 def write_shares(message: SharesMessage) -> bytes:

@@ -25,12 +25,13 @@ from shared.clock import Clock, SystemClock
 from shared.limits import MAX_ROSTER_BYTES
 from shared.numeric.clipping import ClippedUpdate, LocalUpdate, clip
 from shared.numeric.contribution_vector import Evaluation, to_words
+from shared.numeric.evaluation_vector import to_evaluation_words
 from shared.numeric.quantization import QuantizedUpdate, quantize
 from shared.plan import Plan
 from shared.release import WEIGHTS_FILE, Release, verify_release
 from shared.root import EnrolmentCode, Root
 from shared.secagg.masking import Words
-from shared.secagg.roster import CohortBinding
+from shared.secagg.roster import CohortBinding, Purpose, compared_hash
 from shared.secagg.sealing import SEALED_BYTES
 from shared.secagg.session import DeviceSession
 from shared.wire.canonical import Fields, decode, encode, octets_to_text
@@ -39,13 +40,13 @@ from shared.wire.messages import (
     EnrolRequest,
     Meeting,
     Outcome,
+    Rendezvous,
     read_indexed,
     read_octets,
     read_release,
     write_answer,
     write_octets,
     write_shares,
-    write_version,
 )
 from shared.wire.requests import BLOBS, COHORTS, ENROL, INBOX_HEADER, RELEASES, RENDEZVOUS, enrolment_message
 from shared.wire.signed import Certificate, Signed, SigningKey
@@ -75,6 +76,7 @@ class Member:
         examples: how many the update was trained on.
         evaluation: of the base version.
         masks: whether it masks its vector, as every device should.
+        compared: what a candidate and a baseline did on its held-out examples, where it evaluates.
         quantized: what it rounded its update to.
         words: its vector before masking.
         inbox: the sealed shares that it received.
@@ -91,6 +93,7 @@ class Member:
     examples: int = 1
     evaluation: Evaluation = NO_EVALUATION
     masks: bool = True
+    compared: tuple[Evaluation, Evaluation] | None = None
     quantized: QuantizedUpdate | None = None
     words: Words | None = None
     inbox: dict[int, bytes] = field(default_factory=dict)
@@ -126,17 +129,30 @@ class Member:
 
     def meet(self, model_sha256: str, version: int = 0) -> None:
         """Find the cohort that forms, and make fresh keys for it."""
-        body = self.transport.poll(RENDEZVOUS, float("inf"), "POST", write_version(version))
+        body = self.transport.poll(RENDEZVOUS, float("inf"), "POST", Rendezvous(version).to_bytes())
         self.enter(Meeting.from_bytes(body), model_sha256)
 
-    def enter(self, meeting: Meeting, model_sha256: str) -> None:
+    def meet_to_evaluate(self, candidate: int, baseline: int, compared: tuple[Evaluation, Evaluation]) -> None:
+        """Find the cohort that evaluates, and make fresh keys for it."""
+        hashes = [bytes.fromhex(self.release(version).model_sha256) for version in (candidate, baseline)]
+        asked = Rendezvous(candidate, "evaluation")
+        body = self.transport.poll(RENDEZVOUS, float("inf"), "POST", asked.to_bytes())
+        self.compared = compared
+        self.enter(Meeting.from_bytes(body), compared_hash(*hashes).hex(), asked.purpose)
+
+    def enter(self, meeting: Meeting, model_sha256: str, purpose: Purpose = "training") -> None:
         """Make fresh keys for a cohort."""
         self.cohort = meeting.cohort
         self.session = DeviceSession(
             identity=self.key,
             certificate=self.certificate,
             binding=CohortBinding(
-                self.plan.task, meeting.cohort, self.plan.sha256, bytes.fromhex(model_sha256), meeting.expires_at_s
+                self.plan.task,
+                meeting.cohort,
+                self.plan.sha256,
+                bytes.fromhex(model_sha256),
+                meeting.expires_at_s,
+                purpose,
             ),
             rules=self.plan.rules,
             authority_key=self.root.authority_key,
@@ -180,6 +196,9 @@ class Member:
 
     def _upload(self) -> tuple[str, bytes]:
         self.inbox = read_indexed(self._steps._ask("inbox"), "boxes", SEALED_BYTES)
+        if self.compared is not None:
+            self.words = to_evaluation_words(*self.compared)
+            return "vector", self.session.mask(self.inbox, self.words.copy()).to_bytes()
         rule = self.plan.update
         clipped = clip(
             LocalUpdate(self.values, self.examples), max_l2_norm=rule.max_l2_norm, max_weight=rule.max_weight

@@ -95,6 +95,8 @@ class Stage:
         step = path.rpartition("/")[2]
         if path == CERTIFICATE:
             return write_signed("certificate", self.scene_for(path).attacker.certificate.signed)
+        if path == RENDEZVOUS:
+            return b'{"purpose":"training","version":0}'
         return self.scene_for(path).ready[step] if step in STEP_OF_ROUTE else b'{"version":0}'
 
     def dump(self) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def test_there_are_routes_and_each_is_known(stage: Stage) -> None:
     found = list(stage.device_routes())
-    assert len(found) >= 14
+    assert len(found) >= 15
     assert all("{" not in stage.target(path) for _, path in found)
     with_body = {path for method, path in found if method in {"PUT", "POST"}}
     steps = {f"{COHORTS}/{{cohort_id}}/{name}" for name in STEP_OF_ROUTE}

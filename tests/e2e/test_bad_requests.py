@@ -132,9 +132,9 @@ def _signed_digest(scene: Scene, digest: str) -> Answer:
 
 
 def replayed(scene: Scene) -> Answer:
-    old = scene.attacker.transport.signed("POST", RENDEZVOUS, b'{"version":1}')
+    old = scene.attacker.transport.signed("POST", RENDEZVOUS, b'{"purpose":"training","version":1}')
     assert scene.signed("GET", f"{RELEASES}/0").status == 200
-    return scene.raw("POST", RENDEZVOUS, old, b'{"version":1}')
+    return scene.raw("POST", RENDEZVOUS, old, b'{"purpose":"training","version":1}')
 
 
 def same_counter_for_another_body(scene: Scene) -> Answer:
@@ -219,7 +219,12 @@ ANYWHERE: Final[list[tuple[str, Attack, int, str]]] = [
     ("a negative version", _get(f"{RELEASES}/-1"), 404, "not-found"),
     ("a route that is not there", _get("/v1/admin"), 404, "not-found"),
     ("another method", lambda scene: scene.signed("PUT", CHECK_IN, WAIT_BODY), 405, "method-not-allowed"),
-    ("an old version", lambda scene: scene.signed("POST", RENDEZVOUS, b'{"version":9}'), 409, "version-closed"),
+    (
+        "an old version",
+        lambda scene: scene.signed("POST", RENDEZVOUS, b'{"purpose":"training","version":9}'),
+        409,
+        "version-closed",
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from cloud_server.aggregation.closing import CohortRecord, reveal_sum, step_weights
 from cloud_server.publishing import Version, make_version
 from shared.bundle import MANIFEST_FILE, ArraySpec, BundleManifest, TensorSpec
+from shared.decision import Decision, sign_decision
 from shared.errors import FedloomError
 from shared.layout import Layout
 from shared.numeric.contribution_vector import AggregateSum
@@ -35,6 +36,7 @@ from shared.wire.messages import (
     write_indexed,
     write_octets,
     write_release,
+    write_signed,
 )
 from shared.wire.requests import (
     COUNTER_HEADER,
@@ -45,7 +47,7 @@ from shared.wire.requests import (
     VECTOR,
     request_message,
 )
-from shared.wire.signed import Certificate, SigningKey, verify
+from shared.wire.signed import Certificate, Signed, SigningKey, verify
 from tests.edge_client.loopback import Answer, Request, refusal
 
 FAR_S: Final = 4_000_000_000
@@ -84,11 +86,17 @@ def quadratic_plan(members: int) -> Plan:
     )
 
 
-def publish(number: int, weights: np.ndarray[tuple[int], np.dtype[np.float32]], plan: Plan, now_s: float) -> Version:
+def publish(
+    number: int,
+    weights: np.ndarray[tuple[int], np.dtype[np.float32]],
+    plan: Plan,
+    now_s: float,
+    key: SigningKey = RELEASE_KEY,
+) -> Version:
     """Return a signed version."""
     manifest = quadratic_manifest()
     bundle = {MANIFEST_FILE: manifest.to_bytes()}
-    return make_version(number, weights, plan=plan, manifest=manifest, bundle=bundle, key=RELEASE_KEY, now_s=now_s)
+    return make_version(number, weights, plan=plan, manifest=manifest, bundle=bundle, key=key, now_s=now_s)
 
 
 @dataclass
@@ -120,6 +128,11 @@ class Aggregator:
         self.over: dict[str, str] = {}
         self.garbled = False  # whether boxes of the first cohort were sealed by someone who means harm
         self.requests: list[Request] = []
+        self.decision: Signed | None = None  # that devices are shown
+        self.sequence = 0  # that they are told of
+        self.key_word: Signed | None = None  # the authority's, on a later release key
+        self.key_number = 0  # that devices are told of
+        self.evaluates: int | None = None  # the candidate that they are asked to evaluate
         self._lock = threading.Lock()
 
     def code(self, url: str) -> str:
@@ -146,7 +159,7 @@ class Aggregator:
             return Answer(body=self._assignment(device).to_bytes())
         if route == "rendezvous":
             return self._rendezvous()
-        if route in {"releases", "blobs"}:
+        if route in {"releases", "blobs", "decision", "release-key"}:
             return self._file(route, *rest)
         body = request.body if request.method == "PUT" else None
         return self._step(device, rest[0], rest[1], body, request.headers.get(INBOX_HEADER, ""))
@@ -156,7 +169,11 @@ class Aggregator:
             return refusal(409, "version-closed")
         return Answer(body=Meeting(self.cohorts[-1].name, FAR_S).to_bytes())
 
-    def _file(self, route: str, name: str, *held: str) -> Answer:
+    def _file(self, route: str, name: str = "", *held: str) -> Answer:
+        if route in {"decision", "release-key"}:
+            told = self.decision if route == "decision" else self.key_word
+            field = route.replace("-", "_")
+            return refusal(404, "not-found") if told is None else Answer(body=write_signed(field, told))
         if route == "releases":
             version = self.versions[int(name)]
             return Answer(body=write_release(version.release, version.signature))
@@ -184,12 +201,20 @@ class Aggregator:
         self.counters[device] = counter
         return device
 
+    def decide(self, decision: Decision, key: SigningKey = RELEASE_KEY) -> None:
+        """Show devices a decision."""
+        self.decision, self.sequence = sign_decision(decision, key), decision.sequence
+
     def _assignment(self, device: str) -> Assignment:
         newest = len(self.versions) - 1
+        if self.evaluates is not None:
+            return Assignment("evaluate", self.evaluates, 1, 5, decision=self.sequence, release_key=self.key_number)
         if newest >= self.rounds:
-            return Assignment("done", newest, newest, 5)
+            return Assignment("done", newest, newest, 5, decision=self.sequence, release_key=self.key_number)
         busy = device in self.cohorts[-1].steps.get("join", {})
-        return Assignment("wait" if busy else "train", newest, newest + 1, 5)
+        return Assignment(
+            "wait" if busy else "train", newest, newest + 1, 5, decision=self.sequence, release_key=self.key_number
+        )
 
     def _step(self, device: str, name: str, step: str, body: bytes | None, signed_inbox: str) -> Answer:
         cohort = next(cohort for cohort in self.cohorts if cohort.name == name)

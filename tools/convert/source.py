@@ -119,19 +119,35 @@ def _loaded(source: str) -> SourceModel:
         )
     if ":" in source and not path.exists():
         model = _made(source)
-        if not isinstance(model, keras.Model):
-            raise _no_model(source, f"the factory returned {type(model).__name__}, expected a keras.Model")
         return _keras(model, model.name)
     kinds = "it is no .keras file, no SavedModel folder and no package.module:factory"
     raise _no_model(source, kinds if path.exists() else f"there is no such file, and {kinds}")
 
 
-def _made(source: str) -> object:
+def load_keras(source: str) -> KerasModel:
+    """Return the Keras model itself, of a ``.keras`` file or a factory.
+
+    Raises:
+        BundleError: "convert-source".
+    """
+    keras.backend.clear_session()
+    path = Path(source)
+    if path.suffix == ".keras" and path.is_file():
+        return _read_keras(path)
+    if ":" in source and not path.exists():
+        return _made(source)
+    raise _no_model(source, "it is no .keras file and no package.module:factory")
+
+
+def _made(source: str) -> KerasModel:
     factory = load_object(source, "convert-source")
     module, _, attribute = source.partition(":")
     see = f'python -c "import {module}; {module}.{attribute}()" shows where'
     with naming("convert-source", f"{source} failed to make a model", see):
-        return factory()
+        model = factory()
+    if not isinstance(model, keras.Model):
+        raise _no_model(source, f"the factory returned {type(model).__name__}, expected a keras.Model")
+    return model
 
 
 def load_object(name: str, code: str) -> Callable[..., object]:

@@ -31,13 +31,13 @@ from shared.wire.messages import (
     EnrolRequest,
     Meeting,
     Outcome,
+    Rendezvous,
     read_indexed,
     read_octets,
     read_signed,
     write_answer,
     write_octets,
     write_shares,
-    write_version,
 )
 from shared.wire.requests import (
     COHORTS,
@@ -169,7 +169,7 @@ class LoadDevice:
     def join(self) -> None:
         """Join the cohort that forms."""
         plan = self._alike.plan
-        meeting = Meeting.from_bytes(self._poll("POST", RENDEZVOUS, write_version(0)))
+        meeting = Meeting.from_bytes(self._poll("POST", RENDEZVOUS, Rendezvous(0).to_bytes()))
         self._cohort = meeting.cohort
         self._binding = CohortBinding(
             plan.task, meeting.cohort, plan.sha256, self._alike.model_sha256, meeting.expires_at_s

@@ -21,20 +21,19 @@ from shared.wire.messages import (
     EnrolRequest,
     Meeting,
     Outcome,
+    Rendezvous,
     read_answer,
     read_by_index,
     read_indexed,
     read_octets,
     read_release,
     read_shares,
-    read_version,
     write_answer,
     write_by_index,
     write_indexed,
     write_octets,
     write_release,
     write_shares,
-    write_version,
 )
 from tests.shared.refusals import refused
 
@@ -81,14 +80,19 @@ CASES = {
         },
     ),
     "check-in": Case(
-        CheckIn(-1, 512, 3),
-        CheckIn(-1, 512, 3).to_bytes(),
+        CheckIn(-1, 512, 3, 2),
+        CheckIn(-1, 512, 3, 2).to_bytes(),
         CheckIn.from_bytes,
-        {"version": [-2, 2**53, 1.5, "1", None], "memory_mib": [-1, 2**20 + 1, 1.5, "1", None], "declined": [-1, None]},
+        {
+            "version": [-2, 2**53, 1.5, "1", None],
+            "memory_mib": [-1, 2**20 + 1, 1.5, "1", None],
+            "declined": [-1, None],
+            "declined_evaluation": [-1, None],
+        },
     ),
     "assignment": Case(
-        Assignment("wait", 3, 4, 500, "too-soon"),
-        Assignment("wait", 3, 4, 500, "too-soon").to_bytes(),
+        Assignment("wait", 3, 4, 500, "too-soon", 6, 1),
+        Assignment("wait", 3, 4, 500, "too-soon", 6, 1).to_bytes(),
         Assignment.from_bytes,
         {
             "action": ["", "TRAIN", None, 1],
@@ -96,6 +100,8 @@ CASES = {
             "round": [-1, 0.5],
             "retry_after_ms": [-1, 86_400_001],
             "reason": ["no", None, 1],
+            "decision": [-1, None, "1"],
+            "release_key": [-1, None, "1"],
         },
     ),
     "meeting": Case(
@@ -104,7 +110,12 @@ CASES = {
         Meeting.from_bytes,
         {"cohort": ["x" * 65, "a\0", 1], "expires_at_s": [-1, 253_402_300_800]},
     ),
-    "rendezvous": Case(7, write_version(7), read_version, {"version": [-1, 2**53, True, "7"]}),
+    "rendezvous": Case(
+        Rendezvous(7, "evaluation"),
+        Rendezvous(7, "evaluation").to_bytes(),
+        Rendezvous.from_bytes,
+        {"version": [-1, 2**53, True, "7"], "purpose": ["", "TRAINING", None, 1]},
+    ),
     "shares": Case(
         SHARES,
         write_shares(SHARES),

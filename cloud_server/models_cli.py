@@ -1,0 +1,354 @@
+"""``fedloom-server model``: versions, what devices use of them, and their files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from cloud_server.api.context import Context
+from cloud_server.app import make_context
+from cloud_server.authority.registry import Authority
+from cloud_server.releases import actions
+from cloud_server.releases.card import card_text, model_card
+from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form, list_versions, release_report
+from cloud_server.releases.gate import Rule
+from cloud_server.releases.importing import import_weights
+from cloud_server.releases.keys import rotate, signing_key
+from cloud_server.releases.state import ReleaseState, load_release
+from cloud_server.settings import AUTHORITY_KEY_FILE, DataFolder, load_or_create_key
+from cloud_server.tasks import file_of_release, load_task, newest_version, release_of
+from shared.clock import SystemClock
+from shared.errors import Refused, UsageError
+from shared.limits import MAX_BLOB_BYTES
+from shared.release import RELEASE_FILE, SIGNATURE_FILE, key_id
+from shared.wire.canonical import Json, decode
+from shared.wire.signed import SigningKey
+
+Add = Callable[[str, str, Callable[[argparse.Namespace], Json]], argparse.ArgumentParser]
+OPERATOR = "operator"
+_RULE = Rule()
+
+
+def add_models(add: Add) -> None:
+    """Declare the verbs; ``add`` makes a parser of a name, a sentence and what runs it."""
+    _of_task(add("list", "list a task's versions", _list))
+    _of_task(add("show", "show what a task's devices use, and how that came about", _show))
+    _changing(add("hold", "let devices stay with today's newest version until one is promoted", _hold))
+    promote = _changing(add("promote", "release a version, in stages with a gate", _promote), version=True)
+    promote.add_argument("--stages", type=_stages, default=_RULE.shares, help="shares of the devices (1%%,10%%,100%%)")
+    promote.add_argument("--wait", action="store_true", help="wait for `proceed` after each stage that passed")
+    promote.add_argument("--tolerance", type=float, default=_RULE.tolerance, help="drop that is accepted (0.01)")
+    promote.add_argument(
+        "--largest-drop", type=float, default=_RULE.largest_drop, help="never accepted, however few measured (0.1)"
+    )
+    _changing(add("proceed", "let a promotion that waits go on", _proceed))
+    _changing(add("pin", "let all devices use a version, whatever is promoted", _pin), version=True, reason=True)
+    _changing(add("unpin", "let devices use what is released again", _unpin))
+    _changing(add("roll-back", "let devices use the previous release again", _roll_back), reason=True)
+    importing = _changing(add("import", "publish weights from elsewhere as the next version", _import))
+    importing.add_argument("--weights", type=Path, required=True, metavar="FILE", help="safetensors, by tensor path")
+    add("rotate-key", "replace the key that signs versions and releases; with every process stopped", _rotate_key)
+    download = _of_task(add("download", "write a version as one file", _download), version=True)
+    download.add_argument("--as", dest="form", choices=FORMS, default="float")
+    download.add_argument("--out", type=Path, help="default: TASK-VERSION with the form's suffix")
+    card = _of_task(add("card", "print a version's model card, as Markdown or JSON", _card), version=True)
+    card.add_argument("--out", type=Path, help="write it there instead")
+    export = _of_task(add("export", "write a version's files into a folder", _export), version=True)
+    export.add_argument("--out", type=Path, required=True)
+
+
+def _of_task(parser: argparse.ArgumentParser, *, version: bool = False) -> argparse.ArgumentParser:
+    parser.add_argument("task")
+    if version:
+        parser.add_argument("--version", type=int, help="default: the newest")
+    return parser
+
+
+def _changing(
+    parser: argparse.ArgumentParser, *, version: bool = False, reason: bool = False
+) -> argparse.ArgumentParser:
+    parser.add_argument("task")
+    if version:
+        parser.add_argument("version", type=int)
+    if reason:
+        parser.add_argument("--reason", default="", help="for the audit log")
+    parser.add_argument(
+        "--revision", type=int, help="that `model show` told; somebody else's change since then is a conflict"
+    )
+    return parser
+
+
+def _stages(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part.strip().removesuffix("%")) / 100 for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 1%,10%,100%") from error
+
+
+def _open(arguments: argparse.Namespace) -> Context:
+    DataFolder.existing(arguments.data)
+    return make_context(arguments.data, SystemClock())
+
+
+def _signing_key(parts: Context) -> SigningKey:
+    with parts.database.read() as connection:
+        return signing_key(parts.folder, connection, parts.authority.public_key)
+
+
+def _list(arguments: argparse.Namespace) -> Json:
+    parts = _open(arguments)
+    with parts.database.read() as connection:
+        versions = list_versions(connection, arguments.task, parts.clock.now_s())
+    if arguments.json:
+        return {"task": arguments.task, "versions": [dict(one) for one in versions]}
+    head = ("version", "made", "use", "accuracy", "loss", "examples", "")
+    rows = [
+        (
+            str(one["version"]),
+            _time(one["created_s"]),
+            str(one["use"] or "-"),
+            _number(one["accuracy"]),
+            _number(one["loss"]),
+            str(one["evaluated"]),
+            "expired" if one["expired"] else "" if one["kept"] else "files not kept",
+        )
+        for one in versions
+    ]
+    return _table(head, rows)
+
+
+def _show(arguments: argparse.Namespace) -> Json:
+    parts = _open(arguments)
+    with parts.database.read() as connection:
+        report = release_report(connection, arguments.task)
+        newest = newest_version(connection, arguments.task)
+    return report if arguments.json else _release_text(report, newest)
+
+
+def _release_text(report: dict[str, Json], newest: int) -> str:
+    lines = [f"task      {report['task']}", f"revision  {report['revision']}"]
+    if report["follows"] == "newest":
+        lines.append(f"devices   use the newest version, {newest}")
+    elif report["pinned"] is not None:
+        lines.append(f"devices   use version {report['pinned']}, pinned; {report['released']} is released")
+    else:
+        lines.append(f"devices   use version {report['released']}, released")
+    if not report["told"]:
+        lines.append("          a driver has not signed the last change yet, so devices do not know it")
+    promotions, evaluations = _rows(report["promotions"]), _rows(report["evaluations"])
+    if promotions:
+        head = ("promotion", "version", "before", "stage", "state", "by", "why")
+        rows = [
+            (
+                *(str(one[name]) for name in ("promotion", "version", "before")),
+                f"{one['stage']}/{len(_list_of(one['stages']))}",
+                *(str(one[name] or "-") for name in ("phase", "by", "reason")),
+            )
+            for one in promotions
+        ]
+        lines += ["", _table(head, rows)]
+    if evaluations:
+        measured = [
+            (
+                str(one["promotion"]),
+                str(one["stage"]),
+                str(one["survivors"]),
+                "passed" if one["passed"] else "failed",
+                str(one["reason"]),
+            )
+            for one in evaluations
+        ]
+        lines += ["", _table(("promotion", "stage", "devices", "gate", "found"), measured)]
+    return "\n".join(lines)
+
+
+def _rows(value: Json) -> list[dict[str, Json]]:
+    return [one for one in _list_of(value) if isinstance(one, dict)]
+
+
+def _list_of(value: Json) -> Sequence[Json]:
+    return value if isinstance(value, list) else []
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    )
+
+
+def _number(value: Json) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else "-"
+
+
+def _time(value: Json) -> str:
+    return f"{datetime.fromtimestamp(float(str(value)), UTC):%Y-%m-%d %H:%M}"
+
+
+def _change(arguments: argparse.Namespace, change: Callable[[Connection, Context], ReleaseState]) -> Json:
+    parts = _open(arguments)
+    with parts.database.write() as connection:
+        state = change(connection, parts)
+    return _changed(arguments, parts, state)
+
+
+def _changed(arguments: argparse.Namespace, parts: Context, state: ReleaseState) -> Json:
+    with parts.database.read() as connection:
+        parts.anchor.extend(connection)
+        report, newest = release_report(connection, arguments.task), newest_version(connection, arguments.task)
+        current = load_release(connection, arguments.task)
+    if arguments.json:
+        return {"task": state.task, "revision": state.revision, "released": state.released, "pinned": state.pinned}
+    return _release_text(report, newest) if current is not None else ""
+
+
+def _hold(arguments: argparse.Namespace) -> Json:
+    return _change(
+        arguments,
+        lambda connection, parts: actions.hold(
+            connection, OPERATOR, arguments.revision, arguments.task, now_s=parts.clock.now_s()
+        ),
+    )
+
+
+def _promote(arguments: argparse.Namespace) -> Json:
+    rule = Rule(arguments.stages, not arguments.wait, arguments.tolerance, arguments.largest_drop)
+    return _change(
+        arguments,
+        lambda connection, parts: actions.promote(
+            connection,
+            OPERATOR,
+            arguments.revision,
+            arguments.task,
+            arguments.version,
+            rule,
+            release_key=_signing_key(parts).public,
+            now_s=parts.clock.now_s(),
+        ),
+    )
+
+
+def _proceed(arguments: argparse.Namespace) -> Json:
+    return _change(
+        arguments,
+        lambda connection, parts: actions.proceed(
+            connection, OPERATOR, arguments.revision, arguments.task, now_s=parts.clock.now_s()
+        ),
+    )
+
+
+def _pin(arguments: argparse.Namespace) -> Json:
+    return _change(
+        arguments,
+        lambda connection, parts: actions.pin(
+            connection,
+            OPERATOR,
+            arguments.revision,
+            arguments.task,
+            arguments.version,
+            release_key=_signing_key(parts).public,
+            reason=arguments.reason,
+            now_s=parts.clock.now_s(),
+        ),
+    )
+
+
+def _unpin(arguments: argparse.Namespace) -> Json:
+    return _change(
+        arguments,
+        lambda connection, parts: actions.unpin(
+            connection, OPERATOR, arguments.revision, arguments.task, now_s=parts.clock.now_s()
+        ),
+    )
+
+
+def _roll_back(arguments: argparse.Namespace) -> Json:
+    return _change(
+        arguments,
+        lambda connection, parts: actions.roll_back(
+            connection,
+            OPERATOR,
+            arguments.revision,
+            arguments.task,
+            reason=arguments.reason,
+            now_s=parts.clock.now_s(),
+        ),
+    )
+
+
+def _import(arguments: argparse.Namespace) -> Json:
+    if not arguments.weights.is_file() or arguments.weights.stat().st_size > MAX_BLOB_BYTES:
+        raise UsageError("no-weights", f"{arguments.weights} is not a file of weights.", "give a safetensors file")
+    parts = _open(arguments)
+    made = import_weights(
+        parts.database,
+        parts.blobs,
+        OPERATOR,
+        arguments.revision,
+        arguments.task,
+        arguments.weights.read_bytes(),
+        key=_signing_key(parts),
+        now_s=parts.clock.now_s(),
+    )
+    with parts.database.read() as connection:
+        parts.anchor.extend(connection)
+    return {"task": arguments.task, "version": made.version, "revision": made.state.revision}
+
+
+def _rotate_key(arguments: argparse.Namespace) -> Json:
+    parts = _open(arguments)
+    if not isinstance(parts.authority, Authority):
+        raise Refused(
+            "authority-elsewhere",
+            "The authority, which has to certify a new release key, is not in this folder.",
+            "a deployment with an authority of its own cannot replace its release key yet",
+        )
+    authority = load_or_create_key(parts.folder.authority / AUTHORITY_KEY_FILE)
+    key = rotate(parts.database, parts.folder, authority, OPERATOR, parts.clock.now_s())
+    with parts.database.read() as connection:
+        parts.anchor.extend(connection)
+    return {"number": key.number, "key_id": key_id(key.public_key)}
+
+
+def _number_of(connection: Connection, arguments: argparse.Namespace) -> int:
+    load_task(connection, arguments.task)
+    return newest_version(connection, arguments.task) if arguments.version is None else int(arguments.version)
+
+
+def _download(arguments: argparse.Namespace) -> Json:
+    parts = _open(arguments)
+    with parts.database.read() as connection:
+        number = _number_of(connection, arguments)
+        data = file_in_form(connection, parts.blobs, arguments.task, number, arguments.form)
+    out = arguments.out or Path(f"{arguments.task}-{number}{SUFFIXES[arguments.form]}")
+    out.write_bytes(data)
+    return {"task": arguments.task, "version": number, "file": str(out), "bytes": len(data)}
+
+
+def _card(arguments: argparse.Namespace) -> Json:
+    parts = _open(arguments)
+    with parts.database.read() as connection:
+        card = model_card(connection, parts.blobs, arguments.task, _number_of(connection, arguments))
+    if arguments.out is not None:
+        arguments.out.write_text(card_text(card) + "\n", "utf-8")
+        return {"task": arguments.task, "version": card["version"], "file": str(arguments.out)}
+    return card if arguments.json else card_text(card)
+
+
+def _export(arguments: argparse.Namespace) -> Json:
+    parts = _open(arguments)
+    with parts.database.read() as connection:
+        number = _number_of(connection, arguments)
+        body, signature = release_of(connection, arguments.task, number)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / RELEASE_FILE).write_bytes(body)
+    (arguments.out / SIGNATURE_FILE).write_bytes(signature)
+    files = decode(body)["files"]
+    names = sorted(files) if isinstance(files, dict) else []
+    for name in names:
+        (arguments.out / name).write_bytes(parts.blobs.get(file_of_release(body, name).sha256))
+    return {"task": arguments.task, "version": number, "files": list(names)}
