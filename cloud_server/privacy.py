@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from cloud_server import audit
 from cloud_server.storage.schema import privacy_event
@@ -22,6 +24,8 @@ from shared.plan import Plan
 from shared.privacy.charges import Loss, loss_of
 from shared.privacy.rdp import ORDERS
 from shared.wire.canonical import Json, decode, encode
+
+CURVE_POINTS: Final = 24
 
 
 def require_possible(plan: Plan, layout: Layout) -> None:
@@ -110,13 +114,82 @@ def privacy_report(connection: Connection, plan: Plan) -> dict[str, Json]:
     }
 
 
+@dataclass(frozen=True)
+class Spending:
+    """What was spent of a task's budget, charge by charge; new charges are added to those that were read before.
+
+    Attributes:
+        charges: time in seconds and loss of each.
+        epsilon: now, 0 without noise.
+        curve: (charges so far, epsilon) at about ``CURVE_POINTS`` of them.
+    """
+
+    charges: tuple[tuple[float, Loss], ...] = ()
+    epsilon: float = 0.0
+    curve: tuple[tuple[int, float], ...] = ()
+
+    @classmethod
+    def read(cls, connection: Connection, plan: Plan, before: Spending | None) -> Spending:
+        """Return what is spent now; the same object where nothing was charged since ``before``."""
+        count = select(func.count()).where(privacy_event.c.task == plan.task)
+        charged = connection.execute(count).scalar_one()
+        if before is not None and charged == len(before.charges):
+            return before
+        rows = connection.execute(
+            select(privacy_event.c.charged_s, privacy_event.c.loss)
+            .where(privacy_event.c.task == plan.task)
+            .order_by(privacy_event.c.charged_s, privacy_event.c.cohort)
+            .offset(len(before.charges) if before else 0)  # append-only, in the order of time
+        )
+        more = tuple((float(row.charged_s), _read_loss(row.loss)) for row in rows)
+        charges = (before.charges if before else ()) + more
+        losses = [loss for _, loss in charges]
+        every = max(1, len(losses) // CURVE_POINTS)
+        places = sorted({*range(every, len(losses) + 1, every), len(losses)} - {0})
+        kept = {} if before is None else dict(before.curve)
+        curve = tuple((place, kept.get(place) or _epsilon(plan, losses[:place])) for place in places)
+        return cls(charges, curve[-1][1] if curve else 0.0, curve)
+
+
+def rounds_left(plan: Plan, layout: Layout, spending: Spending) -> int | None:
+    """Return how many more full cohorts the budget pays for, None where it never runs out."""
+    paid = paid_cohorts(plan, layout)
+    loss = _loss(plan, layout, plan.cohort.largest)
+    if paid is None or not loss:
+        return None
+    losses = [found for _, found in spending.charges]
+    enough, too_many = -1, paid + 1
+    while too_many - enough > 1:
+        middle = (enough + too_many) // 2
+        if _epsilon(plan, [*losses, *[loss] * middle]) <= plan.privacy.max_epsilon:
+            enough = middle
+        else:
+            too_many = middle
+    return max(enough, 0)
+
+
+def forecast(plan: Plan, layout: Layout) -> list[tuple[int, float]]:
+    """Return (full cohorts, epsilon) over what a plan pays for, or one device's participations; empty without noise."""
+    loss = _loss(plan, layout, plan.cohort.largest)
+    if not loss:
+        return []
+    last = paid_cohorts(plan, layout) or plan.privacy.max_participations
+    every = max(1, last // CURVE_POINTS)
+    places = sorted({1, *range(every, last + 1, every), last})
+    return [(place, _epsilon_of(plan, loss, place)) for place in places]
+
+
+def _read_loss(body: bytes) -> Loss:
+    return tuple(decode(body)["loss"])  # type: ignore[arg-type]  # written by charge_frozen
+
+
 def _loss(plan: Plan, layout: Layout, members: int) -> Loss:
     return loss_of(plan, plan.encoding(members, layout.shared.size, layout.statistics.size))
 
 
 def _losses(connection: Connection, task_name: str) -> list[Loss]:
     rows = connection.execute(select(privacy_event.c.loss).where(privacy_event.c.task == task_name))
-    return [tuple(decode(body)["loss"]) for body in rows.scalars()]  # type: ignore[arg-type]  # written above
+    return [_read_loss(body) for body in rows.scalars()]
 
 
 def _epsilon(plan: Plan, losses: Sequence[Loss]) -> float:

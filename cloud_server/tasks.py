@@ -78,7 +78,14 @@ def task_names(connection: Connection, *, state: str | None = None) -> list[str]
 
 
 def create_task(
-    connection: Connection, blobs: BlobStore, bundle: Bundle, plan: Plan, key: SigningKey, now_s: float
+    connection: Connection,
+    blobs: BlobStore,
+    bundle: Bundle,
+    plan: Plan,
+    key: SigningKey,
+    now_s: float,
+    *,
+    actor: str = "operator",
 ) -> None:
     """Store a task and publish its version 0, the bundle's initial weights.
 
@@ -123,7 +130,7 @@ def create_task(
     audit.record(
         connection,
         now_s,
-        "operator",
+        actor,
         "task-created",
         plan.task,
         {"plan_sha256": plan.sha256.hex(), "bundle": dict(stored)},

@@ -11,7 +11,7 @@ from flask import Flask
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Policy = Literal["public", "device", "aggregator", "operator"]
+Policy = Literal["public", "device", "aggregator", "monitoring", "viewer", "operator", "admin"]
 POLICY_ATTRIBUTE: Final = "fedloom_policy"
 _CONVERTER: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 

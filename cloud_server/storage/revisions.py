@@ -33,7 +33,7 @@ class Tables:
     versions: Path
 
 
-AGGREGATOR: Final = Tables(metadata, "0003", "0001", MIGRATIONS / "aggregator")
+AGGREGATOR: Final = Tables(metadata, "0005", "0001", MIGRATIONS / "aggregator")
 AUTHORITY: Final = Tables(authority_metadata, "a0002", "a0001", MIGRATIONS / "authority")
 
 
