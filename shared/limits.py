@@ -82,3 +82,5 @@ MAX_ADDRESS_ATTEMPTS: Final = 20
 MAX_ACCOUNT_ATTEMPTS: Final = 10
 MAX_FORM_BYTES: Final = 1 * MIB  # of the page, other than one that brings a model
 MAX_FORM_FIELDS: Final = 100
+MAX_BUNDLE_BYTES: Final = 256 * MIB  # that a page takes; larger models come by the command line
+MAX_SHOWN_CODES: Final = 100  # on one page

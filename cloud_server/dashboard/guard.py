@@ -17,6 +17,7 @@ from cloud_server.operators.accounts import By, actor_of
 from cloud_server.operators.roles import Role
 from cloud_server.proxies import PEER, Proxies
 from shared.errors import Unauthenticated, UsageError
+from shared.limits import MAX_FORM_BYTES, MAX_FORM_FIELDS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,11 +50,6 @@ class SignInHeader:
             )
         if not all(part.isascii() and part.isalnum() for part in self.name.split("-") if self.name):
             raise UsageError("bad-sign-in", "--sign-in-header is no header's name.", "write it like X-Forwarded-User")
-
-    @classmethod
-    def of(cls, options: dict[str, str]) -> SignInHeader:
-        """Undo ``options``."""
-        return cls(options["sign_in_header"], Proxies.from_text(options["sign_in_proxies"]))
 
     def options(self) -> dict[str, float | str]:
         """Return the settings as literals, for the command line of web processes."""
@@ -93,13 +89,17 @@ class Operator:
         return roles.allows(self.role, role)
 
 
-def for_role(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let only operators call a route who may do what needs ``role``; what changes something brings a form's token."""
+def for_role(role: Role, *, body_bytes: int = MAX_FORM_BYTES) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let only operators call a route who may do what needs ``role``; what changes something brings a form's token.
+
+    A form of more than ``body_bytes`` is refused, of whomever.
+    """
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @stating(role)
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            _limit_forms(body_bytes)
             found = g.operator = _authenticate()
             roles.require(found.role, role)
             if request.method not in _SAFE and found.session:
@@ -110,6 +110,22 @@ def for_role(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return guarded
 
     return decorate
+
+
+def with_small_forms(view: Callable[P, R]) -> Callable[P, R]:
+    """Let forms be small that come from anybody."""
+
+    @wraps(view)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        _limit_forms(MAX_FORM_BYTES)
+        return view(*args, **kwargs)
+
+    return limited
+
+
+def _limit_forms(body_bytes: int) -> None:
+    request.max_content_length = body_bytes
+    request.max_form_parts = MAX_FORM_FIELDS
 
 
 def operator() -> Operator:

@@ -48,7 +48,9 @@ def list_operators(connection: Connection) -> list[dict[str, Json]]:
             select(operator_token.c.operator, func.count())
             .where(operator_token.c.revoked_s.is_(None))
             .group_by(operator_token.c.operator)
-        ).tuples()
+        )
+        .tuples()
+        .all()
     )
     return [
         {

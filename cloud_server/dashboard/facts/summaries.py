@@ -11,11 +11,12 @@ from sqlalchemy import Connection, case, func, select
 
 from cloud_server.audit import Head, verify_chain
 from cloud_server.beside import beside_other_requests
-from cloud_server.privacy import Spending
+from cloud_server.privacy import Spending, forecast, rounds_left
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import device
-from cloud_server.tasks import load_task
+from cloud_server.tasks import Task
 from shared.clock import Clock
+from shared.layout import Layout
 from shared.wire.canonical import Json
 
 R = TypeVar("R")
@@ -58,6 +59,21 @@ class Devices:
         }
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What is spent of a task's privacy budget.
+
+    Attributes:
+        spending: so far.
+        rounds_left: full cohorts that it still pays for, None where it never runs out.
+        forecast: (full cohorts, epsilon) from the beginning to the end.
+    """
+
+    spending: Spending
+    rounds_left: int | None
+    forecast: list[tuple[int, float]]
+
+
 class Summaries:
     """What would take long to count for each request.
 
@@ -71,7 +87,7 @@ class Summaries:
         self._clock = clock
         self._turn = threading.Lock()
         self._devices: dict[str, Devices] = {}
-        self._spending: dict[str, Spending] = {}
+        self._budgets: dict[str, Budget] = {}
         self._verified = Head()
 
     def devices(self, task: str) -> Devices:
@@ -88,15 +104,18 @@ class Summaries:
         """Count anew: somebody changed a device."""
         self._devices.clear()
 
-    def spending(self, task: str) -> Spending:
-        """Return what is spent of a task's privacy budget."""
+    def budget(self, stored: Task, layout: Layout) -> Budget:
+        """Return what is spent of a task's privacy budget, and what is left."""
         with self._turn:
+            before = self._budgets.get(stored.name)
 
-            def read(connection: Connection) -> Spending:
-                before = self._spending.get(task)
-                return Spending.read(connection, load_task(connection, task).plan, before)
+            def read(connection: Connection) -> Budget:
+                spending = Spending.read(connection, stored.plan, before and before.spending)
+                if before is not None and spending is before.spending:
+                    return before
+                return Budget(spending, rounds_left(stored.plan, layout, spending), forecast(stored.plan, layout))
 
-            found = self._spending[task] = self._beside(read)
+            found = self._budgets[stored.name] = self._beside(read)
             return found
 
     def verified(self) -> Head:
@@ -119,7 +138,7 @@ class Summaries:
 
 def _count(connection: Connection, task: str, now_s: float) -> Devices:
     states = select(device.c.state, func.count()).where(device.c.task == task).group_by(device.c.state)
-    by_state = {"active": 0, "quarantined": 0, "revoked": 0} | dict(connection.execute(states).tuples())
+    by_state = {"active": 0, "quarantined": 0, "revoked": 0} | dict(connection.execute(states).tuples().all())
     online = func.sum(case((device.c.last_seen_s >= now_s - ONLINE_S, 1), else_=0))
     seen = (
         select(device.c.version, func.count(), online)
