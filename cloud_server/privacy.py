@@ -24,7 +24,7 @@ from shared.numeric.noisy_encoding import NoisyEncoding
 from shared.numeric.skellam import table_for
 from shared.plan import Plan
 from shared.privacy.charges import Loss, loss_of
-from shared.privacy.rdp import ORDERS
+from shared.privacy.rdp import ORDERS, epsilon
 from shared.wire.canonical import Json, decode, encode
 
 CURVE_POINTS: Final = 24
@@ -42,7 +42,7 @@ def require_possible(plan: Plan, layout: Layout) -> None:
         if isinstance(encoding, NoisyEncoding):
             table_for(encoding.noise.device_variance)
         loss = loss_of(plan, encoding)
-        if loss and (once := _epsilon(plan, [loss])) > plan.privacy.max_epsilon:
+        if loss and (once := _expected(plan, loss, 1)) > plan.privacy.max_epsilon:
             raise UsageError(
                 "privacy-budget-small",
                 f"One participation among {members} members costs epsilon {once:.3g}, the plan allows"
@@ -54,12 +54,12 @@ def require_possible(plan: Plan, layout: Layout) -> None:
 def paid_cohorts(plan: Plan, layout: Layout) -> int | None:
     """Return how many full cohorts the plan's budget pays for, None where it never runs out."""
     loss = _loss(plan, layout, plan.cohort.largest)
-    if not loss or _epsilon_of(plan, loss, plan.privacy.max_participations) <= plan.privacy.max_epsilon:
+    if not loss or _expected(plan, loss, plan.privacy.max_participations) <= plan.privacy.max_epsilon:
         return None
     enough, too_many = 0, plan.privacy.max_participations
     while too_many - enough > 1:
         middle = (enough + too_many) // 2
-        if _epsilon_of(plan, loss, middle) <= plan.privacy.max_epsilon:
+        if _expected(plan, loss, middle) <= plan.privacy.max_epsilon:
             enough = middle
         else:
             too_many = middle
@@ -178,7 +178,7 @@ def forecast(plan: Plan, layout: Layout) -> list[tuple[int, float]]:
     last = paid_cohorts(plan, layout) or plan.privacy.max_participations
     every = max(1, last // CURVE_POINTS)
     places = sorted({1, *range(every, last + 1, every), last})
-    return [(place, _epsilon_of(plan, loss, place)) for place in places]
+    return [(place, _expected(plan, loss, place)) for place in places]
 
 
 def _read_loss(body: bytes) -> Loss:
@@ -200,7 +200,13 @@ def _epsilon(plan: Plan, losses: Sequence[Loss]) -> float:
         return 0.0
     most = plan.privacy.max_participations
     total = [math.fsum(sorted(column, reverse=True)[:most]) for column in zip(*losses, strict=True)]
-    return _epsilon_of(plan, total, 1)
+    return _epsilon_of(plan, total)
+
+
+def _expected(plan: Plan, loss: Sequence[float], times: int) -> float:
+    """Return the epsilon of a loss that is paid so many times, for what is only shown: a web process has no seconds
+    to load the accountant of ``_epsilon_of``, with which this agrees."""
+    return epsilon([value * times for value in loss], plan.privacy.delta)
 
 
 def _epsilon_of_most(plan: Plan, losses: npt.NDArray[np.float64]) -> float:
@@ -209,13 +215,12 @@ def _epsilon_of_most(plan: Plan, losses: npt.NDArray[np.float64]) -> float:
         return 0.0
     most = plan.privacy.max_participations
     costliest = losses if len(losses) <= most else -np.partition(-losses, most - 1, axis=0)[:most]
-    return _epsilon_of(plan, costliest.sum(axis=0).tolist(), 1)
+    return _expected(plan, costliest.sum(axis=0).tolist(), 1)
 
 
-def _epsilon_of(plan: Plan, loss: Sequence[float], times: int) -> float:
-    """Return the epsilon of a loss that is paid so many times."""
-    from dp_accounting import rdp  # noqa: PLC0415  # takes a second, which no other command should wait for
+def _epsilon_of(plan: Plan, loss: Sequence[float]) -> float:
+    """Return the epsilon of a loss; this is what ends a task."""
+    from dp_accounting import rdp  # noqa: PLC0415  # takes seconds, which no other command should wait for
 
-    total = [value * times for value in loss]
-    found, _ = rdp.compute_epsilon(list(ORDERS), total, plan.privacy.delta)
+    found, _ = rdp.compute_epsilon(list(ORDERS), list(loss), plan.privacy.delta)
     return float(found)

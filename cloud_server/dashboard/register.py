@@ -67,6 +67,8 @@ def duration(seconds: float | None) -> str:
     """Return a duration for people, two units at most."""
     if seconds is None:
         return "–"
+    if 0 < seconds < 0.05:
+        return "< 0.1 s"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     rest = int(seconds)

@@ -21,7 +21,7 @@ from cloud_server.operators.accounts import any_operator
 from cloud_server.operators.passwords import password_fits
 from shared.errors import Missing, UsageError
 from shared.limits import SESSION_LASTS_S
-from shared.wire.canonical import sha256
+from shared.wire.canonical import Json, sha256
 
 FORM_COOKIE: Final = "__Host-fedloom-form"  # of who is not signed in: another site can neither read nor set it
 STATIC: Final = Path(__file__).parent / "static"
@@ -37,7 +37,7 @@ def sign_in() -> AnyResponse:
     secret = request.cookies.get(FORM_COOKIE, "") or secrets.token_urlsafe(32)
     with context().database.read() as connection:
         first = not any_operator(connection)
-    values = {"next": where, "form_token": _form_token(secret), "first": first}
+    values: dict[str, Json] = {"next": where, "form_token": _form_token(secret), "first": first}
     response = make_response(render("sign_in", values))
     response.set_cookie(FORM_COOKIE, secret, secure=True, httponly=True, samesite="Lax")
     return response
@@ -58,8 +58,13 @@ def sign_in_post() -> AnyResponse:
         error = sessions.wrong_password()
         if wants_json():
             raise error
-        values = {"next": local_path(request.form.get("next", "")), "form_token": _form_token(secret), "name": name}
-        return make_response(render("sign_in", values | {"problem": error.to_json()}), HTTPStatus.UNAUTHORIZED)
+        values: dict[str, Json] = {
+            "next": local_path(request.form.get("next", "")),
+            "form_token": _form_token(secret),
+            "name": name,
+            "problem": dict(error.to_json()),
+        }
+        return make_response(render("sign_in", values), HTTPStatus.UNAUTHORIZED)
     return _signed_in(name, local_path(request.form.get("next", "")))
 
 

@@ -43,7 +43,7 @@ def any_operator(connection: Connection) -> bool:
 
 def list_operators(connection: Connection) -> list[dict[str, Json]]:
     """Return every account, without its password's hash."""
-    tokens = dict(
+    tokens: dict[str, int] = dict(
         connection.execute(
             select(operator_token.c.operator, func.count())
             .where(operator_token.c.revoked_s.is_(None))

@@ -60,8 +60,8 @@ def count_attempt(connection: Connection, address: str, account: str, now_s: flo
         query = select(sign_in_attempt).where(sign_in_attempt.c.key == key).with_for_update()
         row = connection.execute(query).one_or_none()
         if row is None:
-            connection.execute(insert(sign_in_attempt).values(key=key, count=1, since_s=now_s))
-        elif row.count >= most:
+            connection.execute(insert(sign_in_attempt).values(key=key, tries=1, since_s=now_s))
+        elif row.tries >= most:
             wait_s = row.since_s + SIGN_IN_WINDOW_S - now_s
             raise TooManyRequests(
                 "Signing in failed too often, here or for this account.",
@@ -70,7 +70,7 @@ def count_attempt(connection: Connection, address: str, account: str, now_s: flo
             )
         else:
             connection.execute(
-                update(sign_in_attempt).where(sign_in_attempt.c.key == key).values(count=row.count + 1)
+                update(sign_in_attempt).where(sign_in_attempt.c.key == key).values(tries=row.tries + 1)
             )
 
 

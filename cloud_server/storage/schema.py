@@ -239,7 +239,7 @@ sign_in_attempt = Table(
     "sign_in_attempt",
     metadata,
     Column("key", String, primary_key=True),
-    Column("count", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
     Column("since_s", Float, nullable=False, index=True),
 )
 

@@ -86,7 +86,7 @@ def show_device(connection: Connection, name: str, now_s: float) -> dict[str, Js
     return {"device": _plain(row, now_s)}
 
 
-def _plain(row: Row[Any], now_s: float) -> dict[str, Json]:
+def _plain(row: Row[*tuple[Any, ...]], now_s: float) -> dict[str, Json]:
     return {
         "device": row.device,
         "task": row.task,

@@ -76,6 +76,7 @@ def overview(
 ) -> dict[str, Json]:
     """Return how a task stands."""
     privacy = privacy_in_short(stored.plan, budget)
+    alerts: list[Json] = [{"alert": "not-ready", "level": "bad", "what": name, "why": why} for name, why in _missing(checks)]
     return {
         "task": stored.name,
         "state": stored.state,
@@ -85,7 +86,7 @@ def overview(
         "devices": devices.to_json(),
         "privacy": privacy,
         "alerts": [
-            *[{"alert": "not-ready", "level": "bad", "what": name, "why": why} for name, why in _missing(checks)],
+            *alerts,
             *_of_devices(devices, stored),
             *_of_rounds(connection, stored),
             *_of_privacy(privacy),

@@ -75,7 +75,7 @@ def show_round(connection: Connection, blobs: BlobStore, stored: Task, number: i
     return {
         "task": stored.name,
         "round": plain,
-        "funnel": _funnel(plain, cohorts),
+        "funnel": [*_funnel(plain, cohorts)],
         "cohorts": [*cohorts],
         "vector_bytes": stored.plan.vector_words(layout.shared.size, layout.statistics.size) * WORD_BYTES,
         "newer": number + 1 if _exists(connection, stored.name, number + 1) else None,

@@ -110,7 +110,7 @@ class Summaries:
             before = self._budgets.get(stored.name)
 
             def read(connection: Connection) -> Budget:
-                spending = Spending.read(connection, stored.plan, before and before.spending)
+                spending = Spending.read(connection, stored.plan, before.spending if before else None)
                 if before is not None and spending is before.spending:
                     return before
                 return Budget(spending, rounds_left(stored.plan, layout, spending), forecast(stored.plan, layout))

@@ -37,7 +37,7 @@
     const range = (_chart, least, most) => {
       const margin = (most - least || Math.abs(most) || 1) * 0.08;
       const bottom = low !== undefined ? Number(low) : least - margin;
-      return [bottom, Math.max(most + margin, high !== undefined ? Number(high) : -Infinity)];
+      return [bottom, Math.max(high !== undefined ? Number(high) : most + margin, most)];
     };
     charts.get(figure)?.destroy();
     canvas.replaceChildren();

@@ -38,7 +38,7 @@ def upgrade() -> None:
     op.create_table(
         "sign_in_attempt",
         sa.Column("key", sa.String(), primary_key=True),
-        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("since_s", sa.Float(), nullable=False, index=True),
     )
     op.create_index("device_by_state", "device", ["task", "state", "device"])
