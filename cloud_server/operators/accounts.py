@@ -43,15 +43,12 @@ def any_operator(connection: Connection) -> bool:
 
 def list_operators(connection: Connection) -> list[dict[str, Json]]:
     """Return every account, without its password's hash."""
-    tokens: dict[str, int] = dict(
-        connection.execute(
-            select(operator_token.c.operator, func.count())
-            .where(operator_token.c.revoked_s.is_(None))
-            .group_by(operator_token.c.operator)
-        )
-        .tuples()
-        .all()
+    counts = (
+        select(operator_token.c.operator, func.count())
+        .where(operator_token.c.revoked_s.is_(None))
+        .group_by(operator_token.c.operator)
     )
+    tokens: dict[str, int] = {row[0]: row[1] for row in connection.execute(counts)}
     return [
         {
             "name": row.name,

@@ -34,7 +34,7 @@ class Browser:
 
     def get(self, path: str, **headers: str) -> TestResponse:
         """Ask for a page."""
-        return self._client.get(path, base_url=BASE, headers={"Accept": "text/html", **headers})
+        return self._client.get(path, base_url=BASE, headers={"Accept": "text/html", **headers}, buffered=True)
 
     def post(self, path: str, token: str | None = None, **fields: str) -> TestResponse:
         """Send a form as the page has it, or with another token."""

@@ -15,7 +15,7 @@ from cloud_server.operators.tokens import revoke_token
 from shared.limits import SESSION_IDLE_S, SESSION_LASTS_S
 from shared.wire.requests import PROBLEM
 from tests.cloud_server.local import Local, small_plan
-from tests.cloud_server.signed_in import BASE, SignedIn
+from tests.cloud_server.signed_in import BASE, Browser, SignedIn
 from tests.cloud_server.test_policies import UNKNOWN, VALUES
 
 Headers = dict[str, str]
@@ -71,8 +71,6 @@ def garbled_session(_signed_in: SignedIn) -> Headers:
 
 
 def session_of(signed_in: SignedIn) -> Headers:
-    from tests.cloud_server.signed_in import Browser  # noqa: PLC0415
-
     browser = Browser(signed_in.local)
     browser.sign_in("admin")
     return {"Cookie": f"{SESSION_COOKIE}={browser.cookie(SESSION_COOKIE)}"}

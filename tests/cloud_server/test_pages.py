@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from shared.plan import Stop
 from tests.cloud_server.local import Local, small_plan
 from tests.cloud_server.members import STEPS, Member
 from tests.cloud_server.signed_in import BASE, Browser, SignedIn
+from tools.bench.quadratic import write_quadratic_bundle
 
 TEMPLATES: Final = STATIC.parent / "templates"
 HOSTILE: Final = "</script><script>alert(1)</script>\"'{{7*7}}\u202e"
@@ -168,10 +170,8 @@ def test_a_plan_is_checked_while_it_is_written_and_made_a_task(local: Local, bro
 
 
 def test_a_task_is_made_of_an_uploaded_bundle(local: Local, browser: Browser, tmp_path: Path) -> None:
-    from tools.bench.quadratic import write_quadratic_bundle  # noqa: PLC0415
-
     write_quadratic_bundle(tmp_path / "bundle", 8)
-    files = [(path.open("rb"), f"bundle/{path.name}") for path in (tmp_path / "bundle").iterdir()]
+    files = [(io.BytesIO(path.read_bytes()), f"bundle/{path.name}") for path in (tmp_path / "bundle").iterdir()]
     sent = {"form_token": browser.form_token(), "plan": "task = 'first'", "model": "", "bundle": files}
     answer = browser._client.post("/console/new-task", base_url=BASE, data=sent, content_type="multipart/form-data")
     assert answer.status_code == 303
@@ -179,15 +179,14 @@ def test_a_task_is_made_of_an_uploaded_bundle(local: Local, browser: Browser, tm
 
 
 def test_polls_are_answered_304_while_nothing_changed(local: Local, browser: Browser, members: list[Member]) -> None:
-    for path in ("/console/overview/live", "/console/rounds/live"):
+    local.meet(members, 1)
+    for path, step in (("/console/overview/live", "join"), ("/console/rounds/live", "share")):
         first = browser.get(path)
         assert first.status_code == 200
         same = browser.get(path, **{"If-None-Match": first.headers["ETag"]})
         assert (same.status_code, same.get_data()) == (304, b"")
-        local.meet(members, 1)
-        local.settle()
+        local.do(members, step)
         assert browser.get(path, **{"If-None-Match": first.headers["ETag"]}).status_code == 200
-        members = local.enrol(small_plan("point"), 1)
 
 
 def test_polls_do_not_keep_a_session_alive(local: Local, browser: Browser) -> None:

@@ -90,7 +90,7 @@ def show_cohort(connection: Connection, row: Row[Any]) -> dict[str, Json]:
         .where(step.c.cohort == row.id)
         .group_by(step.c.step)
     )
-    steps = {found[0]: found[1:] for found in connection.execute(came).tuples()}
+    steps = {found[0]: tuple(found)[1:] for found in connection.execute(came)}
     code, _, text = row.failure.partition(": ")
     members = row.members or (steps["join"][0] if "join" in steps else 0)
     return {

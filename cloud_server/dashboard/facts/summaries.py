@@ -138,7 +138,7 @@ class Summaries:
 
 def _count(connection: Connection, task: str, now_s: float) -> Devices:
     states = select(device.c.state, func.count()).where(device.c.task == task).group_by(device.c.state)
-    by_state = {"active": 0, "quarantined": 0, "revoked": 0} | dict(connection.execute(states).tuples().all())
+    by_state = {"active": 0, "quarantined": 0, "revoked": 0} | {row[0]: row[1] for row in connection.execute(states)}
     online = func.sum(case((device.c.last_seen_s >= now_s - ONLINE_S, 1), else_=0))
     seen = (
         select(device.c.version, func.count(), online)
