@@ -24,7 +24,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 AXE: Final = (Path(__file__).parent / "vendor" / "axe.min.js").read_text("utf-8")
 PATIENCE_S: Final = 60.0
 HEIGHT: Final = 900
-LONGEST: Final = 2400  # of a picture of a whole page
+LONGEST: Final = 1400  # of a picture of a whole page
 NARROW: Final = 600
 _LOG: Final = {"goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"}}
 

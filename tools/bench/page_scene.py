@@ -97,7 +97,7 @@ def _device(name: str, plan: Plan, size: Size, now_s: float, dice: random.Random
         "counter": dice.randrange(10_000),
         "last_request": dice.randbytes(32).hex(),
         "last_seen_s": max(enrolled_s, now_s - away_s),
-        "version": max(0, size.rounds - 1 - int(dice.expovariate(1.0))),
+        "version": max(0, int(0.93 * size.rounds) - int(dice.expovariate(1.0))),
         "state": state,
         "state_reason": {"quarantined": "two different requests had counter 812", "revoked": "sold"}.get(state, ""),
         "code_group": dice.choice(GROUPS),
