@@ -204,8 +204,10 @@ def _epsilon(plan: Plan, losses: Sequence[Loss]) -> float:
 
 
 def _expected(plan: Plan, loss: Sequence[float], times: int) -> float:
-    """Return the epsilon of a loss that is paid so many times, for what is only shown: a web process has no seconds
-    to load the accountant of ``_epsilon_of``, with which this agrees."""
+    """Return the epsilon of a loss that is paid so many times, for what is only shown.
+
+    It is the accountant's of ``_epsilon_of``; loading that one takes seconds, which a web process does not have.
+    """
     return epsilon([value * times for value in loss], plan.privacy.delta)
 
 

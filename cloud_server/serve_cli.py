@@ -128,8 +128,8 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the aggregator until it is told to stop.
 
     Raises:
-        UsageError: ``bad-lease``, ``bad-count``, ``bad-rate``, ``bad-retention``, ``bad-sign-in``, ``root-changed``, or what else is
-            wrong with an option.
+        UsageError: ``bad-lease``, ``bad-count``, ``bad-rate``, ``bad-retention``, ``bad-sign-in``, ``root-changed``, or
+            what else is wrong with an option.
     """
     choose_form(arguments.log)
     allowed = limits(arguments)

@@ -20,6 +20,7 @@ from cloud_server.dashboard.guard import SignInHeader
 from cloud_server.dashboard.showing import blueprint
 from cloud_server.storage.opening import open_database
 
+NOTHING: Final = "\N{EN DASH}"
 PAGES: Final = (actions, pages, signing_in)  # imported for their routes
 
 
@@ -54,7 +55,7 @@ def iso(seconds: float | None) -> str:
 def size(count: float | None) -> str:
     """Return bytes for people."""
     if count is None:
-        return "–"
+        return NOTHING
     value, units = float(count), ("B", "KiB", "MiB", "GiB", "TiB")
     for unit in units:
         if value < 1024 or unit == units[-1]:
@@ -66,7 +67,7 @@ def size(count: float | None) -> str:
 def duration(seconds: float | None) -> str:
     """Return a duration for people, two units at most."""
     if seconds is None:
-        return "–"
+        return NOTHING
     if 0 < seconds < 0.05:
         return "< 0.1 s"
     if seconds < 60:
@@ -80,4 +81,4 @@ def duration(seconds: float | None) -> str:
 
 def number(value: float | None, digits: int = 0) -> str:
     """Return a number with thin spaces between thousands, a dash for none."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return NOTHING if value is None else f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")

@@ -22,9 +22,7 @@ from shared.wire.requests import JSON
 P = ParamSpec("P")
 PREFIX: Final = "/console"
 HTML: Final = "text/html; charset=utf-8"
-blueprint = Blueprint(
-    "console", __name__, url_prefix=PREFIX, template_folder="templates", static_folder=None
-)
+blueprint = Blueprint("console", __name__, url_prefix=PREFIX, template_folder="templates", static_folder=None)
 _SUFFIX: Final = ".json"
 _SIGN_IN_CODES: Final = frozenset({"not-signed-in", "session-expired"})
 SECURITY_HEADERS: Final = {
@@ -167,5 +165,3 @@ def _json_url() -> str:
     path = request.path if request.path.endswith(_SUFFIX) else request.path + _SUFFIX
     query = request.query_string.decode("ascii", "replace")
     return f"{path}?{query}" if query else path
-
-

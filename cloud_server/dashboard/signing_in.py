@@ -118,9 +118,7 @@ def _signed_in(name: str, where: str) -> Response:
     parts = context()
     with parts.database.write() as connection:
         sessions.forget_session(connection, request.cookies.get(SESSION_COOKIE, ""))
-        secret = sessions.begin_session(
-            connection, name, request.remote_addr or "", parts.clock.now_s(), os.urandom
-        )
+        secret = sessions.begin_session(connection, name, request.remote_addr or "", parts.clock.now_s(), os.urandom)
     with parts.database.read() as connection:
         parts.anchor.extend(connection)
     response = make_response(redirect(where, HTTPStatus.SEE_OTHER))

@@ -69,9 +69,7 @@ def count_attempt(connection: Connection, address: str, account: str, now_s: flo
                 f"wait {max(1, round(wait_s / 60))} minutes, or set the password anew at the server's machine",
             )
         else:
-            connection.execute(
-                update(sign_in_attempt).where(sign_in_attempt.c.key == key).values(tries=row.tries + 1)
-            )
+            connection.execute(update(sign_in_attempt).where(sign_in_attempt.c.key == key).values(tries=row.tries + 1))
 
 
 def password_hash_of(connection: Connection, account: str) -> str:

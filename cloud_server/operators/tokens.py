@@ -74,9 +74,7 @@ def revoke_token(connection: Connection, token_id: str, by: By) -> None:
     if row is None:
         raise Missing("token-unknown", f"There is no token {token_id!r}.", "see fedloom-server operator token list")
     if row.revoked_s is None:
-        connection.execute(
-            update(operator_token).where(operator_token.c.id == token_id).values(revoked_s=by.now_s)
-        )
+        connection.execute(update(operator_token).where(operator_token.c.id == token_id).values(revoked_s=by.now_s))
         audit.record(connection, by.now_s, by.actor, "token-revoked", token_id, {"operator": row.operator})
 
 

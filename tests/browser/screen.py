@@ -135,7 +135,7 @@ class Screen:
     def requests(self) -> list[str]:
         """Return the addresses of everything that the browser asked for since the last call."""
         found = []
-        for entry in self.chrome.get_log("performance"):
+        for entry in self._log("performance"):
             message: dict[str, Any] = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 found.append(message["params"]["request"]["url"])
@@ -149,12 +149,17 @@ class Screen:
         return [
             address.geturl()
             for address in addresses
-            if address.scheme in {"http", "https", "ws", "wss"} and (address.scheme, address.netloc) != (own.scheme, own.netloc)
+            if address.scheme in {"http", "https", "ws", "wss"}
+            and (address.scheme, address.netloc) != (own.scheme, own.netloc)
         ]
 
     def complaints(self) -> list[str]:
         """Return what the browser's console said: refused scripts and styles, and errors, among others."""
-        return [entry["message"] for entry in self.chrome.get_log("browser") if entry["level"] == "SEVERE"]
+        return [entry["message"] for entry in self._log("browser") if entry["level"] == "SEVERE"]
+
+    def _log(self, kind: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.chrome.get_log(kind)  # type: ignore[no-untyped-call]  # selenium's
+        return found
 
     def photograph(self, path: Path, *, whole: bool = False) -> None:
         """Write a picture of the window, or of the whole page."""

@@ -98,6 +98,4 @@ class SignedIn:
     def token(self, name: str, role: str, valid_s: float = 3600.0) -> str:
         """Return a new token of an operator."""
         with self.local.parts.database.write() as connection:
-            return create_token(
-                connection, name, role, "tests", valid_s, self.by(), random_bytes=os.urandom
-            )
+            return create_token(connection, name, role, "tests", valid_s, self.by(), random_bytes=os.urandom)

@@ -141,7 +141,7 @@ def test_a_role_opens_its_own_routes_and_those_of_lower_roles(signed_in: SignedI
     headers = {"Authorization": f"Bearer {signed_in.token(role, role)}"}
     for route in of_operators(signed_in.local):
         status, code = status_and_code(signed_in.local, route, headers)
-        allowed = ROLES.index(role) >= ROLES.index(route.policy)  # type: ignore[arg-type]
+        allowed = ROLES.index(role) >= ROLES.index(route.policy)
         assert (code == "role-too-low") == (not allowed), (route, status, code)
         assert status < 500, (route, code)
         assert status not in {401, 403} or not allowed, (route, code)
@@ -150,7 +150,9 @@ def test_a_role_opens_its_own_routes_and_those_of_lower_roles(signed_in: SignedI
 def test_a_token_does_what_its_owner_may_at_most(signed_in: SignedIn) -> None:
     """A token made when its owner was an admin is a viewer's once the owner is one."""
     headers = {"Authorization": f"Bearer {signed_in.token('operator', 'operator')}"}
-    codes = next(route for route in of_operators(signed_in.local) if (route.path, route.method) == ("/console/codes", "POST"))
+    codes = next(
+        route for route in of_operators(signed_in.local) if (route.path, route.method) == ("/console/codes", "POST")
+    )
     assert status_and_code(signed_in.local, codes, headers)[1] != "role-too-low"
     with signed_in.local.parts.database.write() as connection:
         set_role(connection, "operator", "viewer", signed_in.by())

@@ -1,4 +1,4 @@
-"""The pages over an aggregator with real rounds: their numbers, what they leave out, and what hostile names do there."""
+"""The pages over an aggregator with real rounds: numbers, what they leave out, and what hostile names do there."""
 
 from __future__ import annotations
 
@@ -118,8 +118,16 @@ def test_hostile_texts_stay_texts(local: Local, browser: Browser, members: list[
     local.change(f"UPDATE cohort SET failure = '{hostile}'")  # noqa: S608
     browser.post(f"/console/devices/{members[0].device}/quarantine", reason=HOSTILE)
     paths = [f"/console/{page}" for page in PAGES]
-    paths += ["/console/rounds/point/1", f"/console/devices/{members[0].device}", "/console/devices?name=<script>&group=<b>"]
-    paths += ["/console/overview?task=<script>alert(1)</script>", "/console/tasks/<script>", "/console/new-task?like=<b>"]
+    paths += [
+        "/console/rounds/point/1",
+        f"/console/devices/{members[0].device}",
+        "/console/devices?name=<script>&group=<b>",
+    ]
+    paths += [
+        "/console/overview?task=<script>alert(1)</script>",
+        "/console/tasks/<script>",
+        "/console/new-task?like=<b>",
+    ]
     seen = ""
     for path in paths:
         text = browser.get(path).get_data(as_text=True)
@@ -141,7 +149,14 @@ def test_codes_are_shown_once_with_pictures(local: Local, browser: Browser) -> N
     assert local.rows("SELECT actor, subject FROM audit WHERE action = 'codes-created'") == [("operator:ada", "point")]
     again = browser.get("/console/codes").get_data(as_text=True)
     assert again.count("<svg") == 1
-    for fields in ({"count": "0"}, {"count": "101"}, {"count": "x"}, {"expires": "soon"}, {"group": "A B"}, {"task": "?"}):
+    for fields in (
+        {"count": "0"},
+        {"count": "101"},
+        {"count": "x"},
+        {"expires": "soon"},
+        {"group": "A B"},
+        {"task": "?"},
+    ):
         sent = {"task": "point", "count": "1", "expires": "1h", **fields}
         assert browser.post("/console/codes", **sent).status_code in {400, 404}, fields
 
@@ -164,7 +179,9 @@ def test_a_plan_is_checked_while_it_is_written_and_made_a_task(local: Local, bro
     assert "--allow-cohorts-of 3" in text  # a caution
     answer = browser.post("/console/new-task", plan=fine, model="point")
     assert (answer.status_code, answer.headers["Location"]) == (303, "/console/tasks/second?done=task-created")
-    assert local.rows("SELECT actor FROM audit WHERE action = 'task-created' AND subject = 'second'") == [("operator:ada",)]
+    assert local.rows("SELECT actor FROM audit WHERE action = 'task-created' AND subject = 'second'") == [
+        ("operator:ada",)
+    ]
     assert browser.post("/console/new-task", plan=fine, model="point").status_code == 409
     assert browser.post("/console/new-task", plan=fine, model="").status_code == 400
 
@@ -250,9 +267,15 @@ def test_every_text_is_there_in_every_language() -> None:
         for key, text in found.items():
             assert text.strip(), key
             assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", english[key])), key
-    used = {key for path in TEMPLATES.glob("*.html") for key in re.findall(r'\bt\("([\w.-]+)"(?! ~)', path.read_text("utf-8"))}
+    used = {
+        key
+        for path in TEMPLATES.glob("*.html")
+        for key in re.findall(r'\bt\("([\w.-]+)"(?! ~)', path.read_text("utf-8"))
+    }
     assert used - english.keys() == set()
-    begins = {key for path in TEMPLATES.glob("*.html") for key in re.findall(r't\("([\w.-]+)" ~', path.read_text("utf-8"))}
+    begins = {
+        key for path in TEMPLATES.glob("*.html") for key in re.findall(r't\("([\w.-]+)" ~', path.read_text("utf-8"))
+    }
     assert {prefix for prefix in begins if not any(key.startswith(prefix) for key in english)} == set()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from cloud_server.app import create_app
@@ -9,7 +11,7 @@ from cloud_server.dashboard.guard import SESSION_COOKIE, SignInHeader
 from cloud_server.operators.accounts import add_operator, remove_operator, set_password, set_role
 from cloud_server.operators.tokens import create_token
 from cloud_server.proxies import Proxies
-from shared.errors import Conflict, Refused, UsageError
+from shared.errors import Conflict, FedloomError, Refused, UsageError
 from shared.limits import MAX_ACCOUNT_ATTEMPTS, MAX_ADDRESS_ATTEMPTS, SIGN_IN_WINDOW_S
 from tests.cloud_server.local import Local
 from tests.cloud_server.signed_in import BASE, PASSWORD, Browser, SignedIn, form_token
@@ -48,7 +50,9 @@ def test_signing_in_anew_and_signing_out_end_the_session_of_before(local: Local)
     assert actions == ["signed-in", "signed-in", "signed-out"]
 
 
-@pytest.mark.parametrize(("name", "password"), [("ada", "wrong"), ("bob", PASSWORD), ("nopass", ""), ("<b>", "x" * 999)])
+@pytest.mark.parametrize(
+    ("name", "password"), [("ada", "wrong"), ("bob", PASSWORD), ("nopass", ""), ("<b>", "x" * 999)]
+)
 def test_a_wrong_name_and_a_wrong_password_get_the_same_answer(local: Local, name: str, password: str) -> None:
     SignedIn(local).account("ada", "viewer")
     SignedIn(local).account("nopass", "admin", None)
@@ -127,14 +131,15 @@ def test_accounts_keep_to_their_rules(local: Local) -> None:
     signed_in.account("bob", "viewer")
     with local.parts.database.write() as connection:
         by = signed_in.by()
-        for code, kind, change in (
+        changes: tuple[tuple[str, type[FedloomError], Callable[[], None]], ...] = (
             ("bad-name", UsageError, lambda: add_operator(connection, "Ada <b>", "viewer", PASSWORD, by)),
             ("bad-role", UsageError, lambda: add_operator(connection, "eve", "root", PASSWORD, by)),
             ("bad-password", UsageError, lambda: add_operator(connection, "eve", "viewer", "short", by)),
             ("operator-exists", Conflict, lambda: add_operator(connection, "bob", "viewer", PASSWORD, by)),
             ("last-admin", Conflict, lambda: remove_operator(connection, "ada", by)),
             ("last-admin", Conflict, lambda: set_role(connection, "ada", "operator", by)),
-        ):
+        )
+        for code, kind, change in changes:
             with refused(code, kind):
                 change()
         with refused("role-too-low", Refused):

@@ -22,7 +22,7 @@ from shared.bundle import read_bundle
 from shared.plan import Cohort, Deadlines, Plan, Privacy, Stop, Update
 from shared.privacy.charges import loss_of
 from shared.secagg.roster import to_bitmap
-from shared.wire.canonical import encode
+from shared.wire.canonical import Json, encode
 from shared.wire.signed import SigningKey
 from tools.bench.quadratic import write_quadratic_bundle
 
@@ -69,7 +69,9 @@ def fill(parts: Context, folder: Path, key: SigningKey, name: str, size: Size, n
         asked = [{"task": name, "device": member, "invited_s": now_s - 600} for member in names[: MEMBERS + 6]]
         connection.execute(insert(invitation), asked)
         values = {"owner": f"driver-{name}", "expires_s": now_s + 10 * 365 * 86_400}
-        connection.execute(insert(lease), [{"name": key, **values} for key in (f"driver:driver-{name}", f"task:{name}")])
+        connection.execute(
+            insert(lease), [{"name": key, **values} for key in (f"driver:driver-{name}", f"task:{name}")]
+        )
     with parts.database.read() as connection:
         parts.anchor.extend(connection)
 
@@ -129,14 +131,14 @@ def _rounds(connection: Connection, plan: Plan, size: Size, now_s: float, dice: 
         charged_s = opened_s + 300
         rows["charge"].append(_charge(plan, rows["cohort"][-1]["id"], survivors, loss, charged_s))
         rows["version"].append(_version(base, published, opened_s + 400, dice))
-        detail = {"version": published, "model_sha256": dice.randbytes(32).hex()}
+        detail: dict[str, Json] = {"version": published, "model_sha256": dice.randbytes(32).hex()}
         audit.record(connection, opened_s + 400, "server", "version-published", plan.task, detail)
     for name, table in (("round", round_), ("cohort", cohort), ("version", version), ("charge", privacy_event)):
         for start in range(0, len(rows[name]), _ROWS_AT_ONCE):
             connection.execute(insert(table), rows[name][start : start + _ROWS_AT_ONCE])
 
 
-def _round(  # noqa: PLR0917  # a row's columns
+def _round(
     plan: Plan,
     number: int,
     base: int,
@@ -150,7 +152,7 @@ def _round(  # noqa: PLR0917  # a row's columns
     learned = 1 - math.exp(-base / 14)
     examples = survivors * 24
     share = 0.11 + 0.81 * learned + dice.gauss(0, 0.006)
-    result = {
+    result: dict[str, Json] = {
         "participants": MEMBERS,
         "survivors": survivors,
         "clipped": round(survivors * (0.5 - 0.3 * learned)),
@@ -225,8 +227,14 @@ def _steps(connection: Connection, plan: Plan, names: list[str], now_s: float) -
     )
     for row in connection.execute(newest).all():
         begun_s = row.since_s - 150
-        whole = (("join", 60.0, 40), ("shares", 20.0, 39), ("vector", 70.0, 36), ("agreement", 6.0, 36), ("answer", 8.0, 36))
-        steps = whole[:2] + (("vector", 90.0, 14),) if row.phase == "collecting" else whole
+        whole = (
+            ("join", 60.0, 40),
+            ("shares", 20.0, 39),
+            ("vector", 70.0, 36),
+            ("agreement", 6.0, 36),
+            ("answer", 8.0, 36),
+        )
+        steps = (*whole[:2], ("vector", 90.0, 14)) if row.phase == "collecting" else whole
         rows = []
         for name, took_s, count in steps:
             for place, member in enumerate(names[:count]):

@@ -76,7 +76,9 @@ def overview(
 ) -> dict[str, Json]:
     """Return how a task stands."""
     privacy = privacy_in_short(stored.plan, budget)
-    alerts: list[Json] = [{"alert": "not-ready", "level": "bad", "what": name, "why": why} for name, why in _missing(checks)]
+    alerts: list[Json] = [
+        {"alert": "not-ready", "level": "bad", "what": name, "why": why} for name, why in _missing(checks)
+    ]
     return {
         "task": stored.name,
         "state": stored.state,

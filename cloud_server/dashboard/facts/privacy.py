@@ -18,9 +18,7 @@ PAGE_ROWS: Final = 50
 def show_privacy(connection: Connection, stored: Task, budget: Budget, before_s: float | None) -> dict[str, Json]:
     """Return the budget, the newest charges, and epsilon as spent and as forecast."""
     query = (
-        select(
-            privacy_event.c.cohort, privacy_event.c.members, privacy_event.c.survivors, privacy_event.c.charged_s
-        )
+        select(privacy_event.c.cohort, privacy_event.c.members, privacy_event.c.survivors, privacy_event.c.charged_s)
         .where(privacy_event.c.task == stored.name)
         .order_by(desc(privacy_event.c.charged_s))
         .limit(PAGE_ROWS + 1)
