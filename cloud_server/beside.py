@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import gevent
 from gevent import monkey
 
 R = TypeVar("R")
+GATHERING_S: Final = 0.01  # where there is no end of requests
 
 
 def in_web_process() -> bool:
@@ -22,3 +23,10 @@ def beside_other_requests(wait: Callable[[], R]) -> R:
         return wait()
     result: R = gevent.get_hub().threadpool.apply(wait)
     return result
+
+
+def let_others_come() -> None:
+    """In a web process, let the requests that have come already go on to where they wait, which takes little time."""
+    if in_web_process():
+        with gevent.Timeout(GATHERING_S, exception=False):
+            gevent.idle()

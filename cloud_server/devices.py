@@ -9,16 +9,17 @@ agent, whose own counter runs behind, sends them again and again.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, select, update
 
 from cloud_server import audit
-from cloud_server.beside import beside_other_requests
-from cloud_server.storage.database import Database
-from cloud_server.storage.schema import device
+from cloud_server.beside import beside_other_requests, let_others_come
+from cloud_server.storage.database import REVISION_ROW, Database
+from cloud_server.storage.schema import device, invitation
 from shared.errors import Conflict, FedloomError, Missing, Refused, Unauthenticated
 
 KNOWN: Final = (
@@ -35,9 +36,18 @@ KNOWN: Final = (
     device.c.vectors,
     device.c.contributions,
     device.c.last_contribution_s,
+    exists().where(invitation.c.task == device.c.task, invitation.c.device == device.c.device).label("invited"),
+    REVISION_ROW.scalar_subquery().label("revision"),  # at which this was read
 )  # columns that requests are answered from
 # Made once: building a statement takes as long as running it.
-_READ: Final = select(*KNOWN).where(device.c.device == bindparam("name")).with_for_update()
+_LOOK: Final = select(*KNOWN).where(device.c.device == bindparam("name"))
+# In the order of names, so that no two processes wait for each other's rows.
+_READ: Final = (
+    select(*KNOWN)
+    .where(device.c.device.in_(bindparam("names", expanding=True)))
+    .order_by(device.c.device)
+    .with_for_update(of=device)
+)
 _TAKE: Final = (
     update(device)
     .where(device.c.device == bindparam("name"))
@@ -112,21 +122,50 @@ def _inactive(state: State) -> FedloomError:
     )
 
 
-def accept(connection: Connection, request: Request) -> Row[*tuple[Any, ...]] | FedloomError:
-    """Take a request's counter and return its device's row (``KNOWN``), or why it must not have any effect.
+def look_up(connection: Connection, name: str) -> Row[*tuple[Any, ...]]:
+    """Return what is known (``KNOWN``) of a device that exists."""
+    return connection.execute(_LOOK, {"name": name}).one()
+
+
+def accept(connection: Connection, requests: Sequence[Request]) -> list[Outcome]:
+    """Take the counters of requests, and return each one's row of ``KNOWN``, or why it must not have any effect.
 
     A counter that grows is taken, and an exact repeat of the last request, which every route answers alike. The caller
-    raises what is returned after the transaction, which may have quarantined the device.
+    raises what is returned after the transaction, which may have quarantined devices.
+
+    Args:
+        connection: of the transaction.
+        requests: verified ones, each of another device.
     """
-    row = connection.execute(_READ, {"name": request.device}).one_or_none()
-    if row is None:
-        return _unknown()
-    if row.state != "active":
-        return _inactive(row.state)
-    if request.counter > row.counter or (request.counter == row.counter and request.digest == row.last_request):
-        values = {"new_counter": request.counter, "new_request": request.digest, "seen_s": request.now_s}
-        connection.execute(_TAKE, {"name": request.device, **values})
-        return row
+    rows = {row.device: row for row in connection.execute(_READ, {"names": [request.device for request in requests]})}
+    taken: list[dict[str, object]] = []
+    outcomes: list[Outcome] = []
+    for request in requests:
+        row = rows.get(request.device)
+        if row is None:
+            outcomes.append(_unknown())
+        elif row.state != "active":
+            outcomes.append(_inactive(row.state))
+        elif _is_next(request, row):
+            values = {"new_counter": request.counter, "new_request": request.digest, "seen_s": request.now_s}
+            taken.append({"name": request.device, **values})
+            outcomes.append(row)
+        else:
+            outcomes.append(_suspect(connection, request, row))
+    if taken:
+        connection.execute(_TAKE, taken)
+    return outcomes
+
+
+def _is_next(request: Request, row: Row[*tuple[Any, ...]]) -> bool:
+    """Say whether a request has a counter of its own, or is the last one again."""
+    return bool(
+        request.counter > row.counter or (request.counter == row.counter and request.digest == row.last_request)
+    )
+
+
+def _suspect(connection: Connection, request: Request, row: Row[*tuple[Any, ...]]) -> Conflict:
+    """Note a request with a counter of the past, which a second agent with the same identity may have sent."""
     lately = row.counter - row.behind_counter <= FORGET_BEHIND_AFTER
     behind = row.behind + 1 if lately else 1
     values = {"behind": behind, "behind_counter": row.counter, "last_seen_s": request.now_s}
@@ -148,8 +187,8 @@ def accept(connection: Connection, request: Request) -> Row[*tuple[Any, ...]] | 
 class Acceptor:
     """Takes the counters of one process's requests, those that came at once in one transaction.
 
-    Making a transaction durable takes longer than all else about a small request, and no longer for a batch. While one
-    batch is made durable, the next one gathers.
+    Making a transaction durable takes longer than all else about a small request, and no longer for a batch, whose rows
+    are also read and written at once. While one batch is made durable, the next one gathers.
 
     Args:
         database: of the aggregator; in a web process nobody else uses it, for another thread does.
@@ -157,8 +196,9 @@ class Acceptor:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._turn = threading.Lock()
+        self._guard = threading.Lock()
         self._waiting: list[_Waiting] = []
+        self._busy = False  # one of them leads: it takes those who wait, and lets the first of the rest lead
 
     def accept(self, request: Request) -> Row[*tuple[Any, ...]]:
         """Take a verified request's counter, durably, and return its device's row.
@@ -167,21 +207,44 @@ class Acceptor:
             FedloomError: as ``accept`` returns.
         """
         mine = _Waiting(request)
-        self._waiting.append(mine)
-        with self._turn:
-            if mine.outcome is None:
-                batch, self._waiting = self._waiting, []
-                beside_other_requests(partial(self._take, batch))
+        with self._guard:
+            self._waiting.append(mine)
+            if not self._busy:
+                self._busy = True
+                mine.turn.set()
+        mine.turn.wait()
+        if mine.outcome is None:
+            self._lead()
         if isinstance(mine.outcome, BaseException):
             raise mine.outcome
         if mine.outcome is None:
             raise TypeError("a request was not taken with its batch")
         return mine.outcome
 
+    def _lead(self) -> None:
+        """Take whoever waits, the caller among them, and let the next one lead."""
+        let_others_come()
+        with self._guard:
+            batch = self._next_batch()
+        try:
+            beside_other_requests(partial(self._take, batch))
+        finally:
+            with self._guard:
+                self._waiting[:0] = [one for one in batch[1:] if one.outcome is None]  # where the caller is ended
+                self._busy = bool(self._waiting)
+                for one in (*(one for one in batch if one.outcome is not None), *self._waiting[:1]):
+                    one.turn.set()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Return whoever waits, but of each device the first request alone."""
+        batch: dict[str, _Waiting] = {}
+        self._waiting = [one for one in self._waiting if batch.setdefault(one.request.device, one) is not one]
+        return list(batch.values())
+
     def _take(self, batch: list[_Waiting]) -> None:
         try:
             with self._database.write() as connection:
-                outcomes: list[Outcome] = [accept(connection, one.request) for one in batch]
+                outcomes = accept(connection, [one.request for one in batch])
         except Exception as error:  # noqa: BLE001  # raised again by each request of the batch
             outcomes = [error for _ in batch]
         for one, outcome in zip(batch, outcomes, strict=True):
@@ -192,6 +255,7 @@ class Acceptor:
 class _Waiting:
     request: Request
     outcome: Outcome | None = None
+    turn: threading.Event = field(default_factory=threading.Event)  # to have an outcome, or to lead
 
 
 def set_state(

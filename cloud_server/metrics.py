@@ -53,15 +53,25 @@ class RequestMetrics:
         bodies = ("route",)
         self._received = Counter("fedloom_received_bytes", "Bytes of requests' bodies.", bodies, registry=registry)
         self._sent = Counter("fedloom_sent_bytes", "Bytes of answers' bodies.", bodies, registry=registry)
+        # Looked up once: by their labels, it takes longer than to count.
+        self._series: dict[tuple[str, str, str], tuple[Counter, Histogram, Counter, Counter]] = {}
         self._uploaded = Counter("fedloom_upload_bytes", "Bytes of masked vectors that arrived.", registry=registry)
 
     def record(self, exchange: Exchange) -> None:
         """Count a request that is over."""
         labels = (exchange.method, exchange.route, str(exchange.status))
-        self._requests.labels(*labels).inc()
-        self._duration.labels(*labels).observe(exchange.duration_s)
-        self._received.labels(exchange.route).inc(exchange.received_bytes)
-        self._sent.labels(exchange.route).inc(exchange.sent_bytes)
+        if (series := self._series.get(labels)) is None:
+            series = self._series[labels] = (
+                self._requests.labels(*labels),
+                self._duration.labels(*labels),
+                self._received.labels(exchange.route),
+                self._sent.labels(exchange.route),
+            )
+        requests, duration, received, sent = series
+        requests.inc()
+        duration.observe(exchange.duration_s)
+        received.inc(exchange.received_bytes)
+        sent.inc(exchange.sent_bytes)
         if exchange.route == UPLOAD_ROUTE:
             self._uploaded.inc(exchange.received_bytes)
 

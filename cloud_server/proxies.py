@@ -6,6 +6,7 @@ import ipaddress
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from shared.errors import UsageError
@@ -19,6 +20,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 FORWARDED_FOR: Final = "HTTP_X_FORWARDED_FOR"
 FORWARDED_PROTO: Final = "HTTP_X_FORWARDED_PROTO"
 PEER: Final = "fedloom.peer"  # in a request's environment: the connection's other end, whoever asks through it
+MAX_REMEMBERED_ADDRESSES: Final = 10_000
 log = logging.getLogger("fedloom.web")
 
 
@@ -50,6 +52,8 @@ class Proxies:
 
     def trusts(self, text: str) -> bool:
         """Say whether an address is a proxy's."""
+        if not self.networks:
+            return False
         address = _address(text)
         return address is not None and any(address in network for network in self.networks)
 
@@ -72,6 +76,7 @@ class Proxies:
         return found
 
 
+@lru_cache(MAX_REMEMBERED_ADDRESSES)
 def limit_key(address: str) -> str:
     """Return what stands for an address where askers are counted: a whole network, where one asker has that."""
     found = _address(address)

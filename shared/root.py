@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from shared.errors import Refused, UsageError
@@ -52,7 +53,7 @@ class Root:
         pem = octets_to_text(self.authority_tls_root_pem.encode("ascii"))
         return {"authority_url": self.authority_url, "authority_tls_root_pem_octets": pem}
 
-    @property
+    @cached_property
     def fingerprint(self) -> bytes:
         """SHA-256 of ``to_bytes``, 32 octets."""
         return sha256(self.to_bytes())

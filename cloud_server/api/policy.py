@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, ParamSpec, TypeVar, get_args
 
 from flask import Flask
@@ -13,6 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Policy = Literal["public", "device", "aggregator", "monitoring", "viewer", "operator", "admin"]
 POLICY_ATTRIBUTE: Final = "fedloom_policy"
+MAX_RULES: Final = 1000  # far above the number of routes
 _CONVERTER: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
@@ -46,6 +48,7 @@ def stating(policy: Policy) -> Callable[[Callable[P, R]], Callable[P, R]]:
 public = stating("public")
 
 
+@lru_cache(MAX_RULES)
 def path_of(rule: str) -> str:
     """Return Flask's ``rule`` as OpenAPI writes it."""
     return _CONVERTER.sub(r"{\1}", rule)

@@ -6,14 +6,14 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, request
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, update
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.wsgi import FileWrapper
 
 from cloud_server.api.auth import body, caller, for_devices
 from cloud_server.api.context import context
 from cloud_server.api.waiting import hold
-from cloud_server.devices import KNOWN
+from cloud_server.devices import look_up
 from cloud_server.rounds.assigning import has_joined, look
 from cloud_server.rounds.records import step_bodies
 from cloud_server.rounds.retention import kept_from
@@ -43,15 +43,17 @@ FOREVER_S = 31_536_000
 @for_devices
 def check_in() -> Response:
     """Say what the device should do; where there are few devices, one with nothing to do is held for a while."""
-    message = CheckIn.from_bytes(body())
-    row = caller().row
-    if (row.version, row.memory_mib) != (message.version, message.memory_mib):
-        row = _remember(message)
+    message, device = CheckIn.from_bytes(body()), caller()
     assigner, last = context().assigner, b""
+    known = (device.row.version, device.row.memory_mib) == (message.version, message.memory_mib)
+    row = device.row if known else _remember(message)
 
     def answer() -> bytes | None:
-        nonlocal last
-        assignment = assigner.assignment(row, caller().task, message.declined)
+        nonlocal row, last
+        if last:  # asked again, since something moved
+            with context().database.read() as connection:
+                row = look_up(connection, device.device)
+        assignment = assigner.assignment(row, device.task, message.declined)
         last = assignment.to_bytes()
         return None if assigner.holds(assignment) else last
 
@@ -61,11 +63,11 @@ def check_in() -> Response:
 
 def _remember(message: CheckIn) -> Row[*tuple[Any, ...]]:
     """Note what a device says of itself, and return its row."""
-    query = device_table.c.device == caller().device
+    name = caller().device
     with context().database.write() as connection:
         values = {"version": message.version, "memory_mib": message.memory_mib}
-        connection.execute(update(device_table).where(query).values(values))
-        return connection.execute(select(*KNOWN).where(query)).one()
+        connection.execute(update(device_table).where(device_table.c.device == name).values(values))
+        return look_up(connection, name)
 
 
 @blueprint.get(RELEASES + "/<int:number>")

@@ -1,7 +1,7 @@
 """What a device that checks in should do.
 
-Most devices that come have nothing to do, and get their answer from what this process remembers of their task; it is
-looked at again when a driver has moved something, which the database says in one row.
+Most devices that come have nothing to do, and get their answer from what this process remembers of their task, without
+another look at the database: the row that their request was taken with says whether a driver has moved something since.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.pacing import Pacer
 from cloud_server.rounds.records import StoredCohort, current_cohort_id, load_cohort
 from cloud_server.rounds.rounds import last_round_number, open_round
-from cloud_server.rounds.selection import invite, is_invited, places_left, uninvite
+from cloud_server.rounds.selection import invite, places_left, uninvite
 from cloud_server.storage.database import Database, read_revision
 from cloud_server.storage.schema import step
 from cloud_server.tasks import Task, load_task, newest_version
@@ -96,7 +96,7 @@ class Assigner:
         """Return what the device of ``row`` does next.
 
         Args:
-            row: ``KNOWN`` columns of the device.
+            row: ``KNOWN`` columns of the device, read a moment ago.
             task_name: of its task.
             declined: the round in which it will not take part, 0 for none.
 
@@ -104,54 +104,58 @@ class Assigner:
             Missing: ``task-unknown``.
         """
         now_s = self._clock.now_s()
-        with self._database.read() as connection:
-            outlook = self._outlook(connection, task_name)
-            out = left_out(Candidate.of(row), outlook.task.plan, now_s)
-            forming = None if out or outlook.task.state == "done" else outlook.forming
-            idle = self._idle(connection, outlook, forming, row.device, declined)
-            invited = forming is not None and is_invited(connection, task_name, row.device)
-            asks = forming is not None and not invited and self._has_places(connection, outlook, forming, now_s)
-        if idle == "declined" and invited:
-            with self._database.write() as connection:
-                uninvite(connection, task_name, row.device)
-            self._full_until_s.clear()
-        elif forming is not None and asks and not idle:
-            with self._database.write() as connection:
-                invited = invite(connection, outlook.task.plan, forming, row.device, now_s)
+        outlook = self._outlook(task_name, row.revision)
         if outlook.task.state == "done":
             return self._wait(outlook, "done", self._pacer.retry_after_ms(DONE_RETRY_S))
+        out = left_out(Candidate.of(row), outlook.task.plan, now_s)
         if out is not None:
             return self._wait(outlook, "wait", self._pacer.retry_after_ms(out.wait_s), out.reason)
-        if invited and not idle:
+        reason = self._reason(outlook, row, declined, now_s)
+        if not reason:
             return Assignment("train", outlook.version, outlook.round_number, 0)
-        soon = RETRY_AFTER_MS if self._pacer.pace().holds and idle != "declined" else self._pacer.retry_after_ms()
-        return self._wait(outlook, "wait", soon, idle or "round-full")
+        soon = RETRY_AFTER_MS if self._pacer.pace().holds and reason != "declined" else self._pacer.retry_after_ms()
+        return self._wait(outlook, "wait", soon, reason)
 
     def holds(self, assignment: Assignment) -> bool:
         """Say whether to hold the request in case there is soon something else to do."""
         return assignment.reason in PASSING and self._pacer.pace().holds
 
-    def _outlook(self, connection: Connection, task_name: str) -> Outlook:
-        revision, known = read_revision(connection), self._outlooks.get(task_name)
-        if known is None or known.revision != revision:
-            known = self._outlooks[task_name] = look(connection, task_name, revision)
+    def _outlook(self, task_name: str, revision: str | None) -> Outlook:
+        known = self._outlooks.get(task_name)
+        if known is None or known.revision != (revision or ""):
+            with self._database.read() as connection:
+                known = look(connection, task_name, read_revision(connection))
+            self._outlooks[task_name] = known
             self._full_until_s.clear()
         return known
 
-    def _idle(
-        self, connection: Connection, outlook: Outlook, forming: StoredCohort | None, name: str, declined: int
-    ) -> Reason:
-        """Return why there is nothing to do even where the round is not full, empty if there is something."""
+    def _reason(self, outlook: Outlook, row: Row[Any], declined: int, now_s: float) -> Reason:
+        """Return why there is nothing to do for a device that may contribute, empty if it shall train."""
+        forming, task_name = outlook.forming, outlook.task.plan.task
         if forming is None:
             return "no-round"
         if declined == outlook.round_number:
+            if row.invited:
+                with self._database.write() as connection:
+                    uninvite(connection, task_name, row.device)
+                self._full_until_s.clear()
             return "declined"
-        return "joined" if has_joined(connection, forming.id, name) else ""
+        if not row.invited and not self._has_places(outlook, forming, now_s):
+            return "round-full"
+        with self._database.read() as connection:
+            if has_joined(connection, forming.id, row.device):
+                return "joined"
+        if row.invited:
+            return ""
+        with self._database.write() as connection:
+            return "" if invite(connection, outlook.task.plan, forming, row.device, now_s) else "round-full"
 
-    def _has_places(self, connection: Connection, outlook: Outlook, forming: StoredCohort, now_s: float) -> bool:
+    def _has_places(self, outlook: Outlook, forming: StoredCohort, now_s: float) -> bool:
         if now_s < self._full_until_s.get(forming.id, 0.0):
             return False
-        if places_left(connection, outlook.task.plan, forming, now_s):
+        with self._database.read() as connection:
+            left = places_left(connection, outlook.task.plan, forming, now_s)
+        if left:
             return True
         self._full_until_s[forming.id] = now_s + FULL_S
         return False

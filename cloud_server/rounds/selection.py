@@ -49,7 +49,7 @@ def places(target: int, joined: int, outstanding: int, rate: float) -> int:
     return max(0, math.ceil((target - joined) / rate) - outstanding)
 
 
-def is_invited(connection: Connection, task_name: str, name: str) -> bool:
+def _is_invited(connection: Connection, task_name: str, name: str) -> bool:
     """Say whether a device was asked in the open round."""
     return connection.execute(_IS_INVITED, {"task": task_name, "device": name}).one_or_none() is not None
 
@@ -92,7 +92,7 @@ def invite(connection: Connection, plan: Plan, record: StoredCohort, name: str, 
     lock = select(round_.c.number).where(round_.c.task == record.task, round_.c.number == record.round_number)
     connection.execute(lock.with_for_update())
     mine = (invitation.c.task == record.task, invitation.c.device == name)
-    if is_invited(connection, record.task, name):
+    if _is_invited(connection, record.task, name):
         connection.execute(update(invitation).where(*mine).values(invited_s=now_s))
         return True
     if not places_left(connection, plan, record, now_s):

@@ -174,12 +174,12 @@ def bump(connection: Connection) -> None:
         connection.execute(insert(setting).values(name=REVISION, value="1"))
 
 
-_REVISION_ROW: Final = select(setting.c.value).where(setting.c.name == REVISION)
+REVISION_ROW: Final = select(setting.c.value).where(setting.c.name == REVISION)
 
 
 def read_revision(connection: Connection) -> str:
     """Return a text that differs after every ``bump``."""
-    return connection.execute(_REVISION_ROW).scalar_one_or_none() or ""
+    return connection.execute(REVISION_ROW).scalar_one_or_none() or ""
 
 
 class Revisions:
