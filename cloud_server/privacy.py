@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -181,6 +182,7 @@ def forecast(plan: Plan, layout: Layout) -> list[tuple[int, float]]:
     return [(place, _expected(plan, loss, place)) for place in places]
 
 
+@lru_cache(4096)  # cohorts of one size lose the same
 def _read_loss(body: bytes) -> Loss:
     return tuple(decode(body)["loss"])  # type: ignore[arg-type]  # written by charge_frozen
 
