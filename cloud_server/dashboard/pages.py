@@ -12,7 +12,7 @@ from cloud_server.api.context import context
 from cloud_server.dashboard.facts import devices, models, overview, privacy, rounds, system, tasks
 from cloud_server.dashboard.guard import for_role
 from cloud_server.dashboard.parts import budget_of, chosen_task, dashboard
-from cloud_server.dashboard.showing import blueprint, page, show, show_part, whole_number
+from cloud_server.dashboard.showing import LARGEST_NUMBER, blueprint, page, show, show_part, whole_number
 from cloud_server.tasks import layout_of, load_task
 from shared.wire.canonical import Json
 
@@ -83,7 +83,7 @@ def show_round(task: str, number: int) -> AnyResponse:
     parts = context()
     with parts.database.read() as connection:
         stored = load_task(connection, task)
-        return show("round", rounds.show_round(connection, parts.blobs, stored, min(number, 2**53)))
+        return show("round", rounds.show_round(connection, parts.blobs, stored, min(number, LARGEST_NUMBER)))
 
 
 @page("/devices")
@@ -150,7 +150,7 @@ def show_privacy() -> AnyResponse:
     if stored is None:
         return show("privacy", {"task": None, "budget": None}, menu=menu)
     budget = budget_of(stored)
-    before_ms = whole_number("before_ms")
+    before_ms = whole_number("before_ms", 2**53)
     before_s = None if before_ms is None else before_ms / 1000
     with parts.database.read() as connection:
         return show("privacy", privacy.show_privacy(connection, stored, budget, before_s), menu=menu)

@@ -24,6 +24,7 @@ PREFIX: Final = "/console"
 HTML: Final = "text/html; charset=utf-8"
 blueprint = Blueprint("console", __name__, url_prefix=PREFIX, template_folder="templates", static_folder=None)
 _SUFFIX: Final = ".json"
+LARGEST_NUMBER: Final = 2**31 - 1  # that every database's columns hold
 _SIGN_IN_CODES: Final = frozenset({"not-signed-in", "session-expired"})
 SECURITY_HEADERS: Final = {
     # Scripts and styles come from this server's files alone: what somebody smuggles into a page does not run.
@@ -155,10 +156,10 @@ def local_path(text: str) -> str:
     return text if fine and "//" not in text.partition("?")[0] else f"{PREFIX}/overview"
 
 
-def whole_number(name: str) -> int | None:
-    """Return a number of the query, None where it has none; what is no number counts as none."""
+def whole_number(name: str, most: int = LARGEST_NUMBER) -> int | None:
+    """Return a number of the query, at most ``most``, None where it has none; what is no number counts as none."""
     text = request.args.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+    return min(int(text), most) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
 def _json_url() -> str:
