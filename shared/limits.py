@@ -73,3 +73,18 @@ BODY_GRACE_S: Final = 30.0  # of waiting, after which a body must have come at M
 MIN_BODY_BYTES_PER_S: Final = 64
 MAX_SEND_SILENCE_S: Final = 60.0  # for each piece of an answer to be taken
 SEND_PIECE_BYTES: Final = 16 * KIB
+
+# Operators
+MIN_PASSWORD_CHARACTERS: Final = 12
+MAX_PASSWORD_CHARACTERS: Final = 256
+MAX_LABEL_CHARACTERS: Final = 100
+MAX_TOKEN_VALID_S: Final = 366 * 86400.0
+SESSION_IDLE_S: Final = 3600.0  # after which a browser must sign in again
+SESSION_LASTS_S: Final = 12 * 3600.0  # even if it is used all the time
+SIGN_IN_WINDOW_S: Final = 900.0  # in which so many tries are looked at:
+MAX_ADDRESS_ATTEMPTS: Final = 20
+MAX_ACCOUNT_ATTEMPTS: Final = 10
+MAX_FORM_BYTES: Final = 1 * MIB  # of the page, other than one that brings a model
+MAX_FORM_FIELDS: Final = 100
+MAX_BUNDLE_BYTES: Final = 256 * MIB  # that a page takes; larger models come by the command line
+MAX_SHOWN_CODES: Final = 100  # on one page

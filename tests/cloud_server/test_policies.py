@@ -36,8 +36,20 @@ from tests.cloud_server.local import Local
 from tests.edge_client.devices import ManualClock
 
 HEALTH = {HEALTHZ, READYZ}
-FOR_EVERYBODY = {ROOT, ENROL, RENEW, ADMIT, OPENAPI} | HEALTH
-VALUES = {"cohort_id": "cohort-a", "digest": "0" * 64, "held": "1" * 64, "number": "0"}
+DOORS = {"/", "/console/sign-in", "/console/language/{code}", "/console/static/{name}"}
+FOR_EVERYBODY = {ROOT, ENROL, RENEW, ADMIT, OPENAPI} | HEALTH | DOORS
+VALUES = {
+    "cohort_id": "cohort-a",
+    "code": "en",
+    "device": "device-a",
+    "digest": "0" * 64,
+    "held": "1" * 64,
+    "name": "ada",
+    "number": "0",
+    "task": "point",
+    "token": "token-a",
+    "verb": "revoke",
+}
 UNKNOWN = {
     DEVICE_HEADER: "device-" + "0" * 32,
     COUNTER_HEADER: "1",
