@@ -129,6 +129,18 @@ def test_a_forged_request_gets_no_certificate(local: Local, member: Member, what
         assert connection.exec_driver_sql("SELECT count(*) FROM certificate_log").scalar_one() == 1
 
 
+@pytest.mark.parametrize(("state", "code"), [("revoked", "device-revoked"), ("quarantined", "identity-quarantined")])
+def test_an_authority_in_the_aggregator_certifies_nobody_who_is_stopped(
+    local: Local, member: Member, state: str, code: str
+) -> None:
+    local.change(f"UPDATE device SET state = '{state}'")  # noqa: S608  # a constant
+    transport = Transport(URL, LocalPool(local.app), signer=None, clock=local.clock, jitter=lambda: 0.0)
+    with refused(code, Refused):
+        transport.send("POST", RENEW, parts_of(local, member).request().to_bytes())
+    with local.authority.database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM certificate_log").scalar_one() == 1
+
+
 def test_nobody_gets_a_certificate_of_a_key_without_holding_it(local: Local, member: Member) -> None:
     """Else a device could claim another one's key as its own."""
     honest = parts_of(local, member).request()
