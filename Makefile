@@ -39,7 +39,7 @@ demo: all
 	  $(if $(PARTITION),--partition $(PARTITION))
 
 test: all
-	$(BIN)/pytest -n 2 --dist loadgroup tests
+	$(BIN)/pytest -n 3 --dist loadgroup tests
 
 # What docs/tour.md shows, taken anew by the tests of the page.
 pictures: all
