@@ -10,7 +10,7 @@ LOCKS := requirements/edge.txt requirements/server.txt requirements/convert.txt 
 HAS_TFLITE_RUNTIME := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info < (3, 12) else "")')
 DEVICE_VENVS := .venv-edge $(if $(HAS_TFLITE_RUNTIME),.venv-edge-tflite)
 
-.PHONY: all demo test test-long test-postgresql fuzz check format bench lock clean
+.PHONY: all demo pictures test test-long test-postgresql fuzz check format bench lock clean
 all: .venv $(DEVICE_VENVS)
 
 .venv: .venv/.ready
@@ -39,7 +39,11 @@ demo: all
 	  $(if $(PARTITION),--partition $(PARTITION))
 
 test: all
-	$(BIN)/pytest -n 2 --dist loadgroup tests
+	$(BIN)/pytest -n 3 --dist loadgroup tests
+
+# What docs/tour.md shows, taken anew by the tests of the page.
+pictures: all
+	FEDLOOM_PICTURES=$${FEDLOOM_PICTURES:-docs/tour} $(BIN)/pytest -q tests/browser
 
 # What takes minutes each, and is left out of the default suite.
 test-long: all

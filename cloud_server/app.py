@@ -19,8 +19,12 @@ from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
 from cloud_server.beside import in_web_process
-from cloud_server.devices import Acceptor, IdentityKeys
+from cloud_server.dashboard import register as dashboard
+from cloud_server.dashboard.guard import SignInHeader
+from cloud_server.device_keys import IdentityKeys
+from cloud_server.devices import Acceptor
 from cloud_server.metrics import RequestMetrics, StateCollector, read_metrics, registry_for_values
+from cloud_server.proxies import Proxies
 from cloud_server.rounds.assigning import Assigner
 from cloud_server.rounds.pacing import CHECK_INS_PER_S, Pacer
 from cloud_server.settings import FOLDER_MODE, DataFolder, load_or_create_key
@@ -35,6 +39,7 @@ from shared.wire.signed import SigningKey
 
 RELEASE_KEY_FILE = "release.key"
 DEFAULT_LIMITS: Final = Limits()
+NO_SIGN_IN_HEADER: Final = SignInHeader()
 
 
 def make_context(
@@ -101,8 +106,20 @@ def authority_of(
     return Authority(folder.authority, clock, os.urandom)
 
 
-def create_app(parts: Context, metrics: Audience = "local", limits: Limits = DEFAULT_LIMITS) -> Flask:
-    """Return the WSGI application over ``parts``, which shows its metrics to ``metrics`` and keeps to ``limits``."""
+def create_app(
+    parts: Context,
+    metrics: Audience = "local",
+    limits: Limits = DEFAULT_LIMITS,
+    sign_in: SignInHeader = NO_SIGN_IN_HEADER,
+) -> Flask:
+    """Return the WSGI application over ``parts``.
+
+    Args:
+        parts: of the aggregator.
+        metrics: who may read them.
+        limits: what one asker may have.
+        sign_in: the proxy whose word tells who an operator is.
+    """
     app = Flask("fedloom", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_VECTOR_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # every answer comes from a view that states its policy
@@ -111,26 +128,31 @@ def create_app(parts: Context, metrics: Audience = "local", limits: Limits = DEF
     problems.register(app)
     for blueprint in (enrolment.blueprint, work.blueprint, cohorts.blueprint):
         app.register_blueprint(blueprint)
-    health.register(
-        app,
-        {
-            "database": health.database_answers(parts.database),
-            parts.blobs.kind: parts.blobs.missing,
-            "folder of uploads": health.folder_writable(parts.folder.uploads),
-            "driver": health.driver_alive(parts.database, parts.clock),
-        },
-    )
+    checks: dict[str, health.Check] = {
+        "database": health.database_answers(parts.database),
+        parts.blobs.kind: parts.blobs.missing,
+        "folder of uploads": health.folder_writable(parts.folder.uploads),
+        "driver": health.driver_alive(parts.database, parts.clock),
+    }
+    health.register(app, checks)
     registry, state = registry_for_values(), StateCollector(parts.database, parts.clock)
     operator.register(app, metrics, lambda: read_metrics(registry, state))
     openapi.register(app)
+    dashboard.register(app, parts, checks, sign_in)
     observe(app, os.urandom, RequestMetrics(registry).record)
     limit(app, limits)
     return app
 
 
 def application(
-    data: str, metrics: Audience = "local", check_ins_per_s: float = CHECK_INS_PER_S, **limits: float | str
+    data: str,
+    metrics: Audience = "local",
+    check_ins_per_s: float = CHECK_INS_PER_S,
+    sign_in_header: str = "",
+    sign_in_proxies: str = "",
+    **limits: float | str,
 ) -> Flask:
     """Entry point of a web worker."""
     parts = make_context(Path(data), SystemClock(), check_ins_per_s=check_ins_per_s)
-    return create_app(parts, metrics, Limits.of(limits))
+    sign_in = SignInHeader(sign_in_header, Proxies.from_text(sign_in_proxies))
+    return create_app(parts, metrics, Limits.of(limits), sign_in)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, desc, insert, select, text
 
@@ -80,31 +80,47 @@ def entries(connection: Connection, *, after: int = 0, limit: int | None = None)
     """Yield entries as plain values, oldest first."""
     query = select(audit).where(audit.c.number > after).order_by(audit.c.number).limit(limit)
     for row in connection.execute(query):
-        yield {
-            "number": row.number,
-            "at_ms": row.at_ms,
-            "actor": row.actor,
-            "action": row.action,
-            "subject": row.subject,
-            "detail": decode(row.detail),
-            "sha256": row.sha256.hex(),
-        }
+        yield _plain(row)
 
 
-def verify_chain(connection: Connection) -> Head:
+def newest_entries(connection: Connection, *, before: int | None = None, limit: int) -> list[dict[str, Json]]:
+    """Return the newest entries, or the newest ones before number ``before``, newest first."""
+    query = select(audit).order_by(desc(audit.c.number)).limit(limit)
+    if before is not None:
+        query = query.where(audit.c.number < before)
+    return [_plain(row) for row in connection.execute(query)]
+
+
+def verify_chain(connection: Connection, verified: Head | None = None) -> Head:
     """Return the chain's end after computing every hash again.
+
+    Args:
+        connection: reads.
+        verified: up to where that was done before.
 
     Raises:
         BrokenState: ``audit-damaged`` naming the first entry that does not follow from the one before.
     """
-    last = Head()
-    for row in connection.execute(select(audit).order_by(audit.c.number)):
+    last = verified or Head()
+    for row in connection.execute(select(audit).where(audit.c.number > last.number).order_by(audit.c.number)):
         if row.number != last.number + 1 or row.sha256 != _hash(last.sha256, _entry(row)):
             raise BrokenState(
                 "audit-damaged", f"Entry {last.number + 1} of the audit log was changed or removed.", "restore a backup"
             )
         last = Head(row.number, row.sha256)
     return last
+
+
+def _plain(row: Row[Any]) -> dict[str, Json]:
+    return {
+        "number": row.number,
+        "at_ms": row.at_ms,
+        "actor": row.actor,
+        "action": row.action,
+        "subject": row.subject,
+        "detail": decode(row.detail),
+        "sha256": row.sha256.hex(),
+    }
 
 
 def _entry(row: Row[tuple[object, ...]]) -> dict[str, object]:

@@ -30,3 +30,11 @@ def let_others_come() -> None:
     if in_web_process():
         with gevent.Timeout(GATHERING_S, exception=False):
             gevent.idle()
+
+
+def later(work: Callable[[], object]) -> None:
+    """Let ``work`` be done, in a web process after the current request had its turn."""
+    if in_web_process():
+        gevent.spawn(work)
+    else:
+        work()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,10 +20,15 @@ from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
 from cloud_server.blobs_cli import add_blobs
 from cloud_server.cautions import cautions
+from cloud_server.codes import make_codes
 from cloud_server.database_cli import add_database
-from cloud_server.devices import State, set_state
+from cloud_server.device_cli import change_device, list_devices, show_device
+from cloud_server.devices import State
+from cloud_server.durations import seconds_of
 from cloud_server.listening import read_text
 from cloud_server.models_cli import add_models
+from cloud_server.operator_cli import add_operators, add_tokens
+from cloud_server.operators.accounts import AT_THE_MACHINE, By
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.privacy import paid_cohorts, privacy_report
 from cloud_server.releases.keys import newest_key
@@ -33,8 +37,6 @@ from cloud_server.serve_cli import add_driver, add_serve, drive, serve
 from cloud_server.settings import DataFolder
 from cloud_server.storage.failures import failure_of
 from cloud_server.storage.opening import open_blobs, open_database
-from cloud_server.storage.schema import device as device_table
-from cloud_server.storage.schema import setting
 from cloud_server.tasks import (
     create_task,
     load_task,
@@ -46,12 +48,10 @@ from shared.clock import SystemClock
 from shared.errors import FedloomError, TryLater, UsageError
 from shared.layout import Layout
 from shared.plan import Plan
-from shared.root import EnrolmentCode, Root
+from shared.root import EnrolmentCode
 from shared.wire.canonical import Json, decode
 
 Command = Callable[[argparse.Namespace], Json]
-_DURATION = re.compile(r"(\d+)(s|m|h|d)")
-_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -125,6 +125,11 @@ def command_line() -> argparse.ArgumentParser:
     create.add_argument(
         "--root", type=Path, metavar="FILE", help="in an authority's folder: its aggregator's root.json"
     )
+    operator = commands.add_parser("operator", help="who may sign in to the page")
+    accounts = operator.add_subparsers(required=True, metavar="VERB")
+    add_operators(lambda name, text, run: _add(accounts, name, text, run))
+    token = accounts.add_parser("token", help="tokens of programs").add_subparsers(required=True, metavar="VERB")
+    add_tokens(lambda name, text, run: _add(token, name, text, run))
     add_parameters(_add(commands, "parameters", "show k and t for a cohort", show_parameters, data_option=False))
     return parser
 
@@ -138,14 +143,16 @@ def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     show = _add(task, "show", "show a task and its rounds", _task_show)
     show.add_argument("task")
     device = commands.add_parser("device", help="enrolled devices").add_subparsers(required=True, metavar="VERB")
-    _add(device, "list", "list the devices, when they were seen and what they use", _device_list)
+    _add(device, "list", "list the devices, when they were seen and what they use", list_devices)
+    one = _add(device, "show", "show a device and the keys that it had", show_device)
+    one.add_argument("device")
     verbs_of_states: tuple[tuple[str, str, State], ...] = (
         ("revoke", "let a device take part no more, for good", "revoked"),
         ("quarantine", "let a device take part no more for now", "quarantined"),
         ("reinstate", "let a quarantined device take part again", "active"),
     )
     for verb, text, state in verbs_of_states:
-        changing = _add(device, verb, text, partial(_device_change, state=state))
+        changing = _add(device, verb, text, partial(change_device, state=state))
         changing.add_argument("device")
         changing.add_argument("--reason", default="", help="for the audit log")
     auditing = commands.add_parser("audit", help="what operators and drivers did")
@@ -246,38 +253,6 @@ def _task_show(arguments: argparse.Namespace) -> Json:
         }
 
 
-def _device_list(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
-    with parts.database.read() as connection:
-        rows = connection.execute(device_table.select().order_by(device_table.c.enrolled_s)).all()
-    devices: list[Json] = [
-        {
-            "device": row.device,
-            "task": row.task,
-            "enrolled_s": row.enrolled_s,
-            "last_seen_s": row.last_seen_s,
-            "version": row.version,
-            "state": row.state,
-            "reason": row.state_reason,
-            "group": row.code_group,
-            "memory_mib": row.memory_mib,
-            "vectors": row.vectors,
-            "contributions": row.contributions,
-        }
-        for row in rows
-    ]
-    return {"devices": devices}
-
-
-def _device_change(arguments: argparse.Namespace, state: State) -> Json:
-    parts = _open(arguments)
-    with parts.database.write() as connection:
-        set_state(connection, arguments.device, state, arguments.reason, parts.clock.now_s())
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
-    return {"device": arguments.device, "state": state}
-
-
 def _audit_list(arguments: argparse.Namespace) -> Json:
     parts = _open(arguments)
     with parts.database.read() as connection:
@@ -291,34 +266,19 @@ def _privacy_show(arguments: argparse.Namespace) -> Json:
 
 
 def _code_create(arguments: argparse.Namespace) -> Json:
-    match = _DURATION.fullmatch(arguments.expires)
-    if match is None:
-        raise UsageError("bad-duration", f"--expires is {arguments.expires!r}.", "write it like 30m, 24h or 7d")
-    valid_s = int(match[1]) * _UNIT_S[match[2]]
+    valid_s = seconds_of(arguments.expires, "--expires")
     if is_authority(arguments.data):
         secrets, url, root = mint_at_authority(arguments, valid_s)
+        codes = [EnrolmentCode(url, root.fingerprint, secret).to_text() for secret in secrets]
     else:
-        secrets, url, root = _mint(arguments, valid_s)
-    codes = [EnrolmentCode(url, root.fingerprint, secret).to_text() for secret in secrets]
-    return {"codes": list(codes)} if arguments.json else "\n".join(codes)
-
-
-def _mint(arguments: argparse.Namespace, valid_s: float) -> tuple[list[bytes], str, Root]:
-    parts = _open(arguments)
-    with parts.database.read() as connection:
-        load_task(connection, arguments.task)
-        stored = connection.execute(setting.select().where(setting.c.name == "url")).one_or_none()
-    url = arguments.url or (stored.value if stored else None)
-    if url is None:
-        raise UsageError(
-            "no-url",
-            "Codes carry the server's address, and this server has never run.",
-            "start `fedloom-server serve` once, or give --url https://HOST:PORT",
+        parts = _open(arguments)
+        codes = make_codes(
+            parts,
+            arguments.task,
+            By(AT_THE_MACHINE, parts.clock.now_s()),
+            count=arguments.count,
+            valid_s=valid_s,
+            group=arguments.group,
+            url=arguments.url,
         )
-    secrets = parts.authority.mint(arguments.task, count=arguments.count, valid_s=valid_s, group=arguments.group)
-    with parts.database.write() as connection:
-        detail: dict[str, Json] = {"count": arguments.count, "valid_s": valid_s, "group": arguments.group}
-        audit.record(connection, parts.clock.now_s(), "operator", "codes-created", arguments.task, detail)
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
-    return secrets, url, parts.root
+    return {"codes": [*codes]} if arguments.json else "\n".join(codes)

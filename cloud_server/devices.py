@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -18,9 +18,11 @@ from sqlalchemy import Connection, Row, bindparam, exists, select, update
 
 from cloud_server import audit
 from cloud_server.beside import beside_other_requests, let_others_come
+from cloud_server.device_keys import lock_forming, note_use, replace_key, superseded, unknown
 from cloud_server.storage.database import REVISION_ROW, Database
 from cloud_server.storage.schema import device, invitation
 from shared.errors import Conflict, FedloomError, Missing, Refused, Unauthenticated
+from shared.wire.signed import Certificate
 
 KNOWN: Final = (
     device.c.device,
@@ -36,6 +38,8 @@ KNOWN: Final = (
     device.c.vectors,
     device.c.contributions,
     device.c.last_contribution_s,
+    device.c.identity_key,
+    device.c.serial,
     exists()
     .where(
         invitation.c.task == device.c.task,
@@ -59,8 +63,6 @@ _TAKE: Final = (
     .where(device.c.device == bindparam("name"))
     .values(counter=bindparam("new_counter"), last_request=bindparam("new_request"), last_seen_s=bindparam("seen_s"))
 )
-_KEY: Final = select(device.c.identity_key).where(device.c.device == bindparam("name"))
-MAX_REMEMBERED_KEYS: Final = 100_000
 MAX_BEHIND: Final = 8  # requests with counters of the past, before two agents are suspected
 FORGET_BEHIND_AFTER: Final = 1000  # counters without another one, after which they are forgotten
 Outcome = Row[*tuple[Any, ...]] | Exception
@@ -76,45 +78,21 @@ class Request:
         counter: that the device gave it.
         digest: hexadecimal, of what was signed.
         now_s: when it came.
+        identity_key: that signed it, 32 octets.
+        certificate: of that key, where the request shows it.
     """
 
     device: str
     counter: int
     digest: str
     now_s: float
+    identity_key: bytes
+    certificate: Certificate | None = None
 
-
-class IdentityKeys:
-    """The keys of devices that sent requests lately, which never change.
-
-    Args:
-        database: of the aggregator.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._keys: dict[str, bytes] = {}
-
-    def of(self, name: str) -> bytes:
-        """Return a device's Ed25519 public key, 32 octets.
-
-        Raises:
-            Unauthenticated: ``unknown-device``.
-        """
-        key = self._keys.get(name)
-        if key is None:
-            with self._database.read() as connection:
-                key = connection.execute(_KEY, {"name": name}).scalar_one_or_none()
-            if key is None:
-                raise _unknown()
-            if len(self._keys) >= MAX_REMEMBERED_KEYS:
-                self._keys.clear()
-            self._keys[name] = key
-        return key
-
-
-def _unknown() -> Unauthenticated:
-    return Unauthenticated("unknown-device", "The server does not know this device.", "enrol it with a new code")
+    def has_key_of(self, row: Row[*tuple[Any, ...]]) -> bool:
+        """Say whether the key that signed it is the one in a device's row, or one that is to follow that."""
+        newer = self.certificate is not None and self.certificate.serial > row.serial
+        return newer or bool(self.identity_key == row.identity_key)
 
 
 def _inactive(state: State) -> FedloomError:
@@ -149,9 +127,12 @@ def accept(connection: Connection, requests: Sequence[Request]) -> list[Outcome]
     for request in requests:
         row = rows.get(request.device)
         if row is None:
-            outcomes.append(_unknown())
+            outcomes.append(unknown())
         elif row.state != "active":
             outcomes.append(_inactive(row.state))
+        elif not request.has_key_of(row):
+            note_use(connection, request.device, request.identity_key, request.now_s)
+            outcomes.append(superseded())
         elif _is_next(request, row):
             values = {"new_counter": request.counter, "new_request": request.digest, "seen_s": request.now_s}
             taken.append({"name": request.device, **values})
@@ -161,6 +142,38 @@ def accept(connection: Connection, requests: Sequence[Request]) -> list[Outcome]
     if taken:
         connection.execute(_TAKE, taken)
     return outcomes
+
+
+def take_key(connection: Connection, request: Request, certificate: Certificate) -> Outcome:
+    """Take a request that shows its ``certificate``, and let the key in that count if it is a newer one.
+
+    Args:
+        connection: of a transaction of its own.
+        request: signed by that key.
+        certificate: of the authority, for this device.
+
+    Returns:
+        As ``accept``; the row is as it was before.
+    """
+    lock_forming(connection, certificate.task)
+    (outcome,) = accept(connection, [replace(request, certificate=certificate)])
+    if not isinstance(outcome, Exception) and certificate.serial > outcome.serial:
+        replace_key(connection, outcome, certificate, request.now_s)
+    return outcome
+
+
+def require_active(connection: Connection, name: str) -> None:
+    """Refuse a device that may not take part.
+
+    Raises:
+        Unauthenticated: ``unknown-device``, ``device-revoked``.
+        Refused: ``identity-quarantined``.
+    """
+    state = connection.execute(select(device.c.state).where(device.c.device == name)).scalar_one_or_none()
+    if state is None:
+        raise unknown()
+    if state != "active":
+        raise _inactive(state)
 
 
 def _is_next(request: Request, row: Row[*tuple[Any, ...]]) -> bool:

@@ -19,6 +19,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 FORWARDED_FOR: Final = "HTTP_X_FORWARDED_FOR"
 FORWARDED_PROTO: Final = "HTTP_X_FORWARDED_PROTO"
+PEER: Final = "fedloom.peer"  # in a request's environment: the connection's other end, whoever asks through it
 MAX_REMEMBERED_ADDRESSES: Final = 10_000
 log = logging.getLogger("fedloom.web")
 
@@ -108,6 +109,7 @@ class BehindProxies:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
         peer, forwarded_for = environ.get("REMOTE_ADDR", ""), environ.get(FORWARDED_FOR, "")
+        environ[PEER] = peer
         if self._proxies.trusts(peer):
             environ["REMOTE_ADDR"] = self._proxies.client(peer, forwarded_for)
             if environ.get(FORWARDED_PROTO) in {"http", "https"}:

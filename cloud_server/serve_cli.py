@@ -15,9 +15,12 @@ from cloud_server.api.operator import AUDIENCES
 from cloud_server.app import RELEASE_KEY_FILE, authority_of, description_of, make_context
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description
+from cloud_server.dashboard.guard import SignInHeader
 from cloud_server.listening import add_listening, limits, public_url, read_text, tls_files
 from cloud_server.logs import choose_form
 from cloud_server.metrics import share_between_processes
+from cloud_server.operators.accounts import any_operator
+from cloud_server.proxies import Proxies
 from cloud_server.rounds.pacing import CHECK_INS_PER_S
 from cloud_server.rounds.retention import Retention
 from cloud_server.serve import Supervisor, run_driver, web_command
@@ -60,6 +63,19 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="check-ins per second that this deployment is planned for: devices are spread so that there are no more"
         " (default %(default)g)",
+    )
+    parser.add_argument(
+        "--sign-in-header",
+        default="",
+        metavar="NAME",
+        help="header in which a proxy says which operator asks, as proxies for OpenID Connect do; off by default",
+    )
+    parser.add_argument(
+        "--sign-in-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS[/BITS]",
+        help="the proxy that sets --sign-in-header; of anybody else it means nothing; may be given again",
     )
     parser.add_argument("--authority", type=Path, metavar="FILE", help="authority.json of an authority elsewhere")
 
@@ -112,11 +128,12 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the aggregator until it is told to stop.
 
     Raises:
-        UsageError: ``bad-lease``, ``bad-count``, ``bad-rate``, ``bad-retention``, ``root-changed``, or what else is
-            wrong with an option.
+        UsageError: ``bad-lease``, ``bad-count``, ``bad-rate``, ``bad-retention``, ``bad-sign-in``, ``root-changed``, or
+            what else is wrong with an option.
     """
     choose_form(arguments.log)
     allowed = limits(arguments)
+    sign_in = SignInHeader(arguments.sign_in_header, Proxies.from_text(",".join(arguments.sign_in_proxy)))
     _require_lease(arguments.lease_s)
     if not 0 < arguments.check_ins_per_s <= MOST_CHECK_INS_PER_S:
         raise UsageError("bad-rate", f"--check-ins-per-s must lie above 0 and be at most {MOST_CHECK_INS_PER_S:g}.")
@@ -137,9 +154,16 @@ def serve(arguments: argparse.Namespace) -> int:
     with parts.database.write() as connection:
         connection.execute(setting.delete().where(setting.c.name == "url"))
         connection.execute(setting.insert().values(name="url", value=url))
+        has_operator = any_operator(connection)
     parts.database.close()
     write_private(folder.path / ROOT_DOCUMENT, parts.root.to_bytes())
     log.info("serving %s, root fingerprint %s", url, parts.root.fingerprint.hex())
+    if not has_operator:
+        log.info(
+            "the page at %s/console has no operator yet: fedloom-server operator add NAME --role admin --data %s",
+            url,
+            folder.path,
+        )
     if isinstance(parts.authority, Authority):
         log.warning(
             "this process is also the enrolment authority: whoever runs it could invent devices, so members are"
@@ -161,6 +185,7 @@ def serve(arguments: argparse.Namespace) -> int:
                 metrics=arguments.metrics,
                 check_ins_per_s=arguments.check_ins_per_s,
                 **allowed.options(),
+                **sign_in.options(),
             ),
             **{f"driver {number}": driver for number in range(1, arguments.drivers + 1)},
         }

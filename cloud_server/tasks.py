@@ -79,7 +79,14 @@ def task_names(connection: Connection, *, state: str | None = None) -> list[str]
 
 
 def create_task(
-    connection: Connection, blobs: BlobStore, bundle: Bundle, plan: Plan, key: SigningKey, now_s: float
+    connection: Connection,
+    blobs: BlobStore,
+    bundle: Bundle,
+    plan: Plan,
+    key: SigningKey,
+    now_s: float,
+    *,
+    actor: str = "operator",
 ) -> None:
     """Store a task and publish its version 0, the bundle's initial weights.
 
@@ -124,7 +131,7 @@ def create_task(
     audit.record(
         connection,
         now_s,
-        "operator",
+        actor,
         "task-created",
         plan.task,
         {"plan_sha256": plan.sha256.hex(), "bundle": dict(stored)},

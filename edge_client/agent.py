@@ -23,21 +23,22 @@ from edge_client.cohort_client import CohortClient
 from edge_client.contribution import TrainedUpdate
 from edge_client.examples import read_examples
 from edge_client.following import Follower
-from edge_client.identity import Identity, load_identity, save_enrolment
+from edge_client.identity import Enrolment, Identity, load_enrolment, load_identity, save_enrolment, use_next_key
 from edge_client.int8_check import count_correct, does_worse
 from edge_client.journal import Contribution, Journal, State
 from edge_client.memory import total_memory_mib
 from edge_client.model_store import Installed, ModelStore, patched_twin
 from edge_client.participant import Charge, Errand, OnState, Participant, Surroundings
 from edge_client.personal import Personal, personalise
+from edge_client.renewal import Renewal, is_due, signer_of
 from edge_client.state_folder import StateFolder
 from edge_client.trainer.protocol import Trainer
 from edge_client.trainer.select import make_trainer
-from edge_client.transport import Signer, Transport, pinned_pool
+from edge_client.transport import Transport, pinned_pool
 from edge_client.waits import WAITS_FOR
 from shared.bundle import Bundle
 from shared.clock import Clock, SystemClock
-from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, TryLater, Unauthenticated
+from shared.errors import BrokenState, FedloomError, Missing, ProtocolAbort, Refused, TryLater, Unauthenticated
 from shared.ids import random_id
 from shared.numeric.contribution_vector import Evaluation
 from shared.privacy.charges import loss_of
@@ -45,9 +46,11 @@ from shared.secagg.roster import compared_hash
 from shared.secagg.session import DeviceSession
 from shared.wire.messages import Assignment, CheckIn, Rendezvous
 from shared.wire.requests import CHECK_IN
+from shared.wire.signed import Certificate
 
 SHORTEST_WAIT_S = 0.05
 LONGEST_WAIT_S = 60.0
+RENEWAL_PAUSE_S = 3600.0  # before a renewal of the key that failed is tried again
 
 
 # Refusals that hold for the task's later rounds too; a clip norm may fall below the owner's again.
@@ -64,6 +67,10 @@ _FOR_GOOD = frozenset(
 )
 
 
+# Refusals of a renewal after which this device's key is nothing to go on with.
+_IDENTITY_OVER = frozenset({"device-revoked", "identity-quarantined", "key-superseded"})
+
+
 def ignore_state(_state: str, _round: int) -> None:
     """Do nothing after a step."""
 
@@ -72,15 +79,23 @@ class Agent:
     """One enrolled device at work; made by ``open_agent``."""
 
     def __init__(
-        self, identity: Identity, journal: Journal, transport: Transport, store: ModelStore, around: Surroundings
+        self,
+        identity: Identity,
+        journal: Journal,
+        transport: Transport,
+        store: ModelStore,
+        renewal: Renewal,
+        around: Surroundings,
     ) -> None:
-        self._identity = identity
-        self._enrolment = identity.enrolment
+        self._participant = Participant(identity, journal, transport, around)
+        self._use(identity)
+        self._renewal = renewal
+        self._renew_after_s = 0.0  # a renewal failed
+        self._shown = False  # whether this process has shown its certificate to a server that did not know the key
         self._journal = journal
         self._transport = transport
         self._store = store
         self._around = around
-        self._participant = Participant(identity, journal, transport, around)
         self._follower = Follower(self._enrolment, journal, store, transport, around.clock, around.log)
         self._loaded: tuple[Bundle, Trainer] | None = None
         self._evaluated: int | None = None
@@ -98,7 +113,7 @@ class Agent:
             TryLater: ``no-round-open``, or what the network or the cohort did.
             FedloomError: what is wrong with the data, the model or the protocol.
         """
-        assignment = self._check_in()
+        assignment = self._check_in_between_rounds()
         try:
             return self._once(assignment)
         except FedloomError:
@@ -144,7 +159,7 @@ class Agent:
         """
         self._finished = False
         try:
-            assignment = self._check_in()
+            assignment = self._check_in_between_rounds()
         except TryLater as error:
             return self._failed(error)
         pause_s = self._act(assignment)
@@ -188,10 +203,87 @@ class Agent:
         longest = min(LONGEST_WAIT_S, 0.25 * 2.0 ** min(self._failures, 10))
         return longest * (0.5 + 0.5 * self._around.jitter())
 
+    def renew_key(self, renew_key_days: int | None = None) -> Certificate:
+        """Renew this device's key now, or end a renewal that was begun, and return the new certificate.
+
+        Args:
+            renew_key_days: how old the key may become from now on, None for as before.
+
+        Raises:
+            FedloomError: why not; the key in use stays as it is, unless the aggregator has taken the next one already.
+        """
+        if renew_key_days is not None:
+            self._keep(replace(self._enrolment, renew_key_days=renew_key_days))
+        if self._enrolment.next_certificate is None:
+            # With a key that counts no more there is nothing to renew, and the operator is told by this.
+            self._renewal.show(self._identity, self._identity)
+            self._use(self._renewal.certify(self._identity))
+        self._take_next_key()
+        return self._enrolment.certificate
+
+    def _check_in_between_rounds(self) -> Assignment:
+        """Ask what to do; before that, or after, is the time to renew the key: no contribution is in hand."""
+        if self._enrolment.next_certificate is not None and not self._renewal_waits():
+            try:
+                self._take_next_key()
+            except Missing as error:  # of a server that cannot take it, so that the key before still counts
+                self._put_off_renewal(error)
+        assignment = self._check_in()
+        self._renew_key_if_due()
+        return assignment
+
+    def _renew_key_if_due(self) -> None:
+        now_s = self._around.clock.now_s()
+        if self._renewal_waits():
+            return
+        try:
+            if self._enrolment.key_since_s is None:  # of a device that enrolled before: from when it is first asked
+                self._keep(replace(self._enrolment, key_since_s=now_s))
+            if self._identity.next_key is None and not is_due(self._enrolment, now_s):
+                return
+            self._use(self._renewal.certify(self._identity))
+        except BrokenState:
+            raise
+        except FedloomError as error:
+            if error.code in _IDENTITY_OVER:
+                raise
+            self._put_off_renewal(error)
+            return
+        try:
+            self._take_next_key()
+        except Missing as error:
+            self._put_off_renewal(error)
+
+    def _take_next_key(self) -> None:
+        self._use(self._renewal.finish(self._identity))
+        self._around.log(f"this device's key was renewed; it is number {self._enrolment.certificate.serial + 1}")
+
+    def _renewal_waits(self) -> bool:
+        return 0 < self._renew_after_s - self._around.clock.now_s() <= RENEWAL_PAUSE_S
+
+    def _put_off_renewal(self, error: FedloomError) -> None:
+        self._renew_after_s = self._around.clock.now_s() + RENEWAL_PAUSE_S
+        self._around.log(f"this device's key was not renewed, which is tried again in an hour: {error}")
+
+    def _use(self, identity: Identity) -> None:
+        self._identity, self._enrolment = identity, identity.enrolment
+        self._participant.use(identity)
+
+    def _keep(self, enrolment: Enrolment) -> None:
+        save_enrolment(self._renewal.folder, enrolment)
+        self._use(replace(self._identity, enrolment=enrolment))
+
     def _check_in(self) -> Assignment:
         version = self._store.version_in_use
         used, declined = -1 if version is None else version, max(0, self._given_up)
         body = CheckIn(used, self._around.memory_mib, declined, self._declined_evaluation).to_bytes()
+        try:
+            return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
+        except Unauthenticated as error:
+            if self._shown or error.code != "bad-signature" or not self._enrolment.certificate.serial:
+                raise
+            self._shown = True  # an aggregator that was restored from a backup may know a key of before
+            self._renewal.show(self._identity, self._identity)
         return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
 
     def _install_for(self, assignment: Assignment) -> Installed:
@@ -449,8 +541,7 @@ def open_agent(
     """
     memory = total_memory_mib() if memory_mib is None else memory_mib
     around = Surroundings(clock or SystemClock(), random_bytes, jitter, log, memory, on_state)
-    identity = load_identity(folder)
-    enrolment = identity.enrolment
+    enrolment = load_enrolment(folder)
     if enrolment.certificate.expires_at_s < around.clock.now_s():
         raise Refused(
             "certificate-expired",
@@ -458,18 +549,31 @@ def open_agent(
             "check the clock; else run `fedloom-agent leave` and enrol with a new code",
         )
     with folder.lock():
+        identity = load_identity(folder)
+        use_next_key(folder, identity.enrolment)
+        enrolment = identity.enrolment
         journal = Journal(folder.journal_file, enrolment.journal_id)
         if enrolment.journal_id is None:
-            adopted = journal.adopt_id(random_id("journal", random_bytes))
-            save_enrolment(folder, replace(enrolment, journal_id=adopted))
-        signer = Signer(enrolment.fingerprint, enrolment.device, identity.key, journal.next_counter)
+            enrolment = replace(enrolment, journal_id=journal.adopt_id(random_id("journal", random_bytes)))
+            save_enrolment(folder, enrolment)
+            identity = replace(identity, enrolment=enrolment)
         pool = pinned_pool(enrolment.root.tls_root_pem)
+        signer = signer_of(identity, journal.next_counter)
         transport = Transport(enrolment.url, pool, signer=signer, clock=around.clock, jitter=around.jitter)
         try:
             for row in journal.recover(around.clock.now_s()):
                 log(f"round {row.round_number}: the last process ended in state {row.state}; its update is not used")
             store = ModelStore(folder, enrolment, transport, journal, around.clock, log)
-            yield Agent(identity, journal, transport, store, around)
+            renewal = Renewal(
+                folder,
+                transport,
+                journal.next_counter,
+                around.clock,
+                random_bytes,
+                around.jitter,
+                lambda step: on_state(step, 0),
+            )
+            yield Agent(identity, journal, transport, store, renewal, around)
         finally:
             transport.close()
             _close(journal, transport)

@@ -18,7 +18,7 @@ from typing import NoReturn
 from edge_client import report
 from edge_client.agent import open_agent
 from edge_client.enrolment import enrol
-from edge_client.identity import LARGEST_PRIVACY_FLOOR, load_enrolment
+from edge_client.identity import LARGEST_PRIVACY_FLOOR, LARGEST_RENEW_KEY_DAYS, RENEW_KEY_DAYS, load_enrolment
 from edge_client.state_folder import StateFolder
 from edge_client.turns import take_turns
 from shared.clock import SystemClock
@@ -125,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="C",
         help="refuse plans that clip to more than C (1000)",
     )
+    enrolling.add_argument(
+        "--renew-key-days",
+        type=_days,
+        default=RENEW_KEY_DAYS,
+        metavar="DAYS",
+        help=f"renew this device's key by itself once it is so old ({RENEW_KEY_DAYS}; 0 for never)",
+    )
     add("once", _once, "contribute once, then exit")
     running = add("run", _run, "contribute to every round; with --state more than once, to several tasks in turn")
     running.add_argument(
@@ -132,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("status", _status, "show how this device stands, and why it is not training")
     add("ledger", _ledger, "show what left this device")
+    renewing = add("renew", _renew_key, "renew this device's key now, as the agent does by itself from time to time")
+    renewing.add_argument("--renew-key-days", type=_days, metavar="DAYS", help="and from now on once it is so old")
     leaving = add("leave", _leave, "delete this device's key and state, and no other file; it cannot be undone")
     leaving.add_argument("--yes", action="store_true", help="do it")
     return parser
@@ -172,6 +181,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:9]) <= LARGEST_RENEW_KEY_DAYS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days up to {LARGEST_RENEW_KEY_DAYS}")
+    return int(text)
+
+
 def _enroll(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _stop)
     floors = DeviceFloors(
@@ -190,6 +205,7 @@ def _enroll(arguments: argparse.Namespace) -> None:
             arguments.min_noise, arguments.max_participations, arguments.max_epsilon, arguments.delta
         ),
         name=arguments.name,
+        renew_key_days=arguments.renew_key_days,
         clock=SystemClock(),
         random_bytes=os.urandom,
         jitter=random.random,
@@ -213,6 +229,14 @@ def _once(arguments: argparse.Namespace) -> None:
         _say("The task is done; nothing was contributed.")
     if arguments.json:
         print(json.dumps({"contribution": report.contribution_report(row) if row else None}))
+
+
+def _renew_key(arguments: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, _stop)
+    with open_agent(StateFolder(arguments.state), log=_say) as agent:
+        certificate = agent.renew_key(arguments.renew_key_days)
+    if arguments.json:
+        print(json.dumps({"device": certificate.device, "serial": certificate.serial}))
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from edge_client.authority import ask_authority, post
 from edge_client.examples import read_examples
-from edge_client.identity import Enrolment, key_for_enrolment, save_enrolment
+from edge_client.identity import RENEW_KEY_DAYS, Enrolment, key_for_enrolment, save_enrolment
 from edge_client.journal_file import make_journal
 from edge_client.state_folder import StateFolder
-from edge_client.transport import Transport, pinned_pool, unverified_pool
+from edge_client.transport import Transport, unverified_pool
 from shared.clock import Clock
-from shared.errors import Refused, TryLater, UsageError
+from shared.errors import Refused, UsageError
 from shared.ids import random_id
 from shared.privacy.charges import PrivacyFloors
 from shared.root import EnrolmentCode, Root
@@ -29,6 +30,7 @@ def enrol(
     floors: DeviceFloors,
     privacy_floors: PrivacyFloors | None = None,
     name: str,
+    renew_key_days: int = RENEW_KEY_DAYS,
     clock: Clock,
     random_bytes: Callable[[int], bytes],
     jitter: Callable[[], float],
@@ -65,6 +67,8 @@ def enrol(
             name=name,
             floors=floors,
             privacy_floors=privacy_floors or PrivacyFloors(),
+            renew_key_days=renew_key_days,
+            key_since_s=clock.now_s(),
             journal_id=make_journal(folder.journal_file, random_id("journal", random_bytes)),
         )
         save_enrolment(folder, enrolment)
@@ -82,30 +86,11 @@ def _root_document(code: EnrolmentCode, clock: Clock, jitter: Callable[[], float
 def _redeem(code: EnrolmentCode, root: Root, key: SigningKey, clock: Clock, jitter: Callable[[], float]) -> Certificate:
     proof = key.sign(enrolment_message(code.fingerprint, code.secret, key.public))
     request = EnrolRequest(code.secret, key.public, proof).to_bytes()
-    # The aggregator must not see the code's secret: with it, it could enrol a device of its own.
-    pem = root.authority_tls_root_pem if root.authority_url else root.tls_root_pem
-    try:
-        answer = _post(root.authority_url or code.url, pem, ENROL, request, clock, jitter)
-    except TryLater as error:
-        if not root.authority_url:
-            raise
-        raise TryLater(
-            error.code,
-            f"The aggregator answers; its enrolment authority at {root.authority_url} does not: {error.message}",
-            error.remedy,
-        ) from error
+    answer = ask_authority(root, code.url, ENROL, request, clock, jitter)
     certificate = Certificate.verified(read_signed(answer, "certificate"), root.authority_key)
     if certificate.identity_key != key.public:
         raise Refused("wrong-certificate", "The server's certificate is for another device.", "ask for a new code")
     if root.authority_url:
         body = write_signed("certificate", certificate.signed)
-        _post(code.url, root.tls_root_pem, ADMIT, body, clock, jitter)
+        post(code.url, root.tls_root_pem, ADMIT, body, clock, jitter)
     return certificate
-
-
-def _post(url: str, pem: str, target: str, body: bytes, clock: Clock, jitter: Callable[[], float]) -> bytes:
-    transport = Transport(url, pinned_pool(pem), signer=None, clock=clock, jitter=jitter)
-    try:
-        return transport.send("POST", target, body).body
-    finally:
-        transport.close()

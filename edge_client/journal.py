@@ -15,7 +15,7 @@ under those keys, and an update of which a byte may have left is spent.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,9 +24,10 @@ from typing import Final
 from edge_client.journal_file import adopt_id, open_journal
 from edge_client.traffic import Traffic
 from shared.decision import Decision, parse_decision
-from shared.errors import FedloomError
+from shared.errors import FedloomError, ProtocolAbort
 from shared.privacy.charges import Loss
 from shared.release_key import ReleaseKey
+from shared.wire.signed import Certificate
 
 COUNTER_BLOCK: Final = 1000  # counters reserved by one write
 
@@ -259,6 +260,26 @@ class Journal:
     def note_failed_training(self, entry: int, code: str) -> None:
         """Write down that a contribution is of zeros, and why."""
         self._run("INSERT OR REPLACE INTO failed_training VALUES (?, ?)", entry, code)
+
+    def see_certificates(self, certificates: Sequence[Certificate]) -> None:
+        """Remember the serials of other members' certificates.
+
+        Raises:
+            ProtocolAbort: ``old-certificate`` for one that is older than one that was seen before: its key counts no
+                more, and an aggregator that shows it may hold it.
+        """
+        known = dict(self._run("SELECT device, serial FROM peer"))
+        for certificate in certificates:
+            if certificate.serial < known.get(certificate.device, 0):
+                raise ProtocolAbort(
+                    "old-certificate",
+                    f"The certificate of {certificate.device} is number {certificate.serial + 1}, but number"
+                    f" {known[certificate.device] + 1} was seen before.",
+                    "tell the operator: a key that was replaced is in use",
+                )
+        newer = [one for one in certificates if one.serial > known.get(one.device, 0)]
+        for certificate in newer:
+            self._run("INSERT OR REPLACE INTO peer VALUES (?, ?)", certificate.device, certificate.serial)
 
     def comparison_left(self, version: int, baseline: int) -> bool:
         """Say whether a byte of a masked evaluation of these two versions may have left."""

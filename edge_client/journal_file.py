@@ -37,6 +37,10 @@ CREATE TABLE IF NOT EXISTS privacy_charge (
     delta REAL NOT NULL,
     mechanism TEXT NOT NULL DEFAULT ''
 ) STRICT;
+CREATE TABLE IF NOT EXISTS peer (
+    device TEXT PRIMARY KEY,
+    serial INTEGER NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS failed_training (
     contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
     code TEXT NOT NULL

@@ -35,7 +35,8 @@ class Surroundings:
         log: takes one line per event.
         memory_mib: that this device has.
         on_state: called after each state of a contribution is durable, with state and round. States named ``...ing``
-            come before a message is sent, the others after the server acknowledged it.
+            come before a message is sent, the others after the server acknowledged it. Also after each step of a
+            renewal of the key, with 0.
     """
 
     clock: Clock
@@ -76,11 +77,14 @@ class Participant:
     """
 
     def __init__(self, identity: Identity, journal: Journal, transport: Transport, around: Surroundings) -> None:
-        self._identity = identity
-        self._enrolment = identity.enrolment
+        self.use(identity)
         self._journal = journal
         self._transport = transport
         self._around = around
+
+    def use(self, identity: Identity) -> None:
+        """Go on with the device's next key."""
+        self._identity, self._enrolment = identity, identity.enrolment
 
     def take_part(self, entry: int, errand: Errand) -> None:
         """Go into a cohort, and into another one as long as no byte of the vector has left."""
@@ -120,6 +124,7 @@ class Participant:
             authority_key=self._enrolment.root.authority_key,
             random_bytes=self._around.random_bytes,
             cipher=plan.cohort.cipher,
+            see_certificates=self._journal.see_certificates,
         )
 
         def record(state: State) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from math import inf
 from typing import Any
 
@@ -46,10 +47,12 @@ def status(folder: StateFolder) -> Report:
         "server": enrolment.url,
         "version": version,
         "release": _release(decision, enrolment.device, version),
+        "key": {"serial": enrolment.certificate.serial, "since_s": enrolment.key_since_s},
         "running": running,
         "last": contribution_report(rows[-1]) if rows else None,
         "int8": json.loads(int8) if int8 else None,
         "personal": json.loads(personal) if personal else None,
+        "renew_key_days": enrolment.renew_key_days,
         "demands": {**asdict(enrolment.floors), **asdict(enrolment.privacy_floors)},
         "why_not_training": _why(running=running, note=note, last=rows[-1] if rows else None),
     }
@@ -103,10 +106,17 @@ def status_text(report: Report) -> str:
         f"contribution  {result}",
         f"int8 model    {accuracy}",
         *_personal_lines(report["personal"]),
+        f"key           {_key(report['key'], report['renew_key_days'])}",
         f"owner wants   {_demands(report['demands'])}",
         f"training now  {report['why_not_training'] or 'yes'}",
     ]
     return "\n".join(lines)
+
+
+def _key(key: Report, days: int) -> str:
+    since_s = key["since_s"]
+    since = "" if since_s is None else f", since {datetime.fromtimestamp(since_s, UTC):%Y-%m-%d}"
+    return f"number {key['serial'] + 1}{since}; renewed " + (f"every {days} days" if days else "by `renew` only")
 
 
 def _of(row: Report) -> str:

@@ -18,7 +18,7 @@ _FOLDERS = ("store", "releases")
 _LOCAL = "local_tensors.bin"
 _JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm")
 _FILES = (*_JOURNAL, "enrolment.json", _LOCAL)
-_HALF_WRITTEN = re.compile(r"\.(identity\.key|enrolment\.json|local_tensors\.bin)\.[0-9]+\.new", re.ASCII)
+_HALF_WRITTEN = re.compile(r"\.((?:next_)?identity\.key|enrolment\.json|local_tensors\.bin)\.[0-9]+\.new", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class StateFolder:
     def key_file(self) -> Path:
         """The identity's secret key."""
         return self.path / "identity.key"
+
+    @property
+    def next_key_file(self) -> Path:
+        """The secret key that is to follow, while the identity is renewed."""
+        return self.path / "next_identity.key"
 
     @property
     def enrolment_file(self) -> Path:
@@ -123,13 +128,14 @@ class StateFolder:
             return True
 
     def erase(self) -> None:
-        """Delete what an agent makes, the key first, and the folder if nothing else is in it.
+        """Delete what an agent makes, the keys first, and the folder if nothing else is in it.
 
         Raises:
             BrokenState: ``state-not-writable``; what is left can be erased later.
         """
         try:
-            self.key_file.unlink(missing_ok=True)
+            for key in (self.key_file, self.next_key_file):
+                key.unlink(missing_ok=True)
             half_written = [path.name for path in self.path.iterdir() if _HALF_WRITTEN.fullmatch(path.name)]
             for name in _FOLDERS:
                 if (self.path / name).is_dir():

@@ -127,6 +127,10 @@ class Transport:
         self._clock = clock
         self._jitter = jitter
 
+    def sign_with(self, signer: Signer) -> None:
+        """Sign later requests as ``signer``."""
+        self._signer = signer
+
     def close(self) -> None:
         """Close the connections."""
         self._pool.clear()

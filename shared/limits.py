@@ -36,6 +36,10 @@ REMOTE_POLL_INTERVAL_S: Final = 0.05  # the same where looking is a request to a
 RETRY_AFTER_MS: Final = 500  # the server's usual advice to a device that must wait
 MAX_RETRY_AFTER_MS: Final = 24 * 3600 * 1000  # its longest advice
 
+# Identity keys
+MIN_RENEWAL_INTERVAL_S: Final = 3600.0  # between two certificates of one device: each stays in the log
+MAX_FORMER_KEYS_TRIED: Final = 8  # the newest ones, before a request's signature is called nobody's
+
 # Numbers
 MAX_MEMBERS: Final = 100_000  # for which parameters are computed and messages are read
 MAX_EXAMPLE_LOSS: Final = 100.0  # the evaluation loss of one example is clipped here before it is summed
@@ -69,3 +73,18 @@ BODY_GRACE_S: Final = 30.0  # of waiting, after which a body must have come at M
 MIN_BODY_BYTES_PER_S: Final = 64
 MAX_SEND_SILENCE_S: Final = 60.0  # for each piece of an answer to be taken
 SEND_PIECE_BYTES: Final = 16 * KIB
+
+# Operators
+MIN_PASSWORD_CHARACTERS: Final = 12
+MAX_PASSWORD_CHARACTERS: Final = 256
+MAX_LABEL_CHARACTERS: Final = 100
+MAX_TOKEN_VALID_S: Final = 366 * 86400.0
+SESSION_IDLE_S: Final = 3600.0  # after which a browser must sign in again
+SESSION_LASTS_S: Final = 12 * 3600.0  # even if it is used all the time
+SIGN_IN_WINDOW_S: Final = 900.0  # in which so many tries are looked at:
+MAX_ADDRESS_ATTEMPTS: Final = 20
+MAX_ACCOUNT_ATTEMPTS: Final = 10
+MAX_FORM_BYTES: Final = 1 * MIB  # of the page, other than one that brings a model
+MAX_FORM_FIELDS: Final = 100
+MAX_BUNDLE_BYTES: Final = 256 * MIB  # that a page takes; larger models come by the command line
+MAX_SHOWN_CODES: Final = 100  # on one page

@@ -438,7 +438,12 @@ def _section(name: str, kind: type[Any], values: object) -> Any:  # noqa: ANN401
 def _value(where: str, value: object, default: object) -> object:
     if where in _CHOICES:
         if value not in _CHOICES[where]:
-            raise UsageError("bad-plan", f"{where} is {value!r}, it must be one of {', '.join(_CHOICES[where])}.")
+            nearest = difflib.get_close_matches(str(value), _CHOICES[where], n=1)
+            raise UsageError(
+                "bad-plan",
+                f"{where} is {value!r}, it must be one of {', '.join(_CHOICES[where])}.",
+                f"did you mean {nearest[0]}?" if nearest else "",
+            )
         return value
     if where == "training.inputs":
         return _inputs(value)
@@ -451,7 +456,11 @@ def _value(where: str, value: object, default: object) -> object:
         raise UsageError("bad-plan", f"{where} is {value!r}, {'a whole number' if whole else 'a number'} is needed.")
     low, high = _BOUNDS.get(where, _DURATION_BOUNDS)
     if not low <= value <= high:
-        raise UsageError("bad-plan", f"{where} is {_short(value)}, it must lie between {low:g} and {high:g}.")
+        raise UsageError(
+            "bad-plan",
+            f"{where} is {_short(value)}, it must lie between {low:g} and {high:g}.",
+            "" if value != value else f"the nearest is {low if value < low else high:g}",  # noqa: PLR0124  # not NaN
+        )
     return value if whole else float(value)
 
 

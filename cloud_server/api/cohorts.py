@@ -17,6 +17,7 @@ from cloud_server.api.context import context
 from cloud_server.api.limiting import limiter
 from cloud_server.api.vectors import announced_inbox, announced_part, asked_vector, receive, vector_bytes
 from cloud_server.api.waiting import hold
+from cloud_server.device_keys import require_newest
 from cloud_server.rounds.eligibility import require_eligible
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.records import (
@@ -112,6 +113,7 @@ def join(cohort_id: str) -> Response:
 
     def check(connection: Connection, current: StoredCohort) -> None:
         plan = load_task(connection, record.task).plan
+        require_newest(connection, member.device, member.certificate.identity_key)
         require_eligible(connection, member.device, plan, parts.clock.now_s())
         if record.purpose == "evaluation":
             require_in_stage(connection, record, member.device)

@@ -10,7 +10,8 @@ from flask import current_app
 from cloud_server.audit import Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import RemoteAuthority
-from cloud_server.devices import Acceptor, IdentityKeys
+from cloud_server.device_keys import IdentityKeys
+from cloud_server.devices import Acceptor
 from cloud_server.rounds.assigning import Assigner
 from cloud_server.settings import DataFolder
 from cloud_server.storage.blobs import BlobStore, UploadStore

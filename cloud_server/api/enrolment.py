@@ -5,14 +5,16 @@ from __future__ import annotations
 from flask import Blueprint, Response
 from sqlalchemy import insert, select
 
-from cloud_server.api.auth import body
+from cloud_server.api.auth import Claim, body, take_certificate
 from cloud_server.api.context import Context, context
-from cloud_server.api.policy import public
+from cloud_server.api.policy import public, stating
+from cloud_server.authority.renewal import verified_renewal
+from cloud_server.devices import require_active
 from cloud_server.storage.schema import device
 from cloud_server.tasks import load_task
 from shared.errors import Refused
-from shared.wire.messages import EnrolRequest, read_signed, write_signed
-from shared.wire.requests import ADMIT, ENROL, JSON, ROOT
+from shared.wire.messages import EnrolRequest, RenewalRequest, read_signed, write_signed
+from shared.wire.requests import ADMIT, CERTIFICATE, ENROL, JSON, RENEW, ROOT
 from shared.wire.signed import Certificate
 
 blueprint = Blueprint("enrolment", __name__)
@@ -40,11 +42,43 @@ def enrol() -> Response:
 def admit() -> Response:
     """Let a device in that redeemed its code at an authority elsewhere."""
     parts = context()
-    certificate = Certificate.verified(read_signed(body(), "certificate"), parts.authority.public_key)
+    _admit(parts, _current(parts, body()))
+    return Response(b"{}", content_type=JSON)
+
+
+@blueprint.post(RENEW)
+@public
+def renew() -> Response:
+    """Certify a device's next key, which the one in its certificate and itself have signed for."""
+    parts, request = context(), RenewalRequest.from_bytes(body())
+    certificate = verified_renewal(request, parts.root.fingerprint, parts.authority.public_key)
+    with parts.database.read() as connection:
+        require_active(connection, certificate.device)
+    renewed = parts.authority.renew(request, parts.root.fingerprint)
+    return Response(write_signed("certificate", renewed.signed), content_type=JSON)
+
+
+@blueprint.post(CERTIFICATE)
+@stating("device")
+def show_certificate() -> Response:
+    """Take the certificate of the key that signs this request; from then on only that one counts for the device."""
+    parts, claim = context(), Claim.read()
+    parts.identity_keys.of(claim.device)
+    take_certificate(claim, _current(parts, body(claim)))
+    return Response(b"{}", content_type=JSON)
+
+
+def _current(parts: Context, data: bytes) -> Certificate:
+    """Return the certificate in a body.
+
+    Raises:
+        Unauthenticated: ``bad-signature`` where another authority signed it.
+        Refused: ``expired-certificate``.
+    """
+    certificate = Certificate.verified(read_signed(data, "certificate"), parts.authority.public_key)
     if certificate.expires_at_s < parts.clock.now_s():
         raise Refused("expired-certificate", "The certificate has expired.", "enrol with a new code")
-    _admit(parts, certificate)
-    return Response(b"{}", content_type=JSON)
+    return certificate
 
 
 def _admit(parts: Context, certificate: Certificate) -> None:
@@ -69,5 +103,6 @@ def _admit(parts: Context, certificate: Certificate) -> None:
                 last_seen_s=0.0,
                 version=-1,
                 code_group=certificate.group,
+                serial=certificate.serial,
             )
         )

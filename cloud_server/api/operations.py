@@ -57,7 +57,7 @@ WITH_BODY: Final[Codes] = {
 WITH_PATH_PARAMETERS: Final[Codes] = {404: ("not-found",)}
 BY_DEVICES: Final[Codes] = {
     400: ("bad-octets",),
-    401: ("unsigned-request", "unknown-device", "bad-signature", "device-revoked"),
+    401: ("unsigned-request", "unknown-device", "bad-signature", "device-revoked", "key-superseded"),
     403: ("identity-quarantined",),
     409: ("replayed-request",),
 }
@@ -119,6 +119,25 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     "enrolment.admit": Operation(
         "Nothing", "SignedCertificate", problems={401: ("bad-signature",), 403: ("expired-certificate",)}
+    ),
+    "enrolment.renew": Operation(
+        "SignedCertificate",
+        "RenewalRequest",
+        problems={
+            401: ("bad-signature", "device-revoked", "key-superseded", "unknown-device"),
+            403: (
+                "certificate-unknown",
+                "expired-certificate",
+                "identity-quarantined",
+                "other-authority",
+                "renewed-lately",
+                "too-many-keys",
+            ),
+            409: ("used-key",),
+        },
+    ),
+    "enrolment.show_certificate": Operation(
+        "Nothing", "SignedCertificate", problems={401: ("wrong-device",), 403: ("expired-certificate",)}
     ),
     "work.check_in": Operation("Assignment", "CheckIn", held=True, problems={404: ("task-unknown",)}),
     "work.rendezvous": Operation(

@@ -23,7 +23,7 @@ def register(app: Flask, audience: Audience, read: Callable[[], bytes]) -> None:
         return
 
     @app.get(METRICS)
-    @stating("operator")
+    @stating("monitoring")
     def metrics() -> Response:
         """Return the aggregator's metrics."""
         if audience == "local" and not _from_here():

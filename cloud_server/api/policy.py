@@ -12,7 +12,7 @@ from flask import Flask
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Policy = Literal["public", "device", "aggregator", "operator"]
+Policy = Literal["public", "device", "aggregator", "monitoring", "viewer", "operator", "admin"]
 POLICY_ATTRIBUTE: Final = "fedloom_policy"
 MAX_RULES: Final = 1000  # far above the number of routes
 _CONVERTER: Final = re.compile(r"<(?:\w+:)?(\w+)>")

@@ -40,36 +40,33 @@ def problem(status: int, code: str, detail: str, remedy: str = "") -> Response:
 
 def register(app: Flask) -> None:
     """Turn every exception of ``app`` into a problem document."""
+    for kind in (FedloomError, HTTPException, OSError, DBAPIError, Exception):
+        app.register_error_handler(kind, answer)
 
-    @app.errorhandler(TooManyRequests)
-    def come_back(error: TooManyRequests) -> Response:
-        log.info("%s: %s", request.endpoint, error.code, extra=logs.fields(code=error.code))
-        wait_ms = error.retry_after_ms
-        body = document(error.http_status, error.code, error.message, error.remedy, retry_after_ms=wait_ms)
-        response = Response(body, status=error.http_status, content_type=PROBLEM)
-        response.headers["Retry-After"] = str(-(-wait_ms // 1000))
-        return response
 
-    @app.errorhandler(FedloomError)
-    def named(error: FedloomError) -> Response:
-        # The route and not the path, in which a stranger could write line breaks.
-        log.info("%s: %s", request.endpoint, error.code, extra=logs.fields(code=error.code))
-        return problem(error.http_status, error.code, error.message, error.remedy)
-
-    @app.errorhandler(HTTPException)
-    def refused(error: HTTPException) -> Response:
+def answer(error: Exception) -> Response:
+    """Return the problem document of an exception, and log what happened."""
+    if isinstance(error, FedloomError):
+        return _named(error)
+    if isinstance(error, HTTPException):
         code = (error.name or "error").lower().replace(" ", "-")
         return problem(error.code or 500, code, error.description or "")
-
-    @app.errorhandler(OSError)
-    @app.errorhandler(DBAPIError)
-    def unavailable(error: OSError | DBAPIError) -> Response:
+    if isinstance(error, OSError | DBAPIError):
         # Nothing was acknowledged, so the same request may be sent again.
         log.error("%s %s: %s", request.method, request.endpoint, failure_of(error))
         return problem(503, "storage-unavailable", "The server cannot store anything now.", "it is tried again later")
+    kind = type(error).__name__
+    log.error("%s %s: %s", request.method, request.endpoint, kind, extra=logs.where(error))
+    return problem(500, "internal-error", "The server failed; nothing was stored.", "try again later")
 
-    @app.errorhandler(Exception)
-    def unexpected(error: Exception) -> Response:
-        kind = type(error).__name__
-        log.error("%s %s: %s", request.method, request.endpoint, kind, extra=logs.where(error))
-        return problem(500, "internal-error", "The server failed; nothing was stored.", "try again later")
+
+def _named(error: FedloomError) -> Response:
+    # The route and not the path, in which a stranger could write line breaks.
+    log.info("%s: %s", request.endpoint, error.code, extra=logs.fields(code=error.code))
+    if not isinstance(error, TooManyRequests):
+        return problem(error.http_status, error.code, error.message, error.remedy)
+    wait_ms = error.retry_after_ms
+    body = document(error.http_status, error.code, error.message, error.remedy, retry_after_ms=wait_ms)
+    response = Response(body, status=error.http_status, content_type=PROBLEM)
+    response.headers["Retry-After"] = str(-(-wait_ms // 1000))
+    return response

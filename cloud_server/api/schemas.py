@@ -93,6 +93,12 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "EnrolRequest": closed(
         secret=octets(), identity_key=octets(PUBLIC_KEY_BYTES), proof=octets(SIGNATURE_BYTES, "Ed25519, by that key.")
     ),
+    "RenewalRequest": closed(
+        certificate=ref("Signed"),
+        identity_key=octets(PUBLIC_KEY_BYTES, "The next one."),
+        signature=octets(SIGNATURE_BYTES, "Ed25519, by the key in the certificate."),
+        proof=octets(SIGNATURE_BYTES, "Ed25519, by the next key."),
+    ),
     "SignedCertificate": closed(certificate=ref("Signed")),
     "CheckIn": closed(
         version=whole(-1, MAX_VERSION, "That the device uses, -1 before the first."),

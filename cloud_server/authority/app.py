@@ -17,8 +17,8 @@ from shared.clock import SystemClock
 from shared.errors import TryLater
 from shared.root import Root
 from shared.wire.canonical import sha256
-from shared.wire.messages import EnrolRequest, SeedRequest, write_signed
-from shared.wire.requests import ENROL, JSON, SEEDS, seed_request_message
+from shared.wire.messages import EnrolRequest, RenewalRequest, SeedRequest, write_signed
+from shared.wire.requests import ENROL, JSON, RENEW, SEEDS, seed_request_message
 from shared.wire.signed import verify
 
 AGGREGATOR_FILE: Final = "aggregator_root.json"
@@ -58,6 +58,13 @@ def create_app(authority: Authority, folder: Path, limits: Limits = DEFAULT_LIMI
     def enrol() -> Response:
         """Redeem a code; the device shows its certificate to the aggregator itself."""
         certificate = authority.redeem(EnrolRequest.from_bytes(request.get_data()), read_root(folder).fingerprint)
+        return Response(write_signed("certificate", certificate.signed), content_type=JSON)
+
+    @app.post(RENEW)
+    @public
+    def renew() -> Response:
+        """Certify a device's next key; whether the device is revoked is the aggregator's to know, and to enforce."""
+        certificate = authority.renew(RenewalRequest.from_bytes(request.get_data()), read_root(folder).fingerprint)
         return Response(write_signed("certificate", certificate.signed), content_type=JSON)
 
     @app.post(SEEDS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, desc, insert, select, update
 
+from cloud_server.authority.renewal import already_renewed, verified_renewal
 from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
 from cloud_server.storage.database import Database, sqlite_url
 from cloud_server.storage.revisions import AUTHORITY
@@ -15,10 +17,11 @@ from cloud_server.storage.schema import certificate_log, code, seed_log
 from shared.clock import Clock
 from shared.errors import Conflict, Refused, UsageError
 from shared.ids import random_id, require_name
+from shared.limits import MAX_FORMER_KEYS_TRIED, MIN_RENEWAL_INTERVAL_S
 from shared.root import SECRET_BYTES, Root
 from shared.secagg.graph_seed import SEED_BYTES, GraphSeed
 from shared.wire.canonical import sha256
-from shared.wire.messages import EnrolRequest
+from shared.wire.messages import EnrolRequest, RenewalRequest
 from shared.wire.requests import enrolment_message
 from shared.wire.signed import Certificate, Signed, verify
 
@@ -125,23 +128,89 @@ class Authority:
         return Certificate.verified(Signed.from_bytes(certificate), self.public_key)
 
     def _issue(self, connection: Connection, redeemed: Row[Any], identity_key: bytes) -> Certificate:
-        now_s = self._clock.now_s()
-        certificate = Certificate.issue(
-            self._key,
+        certificate = self._log(
+            connection,
             task=redeemed.task,
             group=redeemed.code_group,
             device=random_id("device", self._random_bytes),
             identity_key=identity_key,
-            expires_at_s=int(now_s) + CERTIFICATE_VALID_S,
         )
-        stored = certificate.signed.to_bytes()
         connection.execute(
             update(code)
             .where(code.c.secret_sha256 == redeemed.secret_sha256)
-            .values(device=certificate.device, identity_key=identity_key, certificate=stored)
+            .values(device=certificate.device, identity_key=identity_key, certificate=certificate.signed.to_bytes())
         )
-        connection.execute(insert(certificate_log).values(device=certificate.device, body=stored, issued_s=now_s))
         return certificate
+
+    def _log(
+        self, connection: Connection, *, task: str, group: str, device: str, identity_key: bytes, serial: int = 0
+    ) -> Certificate:
+        """Sign a certificate and write it into the log."""
+        now_s = self._clock.now_s()
+        certificate = Certificate.issue(
+            self._key,
+            task=task,
+            device=device,
+            identity_key=identity_key,
+            expires_at_s=int(now_s) + CERTIFICATE_VALID_S,
+            group=group,
+            serial=serial,
+        )
+        values = {"device": device, "serial": serial, "body": certificate.signed.to_bytes(), "issued_s": now_s}
+        connection.execute(insert(certificate_log).values(**values))
+        return certificate
+
+    def renew(self, request: RenewalRequest, fingerprint: bytes) -> Certificate:
+        """Return the certificate of a device's next key; the same request gets the same one again.
+
+        Args:
+            request: from the device.
+            fingerprint: of the root document that it pins.
+
+        Raises:
+            Unauthenticated: ``bad-signature``, or ``key-superseded`` unless the certificate is the device's newest.
+            Refused: ``certificate-unknown``, ``expired-certificate``, ``too-many-keys``, ``renewed-lately``.
+            Conflict: ``used-key``.
+        """
+        current = verified_renewal(request, fingerprint, self.public_key)
+        query = select(certificate_log).where(certificate_log.c.device == current.device)
+        with self._database.write() as connection:
+            newest = query.order_by(desc(certificate_log.c.serial)).limit(1 + MAX_FORMER_KEYS_TRIED)
+            log = connection.execute(newest).all()
+            if not log or current.serial > log[0].serial:
+                raise Refused(
+                    "certificate-unknown",
+                    "The authority's log does not have this device's certificate: its database is an older copy.",
+                    "ask its operator to restore a newer one; the device goes on with its key",
+                )
+            issued = [Certificate.verified(Signed.from_bytes(row.body), self.public_key) for row in log]
+            if issued[0].serial == current.serial + 1 and issued[0].identity_key == request.identity_key:
+                return issued[0]
+            if issued[0].signed.body != current.signed.body:
+                raise already_renewed()
+            self._require_renewable(issued, request.identity_key, log[0].issued_s)
+            return self._log(
+                connection,
+                task=current.task,
+                group=current.group,
+                device=current.device,
+                identity_key=request.identity_key,
+                serial=current.serial + 1,
+            )
+
+    def _require_renewable(self, issued: list[Certificate], identity_key: bytes, issued_s: float) -> None:
+        now_s = self._clock.now_s()
+        if issued[0].expires_at_s < now_s:
+            raise Refused("expired-certificate", "The certificate has expired.", "enrol with a new code")
+        if any(certificate.identity_key == identity_key for certificate in issued):
+            raise Conflict("used-key", "The device has had this key lately.", "make a new one")
+        wait_s = issued_s + MIN_RENEWAL_INTERVAL_S - now_s
+        if issued[0].serial and 0 < wait_s <= MIN_RENEWAL_INTERVAL_S:  # the first renewal may follow at once
+            raise Refused(
+                "renewed-lately",
+                "This device's key was renewed not long ago, and every one stays in the log.",
+                f"try again in {math.ceil(wait_s / 60)} minutes",
+            )
 
     def draw_seed(self, cohort: str, roster_root: bytes) -> Signed:
         """Return the seed of a cohort's graph: drawn once, the same again for the same roster, never for another.

@@ -13,7 +13,7 @@ from shared.errors import Refused, TryLater, UsageError
 from shared.limits import MAX_JSON_BYTES
 from shared.root import Root, require_url
 from shared.wire.canonical import Fields, decode, encode, octets_to_text
-from shared.wire.messages import EnrolRequest, SeedRequest, read_signed
+from shared.wire.messages import EnrolRequest, RenewalRequest, SeedRequest, read_signed
 from shared.wire.requests import JSON, SEEDS, seed_request_message
 from shared.wire.signed import PUBLIC_KEY_BYTES, Certificate, Signed, SigningKey
 
@@ -88,6 +88,10 @@ class RemoteAuthority:
         raise Refused(
             "other-authority", "Codes of this deployment are redeemed elsewhere.", "use a newer fedloom-agent"
         )
+
+    def renew(self, _request: RenewalRequest, _fingerprint: bytes) -> Certificate:
+        """Refuse: devices renew their keys where they redeemed their codes; raises ``other-authority``."""
+        raise Refused("other-authority", "Keys of this deployment are renewed elsewhere.", "use a newer fedloom-agent")
 
     def mint(self, _task: str, *, count: int, valid_s: float, group: str = "") -> list[bytes]:
         """Refuse: an aggregator cannot invent devices; raises ``other-authority``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import Connection, desc, func, insert, select, update
 
 from cloud_server import audit
@@ -104,6 +105,7 @@ def close_round(
             "evaluated": evaluation.count,
             "correct": evaluation.correct,
             "loss_sum": evaluation.loss_sum,
+            "update_norm": _norm_of_mean(task, aggregate),
         }
     invited = end_invitations(connection, task.name, "training")
     connection.execute(
@@ -123,6 +125,12 @@ def close_round(
         )
         audit.record(connection, now_s, "server", "task-done", task.name, {"reason": stopped})
     bump(connection)
+
+
+def _norm_of_mean(task: Task, aggregate: AggregateSum) -> float:
+    """Return the L2 norm of what the devices' clipped updates were on average, 0 where none had any weight."""
+    weight = aggregate.weight_sum / task.plan.update.max_weight
+    return float(np.linalg.norm(aggregate.values)) / weight if weight > 0 else 0.0
 
 
 def list_rounds(connection: Connection, task_name: str) -> list[dict[str, Json]]:

@@ -33,8 +33,8 @@ class Tables:
     versions: Path
 
 
-AGGREGATOR: Final = Tables(metadata, "0004", "0001", MIGRATIONS / "aggregator")
-AUTHORITY: Final = Tables(authority_metadata, "a0002", "a0001", MIGRATIONS / "authority")
+AGGREGATOR: Final = Tables(metadata, "0006", "0001", MIGRATIONS / "aggregator")
+AUTHORITY: Final = Tables(authority_metadata, "a0003", "a0001", MIGRATIONS / "authority")
 
 
 def revision_of(connection: Connection, tables: Tables) -> str | None:

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -57,6 +58,23 @@ device = Table(
     Column("memory_mib", Integer, nullable=False, server_default="0"),  # that it said it has, 0 before the first time
     Column("contributions", Integer, nullable=False, server_default="0"),  # sums that were published with it
     Column("last_contribution_s", Float, nullable=False, server_default="0"),
+    Column("serial", Integer, nullable=False, server_default="0"),  # of its certificate: how many keys it had before
+    Column("key_since_s", Float, nullable=False, server_default="0"),  # when its key came, 0 for at enrolment
+    # For pages of lists; of columns that no request of a device changes, so that these stay as fast.
+    Index("device_by_state", "task", "state", "device"),
+    Index("device_by_group", "task", "code_group", "device"),
+    Index("device_by_task", "task", "device"),
+)
+
+# The keys that devices had before; none of them counts any more.
+former_key = Table(
+    "former_key",
+    metadata,
+    Column("device", ForeignKey("device.device"), primary_key=True),
+    Column("serial", Integer, primary_key=True, autoincrement=False),
+    Column("identity_key", LargeBinary, nullable=False),
+    Column("until_s", Float, nullable=False),
+    Column("used_s", Float, nullable=False, server_default="0"),  # when it signed again for the first time, 0 if never
 )
 
 # Who was asked to train in the open round, or to evaluate for a stage; gone when that is over.
@@ -103,6 +121,7 @@ round_ = Table(
     Column("reason", String, nullable=False),
     Column("result", LargeBinary),  # canonical JSON: counts and summed metrics
     Column("invited", Integer, nullable=False, server_default="0"),  # devices that were asked to train, once over
+    Index("round_by_base", "task", "base_version"),
 )
 
 cohort = Table(
@@ -124,6 +143,7 @@ cohort = Table(
     # training | evaluation: of a promotion, whose number stands in place of the round's
     Column("purpose", String, nullable=False, server_default="training"),
     Column("baseline", Integer),  # the version that an evaluation compares the base version with
+    Index("cohort_by_round", "task", "round", "attempt"),
 )
 
 # What a task's devices use; no row while they use the newest version.
@@ -215,6 +235,7 @@ privacy_event = Table(
     Column("survivors", Integer, nullable=False),
     Column("loss", LargeBinary, nullable=False),  # canonical JSON: a Renyi divergence bound per order
     Column("charged_s", Float, nullable=False),
+    Index("privacy_event_by_time", "task", "charged_s"),
 )
 
 # The vectors that a driver has added up and deleted: their sum is a file, so that a restart asks nobody again.
@@ -247,6 +268,48 @@ lease = Table(
     Column("expires_s", Float, nullable=False),
 )
 
+# Who may sign in to the page.
+operator = Table(
+    "operator",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("role", String, nullable=False),  # viewer | operator | admin
+    Column("password_hash", String, nullable=False),  # argon2id; empty: a proxy or a token says who it is
+    Column("created_s", Float, nullable=False),
+)
+
+operator_session = Table(
+    "operator_session",
+    metadata,
+    Column("secret_sha256", LargeBinary, primary_key=True),  # of the cookie
+    Column("operator", ForeignKey("operator.name"), nullable=False, index=True),
+    Column("form_token", String, nullable=False),  # that each of the session's forms must bring
+    Column("began_s", Float, nullable=False),
+    Column("used_s", Float, nullable=False),  # to the minute
+)
+
+operator_token = Table(
+    "operator_token",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("secret_sha256", LargeBinary, nullable=False),
+    Column("operator", ForeignKey("operator.name"), nullable=False, index=True),
+    Column("role", String, nullable=False),  # at most; the operator's own if that is less
+    Column("label", String, nullable=False),
+    Column("created_s", Float, nullable=False),
+    Column("expires_s", Float, nullable=False),
+    Column("revoked_s", Float),
+)
+
+# How often signing in was tried lately, by address and by account.
+sign_in_attempt = Table(
+    "sign_in_attempt",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("tries", Integer, nullable=False),
+    Column("since_s", Float, nullable=False, index=True),
+)
+
 authority_metadata = MetaData()
 
 code = Table(
@@ -270,7 +333,8 @@ certificate_log = Table(
     Column("device", String, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("issued_s", Float, nullable=False),
-    UniqueConstraint("device"),
+    Column("serial", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("device", "serial"),
 )
 
 # Append-only: every seed of a graph that was ever drawn, one per cohort id.

@@ -151,6 +151,7 @@ class DeviceSession:
         authority_key: Ed25519 public key that certifies members.
         random_bytes: the operating system's randomness.
         cipher: of masks and sealed shares; the plan's.
+        see_certificates: is given every member's certificate once all are verified, and refuses what must not go on.
     """
 
     def __init__(
@@ -163,8 +164,10 @@ class DeviceSession:
         authority_key: bytes,
         random_bytes: Callable[[int], bytes],
         cipher: CipherName = "aes-256-ctr",
+        see_certificates: Callable[[Sequence[Certificate]], None] = lambda _certificates: None,
     ) -> None:
         self.phase = Phase.NEW
+        self._see_certificates = see_certificates
         self._cipher = cipher
         self._identity = identity
         self._certificate = certificate
@@ -234,6 +237,7 @@ class DeviceSession:
         self._index = self._roster.index_of(self._certificate.device)
         if self._roster.members[self._index].leaf != self._own.leaf:
             raise ProtocolAbort("not-in-roster", "The roster holds another join message for this device.")
+        self._see_certificates([member.certificate for member in self._roster.members])
         self._thresholds = self._safe_thresholds()
         self._graph = self._roster.graph(self._thresholds.neighbours)
         self._neighbours = frozenset(self._graph.neighbours_of(self._index))

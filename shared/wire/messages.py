@@ -85,6 +85,47 @@ class EnrolRequest:
 
 
 @dataclass(frozen=True)
+class RenewalRequest:
+    """A device asks for a certificate of its next key.
+
+    Attributes:
+        certificate: its newest one.
+        identity_key: the next public key, 32 octets.
+        signature: by the key in the certificate, over ``renewal_message``.
+        proof: by the next key, over the same.
+    """
+
+    certificate: Signed
+    identity_key: bytes
+    signature: bytes
+    proof: bytes
+
+    def to_bytes(self) -> bytes:
+        """Write."""
+        return encode(
+            {
+                "certificate": self.certificate.to_json(),
+                "identity_key": octets_to_text(self.identity_key),
+                "signature": octets_to_text(self.signature),
+                "proof": octets_to_text(self.proof),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> RenewalRequest:
+        """Read; no signature is verified yet."""
+        fields = Fields(decode(body), "renewal")
+        request = cls(
+            Signed.from_json(fields.mapping("certificate", 2), "certificate"),
+            fields.octets("identity_key", PUBLIC_KEY_BYTES),
+            fields.octets("signature", SIGNATURE_BYTES),
+            fields.octets("proof", SIGNATURE_BYTES),
+        )
+        fields.end()
+        return request
+
+
+@dataclass(frozen=True)
 class SeedRequest:
     """An aggregator asks the authority for the seed of a fixed roster's graph.
 

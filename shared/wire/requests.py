@@ -22,6 +22,8 @@ OPENAPI: Final = "/v1/openapi.json"  # GET, public: every route, described
 ROOT: Final = "/v1/root"  # GET, public: the root document
 ENROL: Final = "/v1/enrol"  # POST, a one-time code: a certificate
 ADMIT: Final = "/v1/admit"  # POST, public: a certificate of the authority; the device may send requests then
+RENEW: Final = "/v1/renew"  # POST, where codes are redeemed, signed by two keys: a certificate for the newer one
+CERTIFICATE: Final = "/v1/certificate"  # POST, signed by the key in the body's certificate: it counts from then on
 SEEDS: Final = "/v1/graph-seeds"  # POST, at the authority, signed by the release key: a sparse graph's seed
 CHECK_IN: Final = "/v1/check-in"  # POST: what to do next
 RENDEZVOUS: Final = "/v1/rendezvous"  # POST: the cohort that forms for a version
@@ -62,6 +64,18 @@ def request_message(fingerprint: bytes, device: str, counter: int, method: str, 
 def enrolment_message(fingerprint: bytes, secret: bytes, identity_key: bytes) -> bytes:
     """Return the bytes that prove, at enrolment, that the device holds the secret half of ``identity_key``."""
     return transcript("fedloom/1/enrol", fingerprint, secret, identity_key)
+
+
+def renewal_message(fingerprint: bytes, certificate_body: bytes, serial: int, identity_key: bytes) -> bytes:
+    """Return the bytes that a device signs twice for its next certificate, with its key and with the next one.
+
+    Args:
+        fingerprint: of the root document that the device pins.
+        certificate_body: the exact bytes of its newest certificate, which name the device and its key.
+        serial: of the next certificate.
+        identity_key: the next key, 32 octets.
+    """
+    return transcript("fedloom/1/renew", fingerprint, certificate_body, serial, identity_key)
 
 
 def seed_request_message(cohort: str, roster_root: bytes) -> bytes:

@@ -19,6 +19,7 @@ from shared.wire.canonical import Fields, Json, decode, encode, octets_to_text, 
 SIGNATURE_BYTES: Final = 64
 PUBLIC_KEY_BYTES: Final = 32
 CERTIFICATE_DOMAIN: Final = "fedloom/1/certificate"
+MAX_SERIAL: Final = 2**31 - 1
 _YEAR_9999_S: Final = 253_402_300_799
 _FIELD_PRIME: Final = 2**255 - 19
 _ORDER_8: Final = 2707385501144840649318225287225658788936804267575313519463743609750303402022
@@ -120,6 +121,7 @@ class Certificate:
         expires_at_s: seconds since the epoch.
         signed: the exact bytes and the authority's signature.
         group: of the code that was redeemed, empty for none.
+        serial: how many keys the device had before this one.
     """
 
     task: str
@@ -128,10 +130,19 @@ class Certificate:
     expires_at_s: int
     signed: Signed
     group: str = ""
+    serial: int = 0
 
     @classmethod
     def issue(
-        cls, authority: SigningKey, *, task: str, device: str, identity_key: bytes, expires_at_s: int, group: str = ""
+        cls,
+        authority: SigningKey,
+        *,
+        task: str,
+        device: str,
+        identity_key: bytes,
+        expires_at_s: int,
+        group: str = "",
+        serial: int = 0,
     ) -> Certificate:
         """Sign a certificate."""
         fields: dict[str, Json] = {
@@ -141,9 +152,10 @@ class Certificate:
             "identity_key": octets_to_text(identity_key),
             "expires_at_s": expires_at_s,
         }
-        body = encode(fields | ({"group": group} if group else {}))
+        optional: dict[str, Json] = {"group": group, "serial": serial}
+        body = encode(fields | {name: value for name, value in optional.items() if value})
         signed = Signed.make(authority, CERTIFICATE_DOMAIN, body)
-        return cls(task, device, identity_key, expires_at_s, signed, group)
+        return cls(task, device, identity_key, expires_at_s, signed, group, serial)
 
     @classmethod
     def verified(cls, signed: Signed, authority_key: bytes) -> Certificate:
@@ -163,6 +175,7 @@ class Certificate:
             expires_at_s=fields.integer("expires_at_s", 0, _YEAR_9999_S),
             signed=signed,
             group=require_name(fields.text("group"), "the group") if fields.has("group") else "",
+            serial=fields.integer("serial", 1, MAX_SERIAL) if fields.has("serial") else 0,
         )
         fields.end()
         return certificate

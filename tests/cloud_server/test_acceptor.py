@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Connection, event
 
+from cloud_server.device_keys import IdentityKeys
 from cloud_server.devices import Acceptor, Request
 from shared.errors import Conflict, FedloomError, Unauthenticated
 from tests.cloud_server.local import Local, small_plan
@@ -25,9 +26,14 @@ def names(local: Local) -> list[str]:
     return [member.device for member in local.enrol(small_plan("point"), DEVICES)]
 
 
+def request(acceptor: Acceptor, name: str, counter: int, digest: str = DIGEST) -> Request:
+    """Return a request that the device's key was seen to have signed."""
+    return Request(name, counter, digest, 1000.0, IdentityKeys(acceptor._database).of(name))
+
+
 def outcome(acceptor: Acceptor, name: str, counter: int, digest: str = DIGEST) -> str:
     try:
-        return str(acceptor.accept(Request(name, counter, digest, 1000.0)).device)
+        return str(acceptor.accept(request(acceptor, name, counter, digest)).device)
     except FedloomError as error:
         return error.code
 
@@ -72,7 +78,7 @@ def test_requests_that_come_at_once_share_transactions(local: Local, names: list
 def test_each_of_a_batch_has_its_own_outcome(local: Local, names: list[str]) -> None:
     acceptor = Acceptor(local.parts.database)
     for name in names[:4]:
-        acceptor.accept(Request(name, 5, DIGEST, 1000.0))
+        acceptor.accept(request(acceptor, name, 5))
     with slow_commits(local):
         answers = at_once(
             [
@@ -179,4 +185,4 @@ def test_whoever_is_ended_while_it_leads_leaves_the_others_a_leader(
 
 def test_an_unknown_device_is_refused(local: Local) -> None:
     with pytest.raises(Unauthenticated):
-        Acceptor(local.parts.database).accept(Request("device-" + 32 * "1", 1, DIGEST, 0.0))
+        Acceptor(local.parts.database).accept(Request("device-" + 32 * "1", 1, DIGEST, 0.0, bytes(32)))

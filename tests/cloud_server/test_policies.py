@@ -26,6 +26,7 @@ from shared.wire.requests import (
     ENROL,
     OPENAPI,
     PROBLEM,
+    RENEW,
     ROOT,
     SEEDS,
     SIGNATURE_HEADER,
@@ -35,8 +36,20 @@ from tests.cloud_server.local import Local
 from tests.edge_client.devices import ManualClock
 
 HEALTH = {HEALTHZ, READYZ}
-FOR_EVERYBODY = {ROOT, ENROL, ADMIT, OPENAPI} | HEALTH
-VALUES = {"cohort_id": "cohort-a", "digest": "0" * 64, "held": "1" * 64, "number": "0"}
+DOORS = {"/", "/console/sign-in", "/console/language/{code}", "/console/static/{name}"}
+FOR_EVERYBODY = {ROOT, ENROL, RENEW, ADMIT, OPENAPI} | HEALTH | DOORS
+VALUES = {
+    "cohort_id": "cohort-a",
+    "code": "en",
+    "device": "device-a",
+    "digest": "0" * 64,
+    "held": "1" * 64,
+    "name": "ada",
+    "number": "0",
+    "task": "point",
+    "token": "token-a",
+    "verb": "revoke",
+}
 UNKNOWN = {
     DEVICE_HEADER: "device-" + "0" * 32,
     COUNTER_HEADER: "1",
@@ -67,7 +80,7 @@ def test_every_route_states_its_policy(local: Local, authority_app: Flask) -> No
     assert not unstated(local.app)
     assert not unstated(authority_app)
     assert {route.path for route in routes(local.app) if route.policy == "public"} == FOR_EVERYBODY
-    assert {route.path for route in routes(authority_app) if route.policy == "public"} == {ENROL} | HEALTH
+    assert {route.path for route in routes(authority_app) if route.policy == "public"} == {ENROL, RENEW} | HEALTH
 
 
 def view(number: str = "") -> str:

@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
+from sqlalchemy.exc import IntegrityError
 
 from cloud_server.storage.database import Database, require_database_url, sqlite_url
 from cloud_server.storage.revisions import AGGREGATOR, AUTHORITY, MIGRATIONS, VERSION_TABLE, Tables
@@ -92,6 +93,26 @@ def test_an_old_database_is_refused_with_the_way_out_and_upgraded_without_loss(u
         0,
     )
     Database(url, AGGREGATOR).close()
+
+
+def test_an_authority_keeps_its_log_and_can_certify_next_keys(tmp_path: Path) -> None:
+    engine = create_engine(sqlite_url(tmp_path / "authority.db"))
+    row = "INSERT INTO certificate_log (device, body, issued_s{0}) VALUES ('device-{1}', X'00ff', 5{2})"
+    with engine.begin() as connection:
+        upgrade(connection, Tables(AUTHORITY.metadata, "a0002", AUTHORITY.first, AUTHORITY.versions))
+        for number in (1, 2):
+            connection.execute(text(row.format("", number, "")))
+        upgrade(connection, AUTHORITY)
+        connection.execute(text(row.format(", serial", 1, ", 1")))
+        found = connection.execute(text("SELECT number, device, body, issued_s, serial FROM certificate_log")).all()
+    assert [tuple(one) for one in found] == [
+        (1, "device-1", b"\x00\xff", 5.0, 0),
+        (2, "device-2", b"\x00\xff", 5.0, 0),
+        (3, "device-1", b"\x00\xff", 5.0, 1),
+    ]
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(text(row.format(", serial", 1, ", 1")))
+    engine.dispose()
 
 
 def test_an_upgrade_that_fails_changes_nothing(url: str, engine: Engine) -> None:

@@ -38,6 +38,7 @@ np.save(out, InferenceModel(open(model, "rb").read(), 1, runtime).predict(np.loa
 """
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.xdist_group("convert"),  # one worker runs all conversions
     pytest.mark.timeout(900),  # which take minutes on a machine that is busy
 ]

@@ -44,6 +44,16 @@ def test_every_path_in_the_documents_exists() -> None:
     assert not missing
 
 
+def test_every_picture_of_the_documents_exists() -> None:
+    shown = {
+        path.parent / picture
+        for path in (ROOT / "docs").glob("*.md")
+        for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", path.read_text("utf-8"))
+    }
+    assert shown
+    assert {picture.name for picture in shown if not picture.is_file()} == set()
+
+
 def test_readme_names_the_test_command_that_ci_calls() -> None:
     assert "make test" in README
     assert "make test" in (ROOT / ".ci" / "run").read_text("utf-8")

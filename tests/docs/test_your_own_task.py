@@ -26,7 +26,10 @@ parts += [keras.layers.GlobalMaxPooling1D(), keras.layers.Dense(3)]
 keras.Sequential([keras.Input((64,)), *parts]).save("knock.keras")
 """
 
-pytestmark = pytest.mark.timeout(600)  # a conversion and a whole task, on a machine that may be busy
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+]  # a conversion and a whole task, on a machine that may be busy
 
 
 def _record(folder: Path) -> None:

@@ -17,8 +17,10 @@ import pytest
 
 from cloud_server.storage.schema import authority_metadata, metadata
 from shared.wire.canonical import octets_from_text, octets_to_text
+from shared.wire.messages import write_signed
 from shared.wire.requests import (
     BODY_HEADER,
+    CERTIFICATE,
     CHECK_IN,
     COHORTS,
     COUNTER_HEADER,
@@ -91,6 +93,8 @@ class Stage:
     def good_body(self, path: str) -> bytes:
         """Return what the route would take."""
         step = path.rpartition("/")[2]
+        if path == CERTIFICATE:
+            return write_signed("certificate", self.scene_for(path).attacker.certificate.signed)
         if path == RENDEZVOUS:
             return b'{"purpose":"training","version":0}'
         return self.scene_for(path).ready[step] if step in STEP_OF_ROUTE else b'{"version":0}'
@@ -141,7 +145,7 @@ def test_there_are_routes_and_each_is_known(stage: Stage) -> None:
     assert all("{" not in stage.target(path) for _, path in found)
     with_body = {path for method, path in found if method in {"PUT", "POST"}}
     steps = {f"{COHORTS}/{{cohort_id}}/{name}" for name in STEP_OF_ROUTE}
-    assert with_body == {CHECK_IN, RENDEZVOUS, *steps}  # a new one needs an honest body above
+    assert with_body == {CERTIFICATE, CHECK_IN, RENDEZVOUS, *steps}  # a new one needs an honest body above
 
 
 def test_no_bad_body_is_taken_by_any_route(stage: Stage) -> None:
@@ -206,6 +210,7 @@ def test_no_header_that_should_prove_the_sender_can_be_bent(stage: Stage) -> Non
             answer = scene.raw(method, target, changed, body)
             code = stage.assert_refused(method, path, answer, what)
             codes = {"unsigned-request", "unknown-device", "bad-signature", "bad-octets", "replayed-request"}
+            codes |= {"body-hash"} if path == CERTIFICATE else set()  # its body says by whom it is signed
             assert code in codes, (path, what, answer)
             assert stage.dump() == before, (method, path, what)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import pytest
 from safetensors.numpy import load
 
 from tests.cloud_server.local import small_plan
@@ -16,6 +17,7 @@ MEMBERS: Final = 200
 GONE: Final = 10
 
 
+@pytest.mark.long
 def test_two_hundred_members_and_ten_that_vanish(running: Deployment) -> None:
     small = small_plan("two-hundred", MEMBERS, dropout_share=0.1)
     plan = replace(small, cohort=replace(small.cohort, corrupt_share=0.05))

@@ -7,7 +7,7 @@ import json
 import shutil
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from edge_client.agent import LONGEST_WAIT_S, open_agent
 from edge_client.identity import load_identity, save_enrolment
 from edge_client.journal import Journal, State
 from edge_client.state_folder import StateFolder
-from shared.errors import BrokenState, ProtocolAbort, Refused, TryLater
+from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, TryLater
 from shared.numeric.differences import make_difference
 from shared.plan import Personalisation, Training
 from shared.wire.messages import Meeting
-from tests.edge_client.aggregator import Aggregator, publish
+from shared.wire.signed import Certificate
+from tests.edge_client.aggregator import AUTHORITY, Aggregator, publish
 from tests.edge_client.devices import ManualClock, enrolled, work_on, write_points
 from tests.edge_client.loopback import Answer, Request, serve
 from tests.shared.refusals import refused
@@ -276,6 +277,36 @@ def test_floors_refuse_small_cohorts(tmp_path: Path, certificates: Path) -> None
         ):
             agent.once()
     assert not any("rendezvous" in request.path for request in aggregator.requests)
+
+
+def test_a_device_takes_no_part_beside_a_certificate_that_went_back(tmp_path: Path, certificates: Path) -> None:
+    aggregator = Aggregator(certificates, 2)
+    paths = [tmp_path / "0", tmp_path / "1"]
+    with serve(certificates, aggregator) as url:
+        names = [enrolled(path, aggregator, url, number).device for number, path in enumerate(paths)]
+        folder = StateFolder(paths[0] / "state")
+        journal = Journal(folder.journal_file, load_identity(folder).enrolment.journal_id)
+        newer = Certificate.issue(
+            AUTHORITY, task="point", device=names[1], identity_key=bytes(32), expires_at_s=2**32, serial=1
+        )
+        journal.see_certificates([newer])  # in a cohort of before
+        journal.close()
+        other = threading.Thread(target=_once_in_vain, args=(paths[1],))
+        other.start()
+        with open_agent(folder, log=ignore) as agent, refused("old-certificate", ProtocolAbort):
+            agent.once()
+        aggregator.over["inbox"] = "too-few-shares"  # ends the other one's waiting
+        aggregator.over["join"] = "round-abandoned"
+        aggregator.rounds = 0
+        other.join(60)
+        assert not other.is_alive()
+    assert [set(cohort.steps) for cohort in aggregator.cohorts][:1] == [{"join", "shares"}]
+    assert names[0] not in aggregator.cohorts[0].steps["shares"]  # it revealed nothing
+
+
+def _once_in_vain(path: Path) -> None:
+    with open_agent(StateFolder(path / "state"), log=ignore) as agent, suppress(FedloomError):
+        agent.once()
 
 
 def test_once_says_when_there_is_no_work(tmp_path: Path, certificates: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from edge_client.journal import COUNTER_BLOCK, TERMINAL, Journal, State, may_follow
 from edge_client.journal_file import make_journal
 from edge_client.traffic import Traffic
-from shared.errors import BrokenState
+from shared.errors import BrokenState, ProtocolAbort
+from shared.wire.signed import Certificate, SigningKey
 from tests.edge_client.devices import new_journal
 from tests.shared.refusals import refused
 
@@ -178,4 +179,23 @@ def test_a_journal_without_mechanisms_gets_them_and_promises_less(journal: Journ
     again = Journal(tmp_path / "journal.sqlite3", ID)
     assert again.spent() == [(0.5,)]
     assert not again.sums_are_noised
+    again.close()
+
+
+def test_another_members_certificate_never_goes_back(journal: Journal, tmp_path: Path) -> None:
+    """Its older key counts no more, and may be in the hands of whoever shows it."""
+    authority = SigningKey(bytes(32))
+
+    def number(serial: int, device: str) -> Certificate:
+        return Certificate.issue(
+            authority, task="point", device=device, identity_key=bytes(32), expires_at_s=2**32, serial=serial
+        )
+
+    journal.see_certificates([number(0, "a"), number(3, "b")])
+    journal.see_certificates([number(1, "a"), number(3, "b")])
+    again = Journal(tmp_path / "journal.sqlite3", ID)
+    for old in ([number(0, "a")], [number(1, "a"), number(2, "b")], [number(9, "c"), number(0, "a")]):
+        with refused("old-certificate", ProtocolAbort):
+            again.see_certificates(old)
+    again.see_certificates([number(8, "c"), number(2, "a")])  # what was refused is not remembered
     again.close()

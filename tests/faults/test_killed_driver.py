@@ -119,7 +119,7 @@ def done(web: Deployment, task: str) -> bool:
     return web.rows("SELECT state FROM task WHERE name = ?", task) == [("done",)]
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.long)])
 def test_killed_at_any_commit_another_driver_takes_over(web: Deployment, moment: str) -> None:
     clean = False
     for number in range(1, MOST_COMMITS):

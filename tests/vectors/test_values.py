@@ -287,6 +287,13 @@ class TestSignatures:
         authority = bytes.fromhex(documents["certificate"]["public"])
         certificate = Certificate.verified(signed["certificate"], authority)
         assert certificate.identity_key.hex() == documents["join"]["public"]
+        renewed = Certificate.verified(signed["renewed certificate"], authority)
+        assert (renewed.device, certificate.serial, renewed.serial) == (certificate.device, 0, 1)
+        messages = {case["kind"]: case for case in cases("signatures.json", "messages")}
+        by_old, by_next = messages["renewal by the key so far"], messages["renewal by the next key"]
+        assert by_old["message"] == by_next["message"]
+        assert by_old["public"] == certificate.identity_key.hex()
+        assert by_next["public"] == renewed.identity_key.hex()
         body = decode(signed["graph seed"].body)
         root = octets_from_text(str(body["roster_root"]))
         seed = GraphSeed.verified(signed["graph seed"], authority, cohort=str(body["cohort"]), roster_root=root)

@@ -17,6 +17,7 @@ BENCHES = {
     "checkin": "tools.bench.checkin",
     "downloads": "tools.bench.downloads",
     "int8": "tools.bench.int8",
+    "page": "tools.bench.page",
     "privacy": "tools.bench.privacy",
     "round": "tools.bench.round",
     "secagg": "tools.bench.secagg",
@@ -24,7 +25,7 @@ BENCHES = {
     "tuning": "tools.bench.tuning",
 }
 # Asked for by name: tuning trains 12 to 24 models, privacy needs data that do not ship.
-ALL = ("accuracy", "aggregate", "checkin", "downloads", "int8", "round", "secagg", "train-step")
+ALL = ("accuracy", "aggregate", "checkin", "downloads", "int8", "page", "round", "secagg", "train-step")
 OF_A_TASK = ("accuracy", "downloads", "tuning")
 
 

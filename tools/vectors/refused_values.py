@@ -84,6 +84,7 @@ def _certificates() -> Iterator[Case]:
         ("of a later format", "bad-field", _certified({**body, "format": "fedloom-certificate-2"})),
         ("with an unknown field", "bad-field", _certified({**body, "role": "admin"})),
         ("without expiry", "bad-field", _certified({k: v for k, v in body.items() if k != "expires_at_s"})),
+        ("whose serial is written though it is 0", "bad-field", _certified({**body, "serial": 0})),
         ("of a task whose name is a path", "bad-name", _certified({**body, "task": "../x"})),
     ):
         yield {"comment": comment, "code": code, "authority_key": AUTHORITY.public.hex(), **signed_to_json(signed)}

@@ -1,0 +1,190 @@
+"""What operators do on the pages; each calls what the command line calls, and is in the audit log with their name."""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+import segno
+from flask import request, url_for
+from markupsafe import Markup
+from werkzeug.wrappers import Response as AnyResponse
+
+from cloud_server.api.context import context
+from cloud_server.codes import make_codes
+from cloud_server.dashboard.facts import system, tasks
+from cloud_server.dashboard.guard import by
+from cloud_server.dashboard.parts import chosen_task, dashboard, recorded
+from cloud_server.dashboard.showing import action, done, page, show, wants_json
+from cloud_server.devices import State, set_state
+from cloud_server.durations import seconds_of
+from cloud_server.operators import accounts, tokens
+from cloud_server.settings import load_or_create_key
+from cloud_server.tasks import create_task, load_bundle, load_task, task_names
+from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, verify_bundle
+from shared.errors import Missing, UsageError
+from shared.limits import MAX_BUNDLE_BYTES, MAX_NAME_CHARACTERS, MAX_SHOWN_CODES
+from shared.plan import Plan
+from shared.wire.canonical import Json
+
+_VERBS: Final[dict[str, State]] = {"revoke": "revoked", "quarantine": "quarantined", "reinstate": "active"}
+_LONGEST_REASON: Final = 200
+_EXAMPLE: Final = """task = "my-task"
+
+[training]
+learning_rate = 0.05
+
+[cohort]
+min_survivors = 10
+largest = 50
+
+[stop]
+rounds = 100
+"""
+
+
+@action("/devices/<device>/<verb>", "operator")
+def change_device(device: str, verb: str) -> AnyResponse:
+    """Revoke, quarantine or reinstate a device."""
+    if verb not in _VERBS:
+        raise Missing("verb-unknown", "Devices cannot be changed like that.", f"choose one of {', '.join(_VERBS)}")
+    who = by()
+    reason = request.form.get("reason", "").strip()[:_LONGEST_REASON]
+    with recorded() as connection:
+        set_state(connection, device, _VERBS[verb], reason, who.now_s, actor=who.actor)
+    dashboard().summaries.forget_devices()
+    return done(f"device-{verb}", url_for("console.show_device", device=device), device=device)
+
+
+@page("/codes")
+def show_codes() -> AnyResponse:
+    """Show the form for new codes, and the keys that codes and devices pin."""
+    return _codes([])
+
+
+@action("/codes", "operator")
+def create_codes() -> AnyResponse:
+    """Make codes; they are shown in this answer only."""
+    text = request.form.get("count", "1").strip()
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_SHOWN_CODES):
+        raise UsageError(
+            "bad-count",
+            f"A page shows 1 to {MAX_SHOWN_CODES} codes.",
+            "make more with fedloom-server code create --count",
+        )
+    codes = make_codes(
+        context(),
+        request.form.get("task", ""),
+        by(),
+        count=int(text),
+        valid_s=seconds_of(request.form.get("expires", "24h"), "The time"),
+        group=request.form.get("group", "").strip(),
+    )
+    return _codes(codes)
+
+
+def _codes(codes: list[str]) -> AnyResponse:
+    parts = context()
+    with parts.database.read() as connection:
+        stored, menu = chosen_task(connection)
+        keys = system.show_keys(connection, parts)
+    name = request.form.get("task", "") or (stored.name if stored else None)
+    pictures = [] if wants_json() else [(code, qr_code(code)) for code in codes]
+    return show("codes", {"task": name, "codes": [*codes], "keys": keys}, menu=menu, pictures=pictures)
+
+
+def qr_code(text: str) -> Markup:
+    """Return a picture of ``text`` as SVG, with neither style nor script in it."""
+    out = io.BytesIO()
+    made = segno.make(text, error="m", micro=False)
+    made.save(out, kind="svg", xmldecl=False, svgns=False, svgclass="qr", lineclass=None, border=2, omitsize=True)
+    return Markup(out.getvalue().decode("utf-8"))  # noqa: S704  # drawn here: of the text there are only squares
+
+
+@page("/new-task", "operator")
+def new_task() -> AnyResponse:
+    """Show the editor, with the plan of the task that is to be repeated, if one is named."""
+    parts = context()
+    like = request.args.get("like", "")
+    with parts.database.read() as connection:
+        names = task_names(connection)
+        text = tasks.toml_of(load_task(connection, like).plan) if like else _EXAMPLE
+    values: dict[str, Json] = {"plan": text, "model": like, "tasks": [*names], "keys": tasks.plan_keys()}
+    return show("new_task", values | tasks.check_plan(text, _stored_bundle(like) if like else None))
+
+
+@action("/new-task/check", "operator")
+def check_task() -> AnyResponse:
+    """Say what the plan that is being written means."""
+    model = request.form.get("model", "")
+    values = tasks.check_plan(request.form.get("plan", ""), _stored_bundle(model) if model else None)
+    return show("task_meaning", values)
+
+
+@action("/new-task", "operator", body_bytes=MAX_BUNDLE_BYTES)
+def create_new_task() -> AnyResponse:
+    """Make a task from a plan, and the model of another task or an uploaded bundle."""
+    plan = Plan.from_toml(request.form.get("plan", ""))
+    model = request.form.get("model", "")
+    bundle = _stored_bundle(model) if model else _uploaded_bundle()
+    parts, who = context(), by()
+    key = load_or_create_key(parts.folder.keys / "release.key")
+    with recorded() as connection:
+        create_task(connection, parts.blobs, bundle, plan, key, who.now_s, actor=who.actor)
+    return done("task-created", url_for("console.show_task", task=plan.task), task=plan.task)
+
+
+def _stored_bundle(name: str) -> Bundle:
+    parts = context()
+    with parts.database.read() as connection:
+        stored = load_task(connection, name)
+    manifest, files = load_bundle(parts.blobs, stored)
+    return Bundle(manifest, {name: files[name] for name in manifest.files})
+
+
+def _uploaded_bundle() -> Bundle:
+    """Return the bundle whose files came with the form.
+
+    Raises:
+        UsageError: ``no-bundle``; BundleError as ``read_bundle``.
+    """
+    files = {
+        (part.filename or "").replace("\\", "/").rpartition("/")[2]: part.stream.read()
+        for part in request.files.getlist("bundle")
+        if part.filename
+    }
+    if MANIFEST_FILE not in files:
+        raise UsageError("no-bundle", f"The files have no {MANIFEST_FILE}.", "choose every file of a bundle's folder")
+    return verify_bundle(BundleManifest.from_bytes(files.pop(MANIFEST_FILE)), files)
+
+
+@page("/operators", "admin")
+def show_operators() -> AnyResponse:
+    """List accounts and tokens."""
+    with context().database.read() as connection:
+        listed = accounts.list_operators(connection), tokens.list_tokens(connection)
+    return show("operators", {"operators": [*listed[0]], "tokens": [*listed[1]]})
+
+
+@action("/operators/<name>/role", "admin")
+def change_role(name: str) -> AnyResponse:
+    """Change what an operator may do."""
+    with recorded() as connection:
+        accounts.set_role(connection, name, request.form.get("role", ""), by())
+    return done("operator-role-set", url_for("console.show_operators"), operator=name)
+
+
+@action("/operators/<name>/remove", "admin")
+def remove_operator(name: str) -> AnyResponse:
+    """Remove an account with its sessions and tokens."""
+    with recorded() as connection:
+        accounts.remove_operator(connection, name, by())
+    return done("operator-removed", url_for("console.show_operators"), operator=name)
+
+
+@action("/tokens/<token>/revoke", "admin")
+def revoke_token(token: str) -> AnyResponse:
+    """Let a token be good for nothing any more."""
+    with recorded() as connection:
+        tokens.revoke_token(connection, token[:MAX_NAME_CHARACTERS], by())
+    return done("token-revoked", url_for("console.show_operators"), token=token)

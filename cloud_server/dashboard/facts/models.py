@@ -1,0 +1,53 @@
+"""Versions of a task's model, and how they did."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, desc, select
+
+from cloud_server.dashboard.facts.rounds import measured
+from cloud_server.rounds.retention import kept_from
+from cloud_server.storage.schema import round_, version
+from cloud_server.tasks import Task, release_files
+from shared.wire.canonical import Json, decode
+
+PAGE_ROWS: Final = 50
+
+
+def list_versions(connection: Connection, stored: Task, before: int | None = None) -> dict[str, Json]:
+    """Return the newest versions, or the newest ones before a number, with what the next round measured of each."""
+    names = (version.c.number, version.c.created_s, version.c.model_sha256, version.c.release)
+    query = select(*names).where(version.c.task == stored.name).order_by(desc(version.c.number)).limit(PAGE_ROWS + 1)
+    if before is not None:
+        query = query.where(version.c.number < before)
+    rows = connection.execute(query).all()
+    shown = rows[:PAGE_ROWS]
+    numbers = [row.number for row in shown]
+    results = _results(connection, stored, numbers)
+    oldest_kept = kept_from(connection, stored.name)
+    versions: list[Json] = [
+        {
+            "version": row.number,
+            "created_s": row.created_s,
+            "model_sha256": row.model_sha256.hex(),
+            "bytes": sum(entry.size_bytes for entry in release_files(row.release).values()),
+            "kept": row.number >= oldest_kept,
+            **measured(results.get(row.number, {}), stored.plan),
+        }
+        for row in shown
+    ]
+    older = numbers[-1] if len(rows) > PAGE_ROWS else None
+    return {"task": stored.name, "versions": versions, "older": older, "before": before}
+
+
+def _results(connection: Connection, stored: Task, numbers: list[int]) -> dict[int, dict[str, Json]]:
+    """Return the result of a closed round that began from each version."""
+    if not numbers:
+        return {}
+    query = select(round_.c.base_version, round_.c.result).where(
+        round_.c.task == stored.name,
+        round_.c.base_version.between(min(numbers), max(numbers)),
+        round_.c.result.is_not(None),
+    )
+    return {row.base_version: decode(row.result) for row in connection.execute(query)}

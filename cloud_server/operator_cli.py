@@ -1,0 +1,145 @@
+"""``fedloom-server operator``: who may sign in to the page, and the tokens of programs."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection
+
+from cloud_server.audit import ANCHOR_FILE, Anchor
+from cloud_server.durations import seconds_of
+from cloud_server.operators import accounts, tokens
+from cloud_server.operators.accounts import AT_THE_MACHINE, By
+from cloud_server.operators.roles import ROLES
+from cloud_server.settings import DataFolder
+from cloud_server.storage.opening import open_database
+from shared.clock import SystemClock
+from shared.errors import UsageError
+from shared.limits import MAX_PASSWORD_CHARACTERS
+from shared.wire.canonical import Json
+
+Command = Callable[[argparse.Namespace], Json]
+Add = Callable[[str, str, Command], argparse.ArgumentParser]
+
+
+def add_operators(add: Add) -> None:
+    """Declare the commands of accounts; ``add`` makes one."""
+    adding = add("add", "let somebody sign in; the password is asked for, or read from standard input", _add)
+    adding.add_argument("name")
+    adding.add_argument("--role", choices=ROLES, default="viewer", help="what they may do (default %(default)s)")
+    adding.add_argument(
+        "--no-password", action="store_true", help="for who signs in through a proxy, or whose programs have tokens"
+    )
+    add("list", "list who may sign in", _list)
+    add("remove", "remove an account with its sessions and tokens", _remove).add_argument("name")
+    changing = add("set-role", "change what somebody may do", _set_role)
+    changing.add_argument("name")
+    changing.add_argument("role", choices=ROLES)
+    add("set-password", "set a password anew, and end the sessions", _set_password).add_argument("name")
+
+
+def add_tokens(add: Add) -> None:
+    """Declare the commands of tokens; ``add`` makes one."""
+    creating = add("create", "make a token for a program; it is shown once", _token_create)
+    creating.add_argument("operator", metavar="NAME", help="for whom it acts")
+    creating.add_argument("--role", choices=ROLES, default="viewer", help="what it may do (default %(default)s)")
+    creating.add_argument("--expires", default="90d", help="like 12h or 90d (default %(default)s)")
+    creating.add_argument("--label", default="", help="what it is for")
+    add("list", "list the tokens", _token_list)
+    add("revoke", "let a token be good for nothing any more", _token_revoke).add_argument("token")
+
+
+@contextmanager
+def _writing(arguments: argparse.Namespace) -> Iterator[tuple[Connection, By]]:
+    """Run a transaction whose audit entries are anchored afterwards."""
+    folder = DataFolder.existing(arguments.data)
+    database = open_database(folder)
+    try:
+        with database.write() as connection:
+            yield connection, By(AT_THE_MACHINE, SystemClock().now_s())
+        with database.read() as connection:
+            Anchor(folder.path / ANCHOR_FILE).extend(connection)
+    finally:
+        database.close()
+
+
+@contextmanager
+def _reading(arguments: argparse.Namespace) -> Iterator[Connection]:
+    database = open_database(DataFolder.existing(arguments.data))
+    try:
+        with database.read() as connection:
+            yield connection
+    finally:
+        database.close()
+
+
+def _password() -> str:
+    """Ask for a password, or read the line that is piped in: a command line is everybody's to see."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline(4 * MAX_PASSWORD_CHARACTERS).rstrip("\r\n")
+    first = getpass.getpass("password: ")
+    if getpass.getpass("once more: ") != first:
+        raise UsageError("bad-password", "The two passwords differ.", "try again")
+    return first
+
+
+def _add(arguments: argparse.Namespace) -> Json:
+    password = None if arguments.no_password else _password()
+    with _writing(arguments) as (connection, by):
+        accounts.add_operator(connection, arguments.name, arguments.role, password, by)
+    return {"operator": arguments.name, "role": arguments.role}
+
+
+def _list(arguments: argparse.Namespace) -> Json:
+    with _reading(arguments) as connection:
+        return {"operators": [*accounts.list_operators(connection)]}
+
+
+def _remove(arguments: argparse.Namespace) -> Json:
+    with _writing(arguments) as (connection, by):
+        accounts.remove_operator(connection, arguments.name, by)
+    return {"operator": arguments.name, "removed": True}
+
+
+def _set_role(arguments: argparse.Namespace) -> Json:
+    with _writing(arguments) as (connection, by):
+        accounts.set_role(connection, arguments.name, arguments.role, by)
+    return {"operator": arguments.name, "role": arguments.role}
+
+
+def _set_password(arguments: argparse.Namespace) -> Json:
+    password = _password()
+    with _writing(arguments) as (connection, by):
+        accounts.set_password(connection, arguments.name, password, by)
+    return {"operator": arguments.name, "password_set": True}
+
+
+def _token_create(arguments: argparse.Namespace) -> Json:
+    valid_s = seconds_of(arguments.expires, "--expires")
+    with _writing(arguments) as (connection, by):
+        text = tokens.create_token(
+            connection,
+            arguments.operator,
+            arguments.role,
+            arguments.label,
+            valid_s,
+            by,
+            random_bytes=os.urandom,
+        )
+    return {"token": text} if arguments.json else text
+
+
+def _token_list(arguments: argparse.Namespace) -> Json:
+    with _reading(arguments) as connection:
+        return {"tokens": [*tokens.list_tokens(connection)]}
+
+
+def _token_revoke(arguments: argparse.Namespace) -> Json:
+    with _writing(arguments) as (connection, by):
+        tokens.revoke_token(connection, arguments.token, by)
+    return {"token": arguments.token, "revoked": True}
