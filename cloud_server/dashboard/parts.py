@@ -49,7 +49,7 @@ def recorded() -> Iterator[Connection]:
 
 
 def chosen_task(connection: Connection, wanted: str = "") -> tuple[Task | None, list[dict[str, Json]]]:
-    """Return the wanted task or that the query names, else the first, and the menu of all; None where there are none."""
+    """Return the wanted task, else the query's, else the first, and the menu of all; None where there are none."""
     menu = task_menu(connection)
     name = wanted or request.args.get("task", "") or (str(menu[0]["task"]) if menu else "")
     return (load_task(connection, name) if name else None), menu

@@ -50,11 +50,8 @@ def list_versions(connection: Connection, stored: Task, before: int | None = Non
 def forms_of(release: bytes) -> list[Form]:
     """Return the forms in which a version's file is there without TensorFlow."""
     names = release_files(release)
-    return [
-        form
-        for form, name in (("float", INFER_FILE), ("int8", INFER_INT8_FILE), ("safetensors", None))
-        if name is None or name in names
-    ]
+    needed: dict[Form, str | None] = {"float": INFER_FILE, "int8": INFER_INT8_FILE, "safetensors": None}
+    return [form for form, name in needed.items() if name is None or name in names]
 
 
 def _uses(connection: Connection, task: str) -> dict[int, list[str]]:
