@@ -26,10 +26,12 @@ from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form
 from cloud_server.releases.gate import Rule, parse_stages
 from cloud_server.releases.keys import signing_key
 from cloud_server.releases.state import ReleaseState
+from cloud_server.rounds.retention import is_kept
 from cloud_server.tasks import release_of
 from shared.errors import FedloomError, Missing, UsageError
 from shared.wire.canonical import Json
 
+_LINKS: Final = {"here_url": "show_models", "json_url": "show_models_json"}  # of what answers a form at its address
 _LONGEST_REASON: Final = 200
 _DIGITS: Final = 10
 
@@ -53,7 +55,8 @@ def _models(task: str = "", error: FedloomError | None = None) -> AnyResponse:
     if error is None:
         return show("models", values, menu=menu)
     answer = problems.answer(error)
-    response = show("models", values | {"problem": json.loads(answer.get_data())}, menu=menu)
+    links = {name: url_for(f"console.{view}", task=task) for name, view in _LINKS.items()}
+    response = show("models", values | {"problem": json.loads(answer.get_data())}, menu=menu, **links)
     response.status_code = answer.status_code
     return response
 
@@ -65,7 +68,8 @@ def show_card(task: str, number: int) -> AnyResponse:
     with parts.database.read() as connection:
         card = model_card(connection, parts.blobs, task, number)
         release, _ = release_of(connection, task, number)
-    return show("card", card, forms=models.forms_of(release))
+        kept = is_kept(connection, task, number)
+    return show("card", card, forms=models.forms_of(release) if kept else [])
 
 
 @blueprint.get("/models/<task>/<int:number>/<form>")

@@ -148,6 +148,8 @@ def test_the_slower_of_two_operators_changes_nothing_and_is_shown_how_it_stands(
         assert "somebody else or the gate changed what devices use" in page
         assert f'name="revision" value="{before.revision}"' in page  # the form is of now
         assert "being evaluated" in page
+        assert f'href="/console/models.json?task={TASK}"' in page  # and its links lead somewhere
+        assert f"next=/console/models?task%3D{TASK}" in page
     assert desk.scene.state == before
     assert entries(desk.scene.local, "release-promoted") == [("operator:ada", TASK)]
     status, page = ben.post("promote", version="1", stages=TWO_STAGES)  # not stale, but not possible
