@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
 
 import pytest
 from safetensors.numpy import load
+from sqlalchemy import update
 
 from cloud_server.app import RELEASE_KEY_FILE
 from cloud_server.releases.keys import newest_key, rotate
 from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
 from cloud_server.storage.leases import LEASE_S
+from cloud_server.storage.schema import evaluation
 from cloud_server.tasks import release_of
 from shared.errors import Unauthenticated
 from shared.release import verify_release
+from shared.wire.canonical import decode, encode
 from tests.cloud_server.local import Local
 from tests.cloud_server.signed_in import BASE, Browser, SignedIn
 from tests.cloud_server.test_pages import HOSTILE
@@ -270,8 +272,8 @@ def test_of_fewer_devices_than_the_smallest_cohort_no_sum_is_shown(desk: Desk) -
     desk.post("promote", version="1", stages=TWO_STAGES, wait="yes")
     desk.evaluate(GOOD)
     ((body,),) = desk.scene.local.rows("SELECT result FROM evaluation")
-    few = json.dumps({**json.loads(body), "evaluated": 1}, sort_keys=True, separators=(",", ":"))
-    desk.scene.local.change(f"UPDATE evaluation SET result = CAST('{few}' AS BLOB)")  # noqa: S608
+    with desk.scene.local.parts.database.write() as connection:
+        connection.execute(update(evaluation).values(result=encode({**decode(body), "evaluated": 1})))
     found = desk.read()["promotion"]["stages"][0]["found"]
     assert (found["suppressed"], found["candidate"], found["baseline"], found["examples"]) == (True, None, None, None)
     assert "0.1000" not in desk.text()
