@@ -20,11 +20,12 @@ from sqlalchemy import Connection, func, select
 
 from cloud_server.api.observing import Exchange
 from cloud_server.privacy import privacy_report
+from cloud_server.releases.state import EVALUATING, RELEASED, ROLLED_BACK, WAITING
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.rounds import ABANDONED, CLOSED, OPEN
 from cloud_server.storage.database import Database
 from cloud_server.storage.leases import drivers_until_s
-from cloud_server.storage.schema import cohort, device, privacy_event, round_, version
+from cloud_server.storage.schema import cohort, device, privacy_event, promotion, round_, version
 from cloud_server.tasks import load_task, task_names
 from shared.clock import Clock
 from shared.wire.requests import COHORTS
@@ -124,6 +125,15 @@ class StateCollector(Collector):
                 names,
                 tuple(phase.value for phase in Phase),
                 connection.execute(select(cohort.c.task, cohort.c.phase, func.count()).group_by("task", "phase")).all(),
+            )
+            yield _by_phase(
+                "fedloom_promotions",
+                "Promotions, by how they stand.",
+                names,
+                (EVALUATING, WAITING, RELEASED, ROLLED_BACK),
+                connection.execute(
+                    select(promotion.c.task, promotion.c.phase, func.count()).group_by("task", "phase")
+                ).all(),
             )
             yield _by_task(
                 "fedloom_devices",

@@ -15,7 +15,7 @@ from cloud_server.authority.registry import Authority
 from cloud_server.releases import actions
 from cloud_server.releases.card import card_text, model_card
 from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form, list_versions, release_report
-from cloud_server.releases.gate import Rule
+from cloud_server.releases.gate import Rule, parse_stages
 from cloud_server.releases.importing import import_weights
 from cloud_server.releases.keys import rotate, signing_key
 from cloud_server.releases.state import ReleaseState, load_release
@@ -84,9 +84,9 @@ def _changing(
 
 def _stages(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part.strip().removesuffix("%")) / 100 for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 1%,10%,100%") from error
+        return parse_stages(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error.message} {error.remedy}") from error
 
 
 def _open(arguments: argparse.Namespace) -> Context:

@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from cloud_server import audit
 from cloud_server.api.context import context
-from cloud_server.dashboard.facts import devices, models, overview, privacy, rounds, system, tasks
+from cloud_server.dashboard.facts import devices, overview, privacy, rounds, system, tasks
 from cloud_server.dashboard.guard import for_role
 from cloud_server.dashboard.parts import budget_of, chosen_task, dashboard
 from cloud_server.dashboard.showing import LARGEST_NUMBER, blueprint, page, show, show_part, whole_number
@@ -108,19 +108,6 @@ def show_device(device: str) -> AnyResponse:
     parts = context()
     with parts.database.read() as connection:
         return show("device", devices.show_device(connection, device, parts.clock.now_s()))
-
-
-@page("/models")
-def show_models() -> AnyResponse:
-    """List a task's versions."""
-    with context().database.read() as connection:
-        stored, menu = chosen_task(connection)
-        if stored is None:
-            values: dict[str, Json] = {"task": None, "versions": []}
-        else:
-            values = models.list_versions(connection, stored, whole_number("before"))
-            values |= {"history": [*rounds.history(connection, stored)]}
-    return show("models", values, menu=menu)
 
 
 @page("/tasks")

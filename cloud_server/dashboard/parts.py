@@ -48,10 +48,10 @@ def recorded() -> Iterator[Connection]:
         parts.anchor.extend(connection)
 
 
-def chosen_task(connection: Connection) -> tuple[Task | None, list[dict[str, Json]]]:
-    """Return the task that the query names, else the first, and the menu of all; None where there are none."""
+def chosen_task(connection: Connection, wanted: str = "") -> tuple[Task | None, list[dict[str, Json]]]:
+    """Return the wanted task, else the query's, else the first, and the menu of all; None where there are none."""
     menu = task_menu(connection)
-    name = request.args.get("task", "") or (str(menu[0]["task"]) if menu else "")
+    name = wanted or request.args.get("task", "") or (str(menu[0]["task"]) if menu else "")
     return (load_task(connection, name) if name else None), menu
 
 

@@ -14,14 +14,14 @@ from cloud_server.api.context import Context
 from cloud_server.api.health import Check
 from cloud_server.api.policy import public
 from cloud_server.beside import in_web_process
-from cloud_server.dashboard import actions, guard, pages, parts, signing_in
+from cloud_server.dashboard import actions, guard, models, pages, parts, signing_in
 from cloud_server.dashboard.facts.summaries import Summaries
 from cloud_server.dashboard.guard import SignInHeader
 from cloud_server.dashboard.showing import blueprint
 from cloud_server.storage.opening import open_database
 
 NOTHING: Final = "\N{EN DASH}"
-PAGES: Final = (actions, pages, signing_in)  # imported for their routes
+PAGES: Final = (actions, models, pages, signing_in)  # imported for their routes
 
 
 def register(app: Flask, context: Context, checks: Mapping[str, Check], header: SignInHeader) -> None:

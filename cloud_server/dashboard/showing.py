@@ -88,8 +88,7 @@ def render(name: str, values: Mapping[str, Json], **more: object) -> str:
         languages=language.LANGUAGES,
         me=who,
         form_token_field=FORM_TOKEN_FIELD,
-        json_url=_json_url(),
-        **more,
+        **{"here_url": request.full_path.rstrip("?"), "json_url": _json_url(), **more},
     )
 
 

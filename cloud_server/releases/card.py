@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from cloud_server.privacy import privacy_report
-from cloud_server.releases.catalogue import measurements, uses_of
-from cloud_server.releases.state import list_evaluations
+from cloud_server.releases.catalogue import is_enough, measurements, shown_evaluations, uses_of
 from cloud_server.rounds.releasing import plan_of
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.storage.blobs import BlobStore
@@ -34,7 +33,7 @@ def model_card(connection: Connection, blobs: BlobStore, task_name: str, number:
     query = select(version.c.created_s).where(version.c.task == task_name, version.c.number == number)
     plan = plan_of(connection, task_name, number)
     rounds = [one for one in list_rounds(connection, task_name) if int(str(one["base_version"])) < number]
-    uses = uses_of(connection, task_name)
+    uses, fewest = uses_of(connection, task_name), plan.cohort.min_survivors
     return {
         "task": task_name,
         "version": number,
@@ -52,8 +51,8 @@ def model_card(connection: Connection, blobs: BlobStore, task_name: str, number:
         "files_bytes": {name: entry.size_bytes for name, entry in sorted(release.files.items())},
         "speed": _speed(files.get(PROOF_FILE)),
         "evaluation": measurements(connection, task_name).get(number),
-        "releases": [one for one in list_evaluations(connection, task_name) if one["version"] == number],
-        "history": [_round(dict(one)) for one in rounds if one["phase"] != "open"],
+        "releases": [one for one in shown_evaluations(connection, task_name, fewest) if one["version"] == number],
+        "history": [_round(dict(one), fewest) for one in rounds if one["phase"] != "open"],
         "privacy": privacy_report(connection, plan),
         "plan": decode(plan.to_bytes()),
     }
@@ -67,8 +66,8 @@ def _speed(proof: bytes | None) -> list[dict[str, Any]]:
     return [{key: one[key] for key in kept if key in one} for one in json.loads(proof)["runtimes"]]
 
 
-def _round(one: dict[str, Any]) -> dict[str, Any]:
-    count = one.get("evaluated") or 0
+def _round(one: dict[str, Any], fewest: int) -> dict[str, Any]:
+    count = (one.get("evaluated") or 0) if is_enough(one, fewest) else 0
     return {
         "round": one["round"],
         "from_version": one["base_version"],

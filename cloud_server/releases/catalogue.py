@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import numpy as np
@@ -89,14 +90,29 @@ def _use(uses: dict[int, str] | None, number: int, newest: int) -> str:
 def measurements(connection: Connection, task_name: str) -> dict[int, dict[str, Json]]:
     """Return what devices measured of versions, on held-out examples: in rounds that began with them, and in stages."""
     found: dict[int, dict[str, Json]] = {}
+    fewest = load_task(connection, task_name).plan.cohort.min_survivors
     for one in list_rounds(connection, task_name):
-        if count := one.get("evaluated"):
+        if (count := one.get("evaluated")) and is_enough(one, fewest):
             found[int(str(one["base_version"]))] = _measured(one["correct"], one["loss_sum"], count, one["survivors"])
-    for one in list_evaluations(connection, task_name):
+    for one in shown_evaluations(connection, task_name, fewest):
         sums = one["candidate"]
         if isinstance(sums, dict) and sums["count"]:
             number = int(str(one["version"]))
             found[number] = _measured(sums["correct"], sums["loss_sum"], sums["count"], one["survivors"])
+    return found
+
+
+def is_enough(found: Mapping[str, Json], fewest: int) -> bool:
+    """Say whether what was found is of as many devices as the plan's smallest cohort, ``fewest``."""
+    return int(str(found.get("survivors") or 0)) >= fewest
+
+
+def shown_evaluations(connection: Connection, task_name: str, fewest: int) -> list[dict[str, Json]]:
+    """Return what stages found, oldest first; without the sums where fewer than ``fewest`` devices had examples."""
+    found = []
+    for one in list_evaluations(connection, task_name):
+        few = not is_enough(one, fewest) or int(str(one["evaluated"])) < fewest
+        found.append({**one, "suppressed": few} | ({"candidate": None, "baseline": None} if few else {}))
     return found
 
 
@@ -116,7 +132,7 @@ def release_report(connection: Connection, task_name: str) -> dict[str, Json]:
     Raises:
         Missing: ``task-unknown``.
     """
-    load_task(connection, task_name)
+    fewest = load_task(connection, task_name).plan.cohort.min_survivors
     state = load_release(connection, task_name)
     going = under_way(connection, state)
     return {
@@ -128,7 +144,7 @@ def release_report(connection: Connection, task_name: str) -> dict[str, Json]:
         "promotion": None if going is None else going.to_json(),
         "told": state is None or state.sequence == state.revision,
         "promotions": [one.to_json() for one in list_promotions(connection, task_name)],
-        "evaluations": [dict(one) for one in list_evaluations(connection, task_name)],
+        "evaluations": [*shown_evaluations(connection, task_name, fewest)],
     }
 
 

@@ -110,6 +110,25 @@ class Verdict:
         }
 
 
+def parse_stages(text: str) -> tuple[float, ...]:
+    """Return the shares of text such as ``1%,10%,100%``.
+
+    Raises:
+        UsageError: ``bad-stages``.
+    """
+    try:
+        return tuple(float(part.strip().removesuffix("%")) / 100 for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            "bad-stages", f"{text[:40]!r} are no stages.", f"write {stages_text(Rule().shares)}, for instance"
+        ) from error
+
+
+def stages_text(shares: Sequence[float]) -> str:
+    """Undo ``parse_stages``."""
+    return ",".join(f"{100 * share:.12g}%" for share in shares)
+
+
 def judge(found: ComparedSum, rule: Rule, metric: Metric, fewest: int) -> Verdict:
     """Say whether a candidate may go on.
 

@@ -1,4 +1,4 @@
-"""A server with a past, an operator's account, and a browser, for a whole module."""
+"""A server with a past, an operator's account, and a browser, for all of these tests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Console:
     data: Path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     """Return a server whose task has run for a while; no driver, whose devices these are not."""
     folder = tmp_path_factory.mktemp("console")
@@ -55,7 +55,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     server.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def screen(console: Console) -> Iterator[Screen]:
     """Return a browser in which the operator is signed in."""
     with browser() as chrome:

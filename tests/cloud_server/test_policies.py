@@ -43,6 +43,7 @@ VALUES = {
     "code": "en",
     "device": "device-a",
     "digest": "0" * 64,
+    "form": "float",
     "held": "1" * 64,
     "name": "ada",
     "number": "0",

@@ -42,7 +42,8 @@ def families(text: str) -> dict[str, tuple[str, set[str]]]:
     return found
 
 
-def test_every_metric_is_listed_with_its_kind_and_labels(local: Local) -> None:
+def metrics_of(local: Local) -> dict[str, tuple[str, set[str]]]:
+    """Return what an aggregator with a task and a device shows, and a driver's."""
     plan = small_plan("point")
     local.create(plan)
     local.enrol(plan, 1)
@@ -55,7 +56,11 @@ def test_every_metric_is_listed_with_its_kind_and_labels(local: Local) -> None:
         def collect(self) -> list[object]:
             return []
 
-    found |= families(read_metrics(driver, Nothing()).decode())  # type: ignore[arg-type]  # of the driver alone
+    return found | families(read_metrics(driver, Nothing()).decode())  # type: ignore[arg-type]  # of the driver alone
+
+
+def test_every_metric_is_listed_with_its_kind_and_labels(local: Local) -> None:
+    found = metrics_of(local)
     listed = documented()
     assert found.keys() == listed.keys()
     noisy = {"fedloom_privacy_epsilon", "fedloom_privacy_epsilon_allowed"}  # have no rows for a plan without noise

@@ -63,7 +63,7 @@ def fill(parts: Context, folder: Path, key: SigningKey, name: str, size: Size, n
     with parts.database.write() as connection:
         create_task(connection, parts.blobs, read_bundle(folder), plan, key, begun_s)
         connection.execute(update(task_table).where(task_table.c.name == name).values(created_s=begun_s))
-        names = _devices(connection, plan, size, now_s, dice)
+        names = insert_devices(connection, plan, size, now_s, dice)
         _rounds(connection, plan, size, now_s, dice)
         _steps(connection, plan, names, now_s)
         asked = [{"task": name, "device": member, "invited_s": now_s - 600} for member in names[: MEMBERS + 6]]
@@ -76,7 +76,8 @@ def fill(parts: Context, folder: Path, key: SigningKey, name: str, size: Size, n
         parts.anchor.extend(connection)
 
 
-def _devices(connection: Connection, plan: Plan, size: Size, now_s: float, dice: random.Random) -> list[str]:
+def insert_devices(connection: Connection, plan: Plan, size: Size, now_s: float, dice: random.Random) -> list[str]:
+    """Add devices as they are after so many rounds, and return their pseudonyms."""
     names = [f"device-{dice.getrandbits(128):032x}" for _ in range(size.devices)]
     for start in range(0, len(names), _ROWS_AT_ONCE):
         connection.execute(
@@ -123,7 +124,7 @@ def _rounds(connection: Connection, plan: Plan, size: Size, now_s: float, dice: 
         for attempt in range(1, 2 + (dice.random() < 0.06)):
             is_last = attempt == 2 or not is_lost
             rows["cohort"].append(
-                _cohort(plan, number, published, attempt, opened_s, survivors, is_open=is_open, failed=not is_last)
+                cohort_row(plan, number, published, attempt, opened_s, survivors, is_open=is_open, failed=not is_last)
             )
         if is_open or is_lost:
             continue
@@ -175,9 +176,10 @@ def _round(
     }
 
 
-def _cohort(
+def cohort_row(
     plan: Plan, number: int, base: int, attempt: int, opened_s: float, survivors: int, *, is_open: bool, failed: bool
 ) -> dict[str, Any]:
+    """Return an attempt at a round, with everybody in it but some who vanished."""
     everybody = frozenset(range(MEMBERS))
     return {
         "id": f"cohort-{plan.task}-{number}-{attempt}",

@@ -7,9 +7,12 @@ from typing import Final
 from sqlalchemy import Connection, desc, select
 
 from cloud_server.dashboard.facts.rounds import measured
+from cloud_server.releases.catalogue import Form
+from cloud_server.releases.state import held_versions, load_release, under_way
 from cloud_server.rounds.retention import kept_from
 from cloud_server.storage.schema import round_, version
-from cloud_server.tasks import Task, release_files
+from cloud_server.tasks import Task, newest_version, release_files
+from shared.bundle import INFER_FILE, INFER_INT8_FILE
 from shared.wire.canonical import Json, decode
 
 PAGE_ROWS: Final = 50
@@ -25,20 +28,43 @@ def list_versions(connection: Connection, stored: Task, before: int | None = Non
     shown = rows[:PAGE_ROWS]
     numbers = [row.number for row in shown]
     results = _results(connection, stored, numbers)
-    oldest_kept = kept_from(connection, stored.name)
+    oldest_kept, held = kept_from(connection, stored.name), held_versions(connection, stored.name)
+    uses = _uses(connection, stored.name)
     versions: list[Json] = [
         {
             "version": row.number,
             "created_s": row.created_s,
             "model_sha256": row.model_sha256.hex(),
             "bytes": sum(entry.size_bytes for entry in release_files(row.release).values()),
-            "kept": row.number >= oldest_kept,
+            "kept": (kept := row.number >= oldest_kept or row.number in held),
+            "forms": [*forms_of(row.release)] if kept else [],
+            "uses": [*uses.get(row.number, [])],
             **measured(results.get(row.number, {}), stored.plan),
         }
         for row in shown
     ]
     older = numbers[-1] if len(rows) > PAGE_ROWS else None
     return {"task": stored.name, "versions": versions, "older": older, "before": before}
+
+
+def forms_of(release: bytes) -> list[Form]:
+    """Return the forms in which a version's file is there without TensorFlow."""
+    names = release_files(release)
+    needed: dict[Form, str | None] = {"float": INFER_FILE, "int8": INFER_INT8_FILE, "safetensors": None}
+    return [form for form, name in needed.items() if name is None or name in names]
+
+
+def _uses(connection: Connection, task: str) -> dict[int, list[str]]:
+    """Return what devices do with versions, in a word or two each."""
+    state = load_release(connection, task)
+    if state is None:
+        return {newest_version(connection, task): ["newest"]}
+    going, found = under_way(connection, state), dict[int, list[str]]()
+    named = (state.pinned, "pinned"), (state.released, "released"), (going.candidate if going else None, "stage")
+    for number, use in named:
+        if number is not None:
+            found.setdefault(number, []).append(use)
+    return found
 
 
 def _results(connection: Connection, stored: Task, numbers: list[int]) -> dict[int, dict[str, Json]]:

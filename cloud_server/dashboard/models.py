@@ -1,0 +1,165 @@
+"""Models: versions, their cards and files, what devices use of them, and what operators do about it.
+
+Each change calls what ``fedloom-server model`` calls, with the revision that the form was made of: who was slower than
+somebody else changes nothing, and is shown how it stands now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Final
+
+from flask import Response, request, url_for
+from sqlalchemy import Connection
+from werkzeug.wrappers import Response as AnyResponse
+
+from cloud_server.api import problems
+from cloud_server.api.context import context
+from cloud_server.dashboard.facts import models, releases, rounds
+from cloud_server.dashboard.guard import by, for_role
+from cloud_server.dashboard.parts import chosen_task, recorded
+from cloud_server.dashboard.showing import LARGEST_NUMBER, action, blueprint, done, page, show, wants_json, whole_number
+from cloud_server.releases import actions
+from cloud_server.releases.card import model_card
+from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form
+from cloud_server.releases.gate import Rule, parse_stages
+from cloud_server.releases.keys import signing_key
+from cloud_server.releases.state import ReleaseState
+from cloud_server.rounds.retention import is_kept
+from cloud_server.tasks import release_of
+from shared.errors import FedloomError, Missing, UsageError
+from shared.wire.canonical import Json
+
+_LINKS: Final = {"here_url": "show_models", "json_url": "show_models_json"}  # of what answers a form at its address
+_LONGEST_REASON: Final = 200
+_DIGITS: Final = 10
+
+
+@page("/models")
+def show_models() -> AnyResponse:
+    """List a task's versions, and show what devices use."""
+    return _models()
+
+
+def _models(task: str = "", error: FedloomError | None = None) -> AnyResponse:
+    """Return the page; with an error, why something was not done, and its status."""
+    with context().database.read() as connection:
+        stored, menu = chosen_task(connection, task)
+        if stored is None:
+            values: dict[str, Json] = {"task": None, "versions": []}
+        else:
+            values = models.list_versions(connection, stored, whole_number("before"))
+            values |= {"history": [*rounds.history(connection, stored)]}
+            values |= {"release": releases.show_releases(connection, stored)}
+    if error is None:
+        return show("models", values, menu=menu)
+    answer = problems.answer(error)
+    links = {name: url_for(f"console.{view}", task=task) for name, view in _LINKS.items()}
+    response = show("models", values | {"problem": json.loads(answer.get_data())}, menu=menu, **links)
+    response.status_code = answer.status_code
+    return response
+
+
+@page("/models/<task>/<int:number>")
+def show_card(task: str, number: int) -> AnyResponse:
+    """Show a version's model card."""
+    parts, number = context(), min(number, LARGEST_NUMBER)
+    with parts.database.read() as connection:
+        card = model_card(connection, parts.blobs, task, number)
+        release, _ = release_of(connection, task, number)
+        kept = is_kept(connection, task, number)
+    return show("card", card, forms=models.forms_of(release) if kept else [])
+
+
+@blueprint.get("/models/<task>/<int:number>/<form>")
+@for_role("viewer")
+def download_version(task: str, number: int, form: str) -> AnyResponse:
+    """Return a version as one file."""
+    chosen = next((one for one in FORMS if one == form), None)
+    if chosen is None:
+        raise Missing("form-unknown", "There is no such form of a model.", f"choose one of {', '.join(FORMS)}")
+    parts = context()
+    with parts.database.read() as connection:
+        data = file_in_form(connection, parts.blobs, task, min(number, LARGEST_NUMBER), chosen)
+    headers = {"Content-Disposition": f'attachment; filename="{task}-{number}{SUFFIXES[chosen]}"'}
+    return Response(data, content_type="application/octet-stream", headers=headers)
+
+
+@action("/models/<task>/<verb>", "operator")
+def change_release(task: str, verb: str) -> AnyResponse:
+    """Promote, let go on, pin, unpin, roll back, or hold."""
+    change = _CHANGES.get(verb)
+    if change is None:
+        raise Missing("verb-unknown", "Releases cannot be changed like that.", f"choose one of {', '.join(_CHANGES)}")
+    try:
+        revision = _whole("revision")
+        with recorded() as connection:
+            state = change(connection, revision, task)
+    except FedloomError as error:
+        if wants_json() or error.code == "task-unknown":
+            raise
+        return _models(task, error)
+    where = url_for("console.show_models", task=task)
+    return done(f"release-{verb}", where, task=task, revision=state.revision)
+
+
+def _promote(connection: Connection, revision: int, task: str) -> ReleaseState:
+    who, version = by(), _whole("version")
+    rule = Rule(parse_stages(request.form.get("stages", "")), automatic="wait" not in request.form)
+    key = _release_key(connection)
+    return actions.promote(connection, who.actor, revision, task, version, rule, release_key=key, now_s=who.now_s)
+
+
+def _pin(connection: Connection, revision: int, task: str) -> ReleaseState:
+    who, version, key = by(), _whole("version"), _release_key(connection)
+    return actions.pin(
+        connection, who.actor, revision, task, version, release_key=key, reason=_reason(), now_s=who.now_s
+    )
+
+
+def _unpin(connection: Connection, revision: int, task: str) -> ReleaseState:
+    return actions.unpin(connection, by().actor, revision, task, now_s=by().now_s)
+
+
+def _proceed(connection: Connection, revision: int, task: str) -> ReleaseState:
+    return actions.proceed(connection, by().actor, revision, task, now_s=by().now_s)
+
+
+def _hold(connection: Connection, revision: int, task: str) -> ReleaseState:
+    return actions.hold(connection, by().actor, revision, task, now_s=by().now_s)
+
+
+def _roll_back(connection: Connection, revision: int, task: str) -> ReleaseState:
+    return actions.roll_back(connection, by().actor, revision, task, reason=_reason(), now_s=by().now_s)
+
+
+_CHANGES: Final[dict[str, Callable[[Connection, int, str], ReleaseState]]] = {
+    "promote": _promote,
+    "proceed": _proceed,
+    "roll-back": _roll_back,
+    "pin": _pin,
+    "unpin": _unpin,
+    "hold": _hold,
+}
+
+
+def _release_key(connection: Connection) -> bytes:
+    parts = context()
+    return signing_key(parts.folder, connection, parts.authority.public_key).public
+
+
+def _whole(name: str) -> int:
+    """Return a field's number.
+
+    Raises:
+        UsageError: ``bad-number``.
+    """
+    text = request.form.get(name, "").strip()
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS and int(text) <= LARGEST_NUMBER:
+        return int(text)
+    raise UsageError("bad-number", f"The form's {name} is no whole number.", "load the page again and fill in the form")
+
+
+def _reason() -> str:
+    return request.form.get("reason", "").strip()[:_LONGEST_REASON]
