@@ -153,7 +153,8 @@ def judge(found: ComparedSum, rule: Rule, metric: Metric, fewest: int) -> Verdic
         drop, error = (value / unit for value in _mean(found.loss_change, devices))
     allowed = min(rule.largest_drop, rule.tolerance + rule.standard_errors * error)
     passed = drop <= allowed
-    words = f"{metric} {_change(drop, metric)} on {devices} devices, a drop of up to {100 * allowed:.3g} % is allowed"
+    limit = f"a {'drop' if metric == 'accuracy' else 'rise'} of up to {100 * allowed:.3g} % is allowed"
+    words = f"{metric} {_change(drop, metric)} on {devices} devices, {limit}"
     return Verdict(passed, words, metric, drop, error, allowed)
 
 

@@ -265,7 +265,7 @@ def test_files_and_cards(desk: Desk) -> None:
     page = desk.browser.get(f"/console/models/{TASK}/1").get_data(as_text=True)
     assert f"{TASK}, version 1" in page
     assert "0.1000" in page
-    assert "on 6 devices, a drop of up to" in page
+    assert "on 6 devices, a rise of up to" in page
 
 
 def test_of_fewer_devices_than_the_smallest_cohort_no_sum_is_shown(desk: Desk) -> None:
