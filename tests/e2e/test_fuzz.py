@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.fuzz import Fuzz, prepare
 from tests.e2e.servers import deployment
 
-pytestmark = pytest.mark.xdist_group("fuzz")
+pytestmark = [pytest.mark.xdist_group("fuzz"), pytest.mark.timeout(900)]  # on a machine that may be busy
 REQUESTS: Final = 2000
 
 
