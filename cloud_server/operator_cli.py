@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.durations import seconds_of
-from cloud_server.operators import accounts, tokens
+from cloud_server.operators import accounts, sessions, tokens
 from cloud_server.operators.accounts import AT_THE_MACHINE, By
 from cloud_server.operators.roles import ROLES
 from cloud_server.settings import DataFolder
@@ -116,6 +116,7 @@ def _set_password(arguments: argparse.Namespace) -> Json:
     password = _password()
     with _writing(arguments) as (connection, by):
         accounts.set_password(connection, arguments.name, password, by)
+        sessions.forget_attempts(connection, arguments.name)
     return {"operator": arguments.name, "password_set": True}
 
 

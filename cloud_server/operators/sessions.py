@@ -72,6 +72,11 @@ def count_attempt(connection: Connection, address: str, account: str, now_s: flo
             connection.execute(update(sign_in_attempt).where(sign_in_attempt.c.key == key).values(tries=row.tries + 1))
 
 
+def forget_attempts(connection: Connection, account: str) -> None:
+    """Let somebody try again who was locked out by others' tries."""
+    connection.execute(delete(sign_in_attempt).where(sign_in_attempt.c.key == _account(account)))
+
+
 def password_hash_of(connection: Connection, account: str) -> str:
     """Return the hash of an account's password, empty where there is none."""
     query = select(operator.c.password_hash).where(operator.c.name == account)

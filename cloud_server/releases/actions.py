@@ -25,6 +25,7 @@ from cloud_server.releases.state import (
     save_release,
     under_way,
 )
+from cloud_server.rounds.retention import is_kept
 from cloud_server.storage.schema import evaluation, round_
 from cloud_server.tasks import Task, load_task, newest_version, release_of
 from shared.errors import Conflict, Missing, Refused
@@ -140,6 +141,8 @@ def _require_no_noise(task: Task) -> None:
 def _require_usable(connection: Connection, task_name: str, version: int, key: bytes, now_s: float) -> None:
     body, signature = release_of(connection, task_name, version)
     verify_release(body, signature, public_key=key, task=task_name, min_version=version, now_s=now_s)
+    if not is_kept(connection, task_name, version):
+        raise Refused("version-removed", f"The files of version {version} are not kept any more.", "use a newer one")
 
 
 def proceed(

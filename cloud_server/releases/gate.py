@@ -190,9 +190,10 @@ def stage_limit(places: Sequence[int], share: float, smallest: int, before: int 
     Args:
         places: of the devices that can evaluate, see ``place_of``.
         share: of all devices.
-        smallest: devices that the stage needs; all are in it where there are fewer.
+        smallest: devices that the stage needs; where there are fewer, its cohort cannot form.
         before: the limit of the stage before, which this one contains.
     """
-    if share >= 1 or len(places) < smallest:
+    if share >= 1:
         return PLACES
-    return max(before, math.ceil(share * PLACES), sorted(places)[smallest - 1] + 1)
+    own = max(before, math.ceil(share * PLACES))
+    return own if len(places) < smallest else max(own, sorted(places)[smallest - 1] + 1)

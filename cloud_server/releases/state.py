@@ -196,7 +196,8 @@ def lock_release(connection: Connection, task_name: str, expected_revision: int 
         Missing: ``task-unknown``.
         Conflict: ``release-changed``.
     """
-    query = select(task_table.c.name).where(task_table.c.name == task_name).with_for_update()
+    query = select(task_table.c.name).where(task_table.c.name == task_name)
+    query = query.with_for_update(key_share=True)  # rows that refer to the task may come meanwhile
     if connection.execute(query).one_or_none() is None:
         raise Missing("task-unknown", f"There is no task {task_name!r}.", "see fedloom-server task list")
     state = load_release(connection, task_name)

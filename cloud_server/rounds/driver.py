@@ -199,6 +199,7 @@ class Driver:
         now_s = self._clock.now_s()
         if now_s - self._renewed_s < RENEWAL_CHECK_S:
             return
+        self._anchor_due = True  # web processes record things, too
         self._renewed_s = now_s
         self._clean_up()  # an operator may have ended a cohort
         with self._database.write() as connection:

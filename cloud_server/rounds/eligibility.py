@@ -89,5 +89,8 @@ def require_eligible(connection: Connection, name: str, plan: Plan, now_s: float
 
 def count_contributions(connection: Connection, names: list[str], now_s: float) -> None:
     """Note, in the transaction that publishes a sum, whose updates are in it."""
+    # In the order of names, as requests' batches lock them: no two transactions wait for each other's rows.
+    lock = select(device.c.device).where(device.c.device.in_(names)).order_by(device.c.device).with_for_update()
+    connection.execute(lock).all()
     values = {"contributions": device.c.contributions + 1, "last_contribution_s": now_s}
     connection.execute(update(device).where(device.c.device.in_(names)).values(values))

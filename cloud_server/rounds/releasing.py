@@ -9,6 +9,8 @@ from typing import Final
 
 from sqlalchemy import Connection, select, update
 
+from cloud_server import audit
+from cloud_server.releases.gate import smallest_stage
 from cloud_server.releases.stages import DRIVER, Pair, end_promotion, has_compared, limit_of
 from cloud_server.releases.state import (
     EVALUATING,
@@ -29,6 +31,7 @@ from shared.decision import Decision, sign_decision
 from shared.errors import Refused
 from shared.plan import Plan
 from shared.release import key_id
+from shared.wire.canonical import Json
 from shared.wire.signed import SigningKey
 
 MAX_ATTEMPTS: Final = 20  # cohorts per promotion, before it is rolled back
@@ -133,7 +136,11 @@ def form_evaluation(
             end_promotion(connection, DRIVER, state, one, f"{MAX_ATTEMPTS} cohorts failed", now_s)
             return True
         pair = Pair(one.candidate, one.baseline)
-        limit, _ = limit_of(connection, task, pair, one.rule.shares[one.stage], now_s, one.limit)
+        limit, able = limit_of(connection, task, pair, one.rule.shares[one.stage], now_s, one.limit)
+        if able < smallest_stage(task.plan.rules):
+            reason = f"stage {one.stage + 1}: only {able} devices are left that can evaluate it"
+            end_promotion(connection, DRIVER, state, one, reason, now_s)
+            return True
         changed = replace(one, cohort=new_id(), attempts=one.attempts + 1, limit=limit)
         insert_cohort(
             connection,
@@ -147,6 +154,8 @@ def form_evaluation(
         )
         save_promotion(connection, changed)
         if limit != one.limit:
+            detail: dict[str, Json] = {"version": one.candidate, "promotion": one.number, "stage": one.stage + 1}
+            audit.record(connection, now_s, DRIVER, "release-stage-grown", one.task, detail)
             save_release(connection, state)
     log.info("task %s: version %d, stage %d is being evaluated", one.task, one.candidate, one.stage + 1)
     return True

@@ -12,14 +12,24 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select, update
 
 from cloud_server.releases.state import held_versions
 from cloud_server.rounds.machine import OVER
 from cloud_server.rounds.rounds import OPEN
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.database import Database
-from cloud_server.storage.schema import box, cohort, commitment, partial_sum, privacy_event, round_, step, version
+from cloud_server.storage.schema import (
+    box,
+    cohort,
+    commitment,
+    partial_sum,
+    privacy_event,
+    promotion,
+    round_,
+    step,
+    version,
+)
 from cloud_server.storage.schema import setting as setting_table
 from cloud_server.storage.schema import task as task_table
 from cloud_server.tasks import release_files
@@ -104,10 +114,19 @@ def forget_cohorts(database: Database, retention: Retention, now_s: float) -> in
     old_s = now_s - retention.cohort_days * DAY_S
     over = cohort.c.phase.in_([phase.value for phase in OVER])
     of_open_round = select(round_.c.number).where(
-        round_.c.task == cohort.c.task, round_.c.number == cohort.c.round, round_.c.phase == OPEN
+        cohort.c.purpose == "training",
+        round_.c.task == cohort.c.task,
+        round_.c.number == cohort.c.round,
+        round_.c.phase == OPEN,
+    )
+    of_promotion = select(promotion.c.number).where(  # under way: who evaluated for it must not do so again
+        cohort.c.purpose == "evaluation",
+        promotion.c.task == cohort.c.task,
+        promotion.c.number == cohort.c.round,
+        promotion.c.ended_s.is_(None),
     )
     charged = select(privacy_event.c.cohort).where(privacy_event.c.cohort == cohort.c.id)
-    query = select(cohort.c.id).where(over, cohort.c.since_s < old_s, ~of_open_round.exists())
+    query = select(cohort.c.id).where(over, cohort.c.since_s < old_s, ~of_open_round.exists(), ~of_promotion.exists())
     query = query.where(~charged.exists() | cohort.c.roster.is_not(None)).limit(COHORTS_AT_ONCE)
     forgotten = 0
     while True:
@@ -133,13 +152,18 @@ def forget_versions(database: Database) -> None:
     trained = select(cohort.c.id).where(of_task, cohort.c.base_version == version.c.number)
     for name in names:
         with database.read() as connection:
-            oldest = kept_from(connection, name)
-            held = version.c.number.in_(held_versions(connection, name))
-            old = (version.c.task == name) & (version.c.number < oldest) & ~trained.exists() & ~held
-            if connection.execute(select(version.c.number).where(old).limit(1)).one_or_none() is None:
+            if (
+                connection.execute(select(version.c.number).where(_old(connection, name, trained)).limit(1)).first()
+                is None
+            ):
                 continue
-        with database.write() as connection:
-            connection.execute(delete(version).where(old))
+        with database.write() as connection:  # looks again: a version may have been pinned meanwhile
+            connection.execute(delete(version).where(_old(connection, name, trained)))
+
+
+def _old(connection: Connection, name: str, trained: Select[tuple[str]]) -> ColumnElement[bool]:
+    held = version.c.number.in_(held_versions(connection, name))
+    return (version.c.task == name) & (version.c.number < kept_from(connection, name)) & ~trained.exists() & ~held
 
 
 def needed(connection: Connection) -> set[str]:
