@@ -90,6 +90,12 @@ def make_context(
     )
 
 
+def open_existing(data: Path) -> Context:
+    """Open the aggregator in a folder that is there, for a command; raises as ``make_context``, and ``no-data``."""
+    DataFolder.existing(data)
+    return make_context(data, SystemClock())
+
+
 def description_of(folder: DataFolder) -> Description | None:
     """Return the authority elsewhere that ``serve --authority`` was told of, now or before."""
     path = folder.keys / DESCRIPTION_FILE

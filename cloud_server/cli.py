@@ -14,8 +14,7 @@ from typing import NoReturn
 from sqlalchemy.exc import DBAPIError
 
 from cloud_server import audit
-from cloud_server.api.context import Context
-from cloud_server.app import make_context
+from cloud_server.app import open_existing
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority_cli import add_authority, is_authority, mint_at_authority, serve_authority
 from cloud_server.blobs_cli import add_blobs
@@ -228,19 +227,14 @@ def _task_create(arguments: argparse.Namespace) -> Json:
     return {"task": plan.task, "notes": [*notes]} if arguments.json else f"task: {plan.task}"
 
 
-def _open(arguments: argparse.Namespace) -> Context:
-    DataFolder.existing(arguments.data)
-    return make_context(arguments.data, SystemClock())
-
-
 def _task_list(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         return {"tasks": list(task_names(connection))}
 
 
 def _task_show(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         task = load_task(connection, arguments.task)
         return {
@@ -254,13 +248,13 @@ def _task_show(arguments: argparse.Namespace) -> Json:
 
 
 def _audit_list(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         return {"entries": list(audit.entries(connection, after=arguments.after))}
 
 
 def _privacy_show(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         return privacy_report(connection, load_task(connection, arguments.task).plan)
 
@@ -271,7 +265,7 @@ def _code_create(arguments: argparse.Namespace) -> Json:
         secrets, url, root = mint_at_authority(arguments, valid_s)
         codes = [EnrolmentCode(url, root.fingerprint, secret).to_text() for secret in secrets]
     else:
-        parts = _open(arguments)
+        parts = open_existing(arguments.data)
         codes = make_codes(
             parts,
             arguments.task,

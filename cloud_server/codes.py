@@ -43,9 +43,7 @@ def make_codes(
             "start `fedloom-server serve` once, or give --url https://HOST:PORT",
         )
     secrets = parts.authority.mint(task, count=count, valid_s=valid_s, group=group)
-    with parts.database.write() as connection:
+    with parts.recorded() as connection:
         detail: dict[str, Json] = {"count": count, "valid_s": valid_s, "group": group}
         audit.record(connection, by.now_s, by.actor, "codes-created", task, detail)
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
     return [EnrolmentCode(address, parts.root.fingerprint, secret).to_text() for secret in secrets]

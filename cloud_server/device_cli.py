@@ -7,11 +7,9 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from cloud_server.app import make_context
+from cloud_server.app import open_existing
 from cloud_server.devices import State, set_state
-from cloud_server.settings import DataFolder
 from cloud_server.storage.schema import device, former_key
-from shared.clock import SystemClock
 from shared.errors import Missing
 from shared.wire.canonical import Json
 
@@ -20,8 +18,7 @@ _DAY_S = 86400.0
 
 def list_devices(arguments: argparse.Namespace) -> Json:
     """Return every device, in the order of enrolment."""
-    DataFolder.existing(arguments.data)
-    parts = make_context(arguments.data, SystemClock())
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         rows = connection.execute(select(device).order_by(device.c.enrolled_s)).all()
     return {"devices": [_described(row, parts.clock.now_s()) for row in rows]}
@@ -33,8 +30,7 @@ def show_device(arguments: argparse.Namespace) -> Json:
     Raises:
         Missing: ``device-unknown``.
     """
-    DataFolder.existing(arguments.data)
-    parts = make_context(arguments.data, SystemClock())
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         row = connection.execute(select(device).where(device.c.device == arguments.device)).one_or_none()
         if row is None:
@@ -75,10 +71,7 @@ def _described(row: Row[Any], now_s: float) -> dict[str, Json]:
 
 def change_device(arguments: argparse.Namespace, state: State) -> Json:
     """Let a device take part, or not any more."""
-    DataFolder.existing(arguments.data)
-    parts = make_context(arguments.data, SystemClock())
-    with parts.database.write() as connection:
+    parts = open_existing(arguments.data)
+    with parts.recorded() as connection:
         set_state(connection, arguments.device, state, arguments.reason, parts.clock.now_s())
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
     return {"device": arguments.device, "state": state}

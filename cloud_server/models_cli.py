@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from cloud_server.api.context import Context
-from cloud_server.app import make_context
+from cloud_server.app import open_existing
 from cloud_server.authority.registry import Authority
 from cloud_server.releases import actions
 from cloud_server.releases.card import card_text, model_card
@@ -18,10 +18,9 @@ from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form, list_
 from cloud_server.releases.gate import Rule, parse_stages
 from cloud_server.releases.importing import import_weights
 from cloud_server.releases.keys import rotate, signing_key
-from cloud_server.releases.state import ReleaseState, load_release
-from cloud_server.settings import AUTHORITY_KEY_FILE, DataFolder, load_or_create_key
+from cloud_server.releases.state import ReleaseState
+from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
 from cloud_server.tasks import file_of_release, load_task, newest_version, release_of
-from shared.clock import SystemClock
 from shared.errors import Refused, UsageError
 from shared.limits import MAX_BLOB_BYTES
 from shared.release import RELEASE_FILE, SIGNATURE_FILE, key_id
@@ -37,7 +36,7 @@ def add_models(add: Add) -> None:
     """Declare the verbs; ``add`` makes a parser of a name, a sentence and what runs it."""
     _of_task(add("list", "list a task's versions", _list))
     _of_task(add("show", "show what a task's devices use, and how that came about", _show))
-    _changing(add("hold", "let devices stay with today's newest version until one is promoted", _hold))
+    _changing(add("hold", "let devices stay with today's newest version until one is promoted", _plainly(actions.hold)))
     promote = _changing(add("promote", "release a version, in stages with a gate", _promote), version=True)
     promote.add_argument("--stages", type=_stages, default=_RULE.shares, help="shares of the devices (1%%,10%%,100%%)")
     promote.add_argument("--wait", action="store_true", help="wait for `proceed` after each stage that passed")
@@ -45,9 +44,9 @@ def add_models(add: Add) -> None:
     promote.add_argument(
         "--largest-drop", type=float, default=_RULE.largest_drop, help="never accepted, however few measured (0.1)"
     )
-    _changing(add("proceed", "let a promotion that waits go on", _proceed))
+    _changing(add("proceed", "let a promotion that waits go on", _plainly(actions.proceed)))
     _changing(add("pin", "let all devices use a version, whatever is promoted", _pin), version=True, reason=True)
-    _changing(add("unpin", "let devices use what is released again", _unpin))
+    _changing(add("unpin", "let devices use what is released again", _plainly(actions.unpin)))
     _changing(add("roll-back", "let devices use the previous release again", _roll_back), reason=True)
     importing = _changing(add("import", "publish weights from elsewhere as the next version", _import))
     importing.add_argument("--weights", type=Path, required=True, metavar="FILE", help="safetensors, by tensor path")
@@ -89,18 +88,12 @@ def _stages(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{error.message} {error.remedy}") from error
 
 
-def _open(arguments: argparse.Namespace) -> Context:
-    DataFolder.existing(arguments.data)
-    return make_context(arguments.data, SystemClock())
-
-
-def _signing_key(parts: Context) -> SigningKey:
-    with parts.database.read() as connection:
-        return signing_key(parts.folder, connection, parts.authority.public_key)
+def _signing_key(parts: Context, connection: Connection) -> SigningKey:
+    return signing_key(parts.folder, connection, parts.authority.public_key)
 
 
 def _list(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         versions = list_versions(connection, arguments.task, parts.clock.now_s())
     if arguments.json:
@@ -122,11 +115,16 @@ def _list(arguments: argparse.Namespace) -> Json:
 
 
 def _show(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
+    if not arguments.json:
+        return _shown(parts, arguments.task)
     with parts.database.read() as connection:
-        report = release_report(connection, arguments.task)
-        newest = newest_version(connection, arguments.task)
-    return report if arguments.json else _release_text(report, newest)
+        return release_report(connection, arguments.task)
+
+
+def _shown(parts: Context, task: str) -> str:
+    with parts.database.read() as connection:
+        return _release_text(release_report(connection, task), newest_version(connection, task))
 
 
 def _release_text(report: dict[str, Json], newest: int) -> str:
@@ -190,26 +188,21 @@ def _time(value: Json) -> str:
 
 
 def _change(arguments: argparse.Namespace, change: Callable[[Connection, Context], ReleaseState]) -> Json:
-    parts = _open(arguments)
-    with parts.database.write() as connection:
+    parts = open_existing(arguments.data)
+    with parts.recorded() as connection:
         state = change(connection, parts)
-    return _changed(arguments, parts, state)
-
-
-def _changed(arguments: argparse.Namespace, parts: Context, state: ReleaseState) -> Json:
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
-        report, newest = release_report(connection, arguments.task), newest_version(connection, arguments.task)
-        current = load_release(connection, arguments.task)
     if arguments.json:
         return {"task": state.task, "revision": state.revision, "released": state.released, "pinned": state.pinned}
-    return _release_text(report, newest) if current is not None else ""
+    return _shown(parts, arguments.task)
 
 
-def _hold(arguments: argparse.Namespace) -> Json:
-    return _change(
+def _plainly(
+    action: Callable[..., ReleaseState],
+) -> Callable[[argparse.Namespace], Json]:
+    """Return what runs an action that needs no more than a task."""
+    return lambda arguments: _change(
         arguments,
-        lambda connection, parts: actions.hold(
+        lambda connection, parts: action(
             connection, OPERATOR, arguments.revision, arguments.task, now_s=parts.clock.now_s()
         ),
     )
@@ -226,17 +219,8 @@ def _promote(arguments: argparse.Namespace) -> Json:
             arguments.task,
             arguments.version,
             rule,
-            release_key=_signing_key(parts).public,
+            release_key=_signing_key(parts, connection).public,
             now_s=parts.clock.now_s(),
-        ),
-    )
-
-
-def _proceed(arguments: argparse.Namespace) -> Json:
-    return _change(
-        arguments,
-        lambda connection, parts: actions.proceed(
-            connection, OPERATOR, arguments.revision, arguments.task, now_s=parts.clock.now_s()
         ),
     )
 
@@ -250,18 +234,9 @@ def _pin(arguments: argparse.Namespace) -> Json:
             arguments.revision,
             arguments.task,
             arguments.version,
-            release_key=_signing_key(parts).public,
+            release_key=_signing_key(parts, connection).public,
             reason=arguments.reason,
             now_s=parts.clock.now_s(),
-        ),
-    )
-
-
-def _unpin(arguments: argparse.Namespace) -> Json:
-    return _change(
-        arguments,
-        lambda connection, parts: actions.unpin(
-            connection, OPERATOR, arguments.revision, arguments.task, now_s=parts.clock.now_s()
         ),
     )
 
@@ -283,7 +258,9 @@ def _roll_back(arguments: argparse.Namespace) -> Json:
 def _import(arguments: argparse.Namespace) -> Json:
     if not arguments.weights.is_file() or arguments.weights.stat().st_size > MAX_BLOB_BYTES:
         raise UsageError("no-weights", f"{arguments.weights} is not a file of weights.", "give a safetensors file")
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
+    with parts.database.read() as connection:
+        key = _signing_key(parts, connection)
     made = import_weights(
         parts.database,
         parts.blobs,
@@ -291,16 +268,15 @@ def _import(arguments: argparse.Namespace) -> Json:
         arguments.revision,
         arguments.task,
         arguments.weights.read_bytes(),
-        key=_signing_key(parts),
+        key=key,
         now_s=parts.clock.now_s(),
     )
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
+    parts.anchor_audit()
     return {"task": arguments.task, "version": made.version, "revision": made.state.revision}
 
 
 def _rotate_key(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
     if not isinstance(parts.authority, Authority):
         raise Refused(
             "authority-elsewhere",
@@ -309,8 +285,7 @@ def _rotate_key(arguments: argparse.Namespace) -> Json:
         )
     authority = load_or_create_key(parts.folder.authority / AUTHORITY_KEY_FILE)
     key = rotate(parts.database, parts.folder, authority, OPERATOR, parts.clock.now_s())
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
+    parts.anchor_audit()
     return {"number": key.number, "key_id": key_id(key.public_key)}
 
 
@@ -320,7 +295,7 @@ def _number_of(connection: Connection, arguments: argparse.Namespace) -> int:
 
 
 def _download(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         number = _number_of(connection, arguments)
         data = file_in_form(connection, parts.blobs, arguments.task, number, arguments.form)
@@ -330,7 +305,7 @@ def _download(arguments: argparse.Namespace) -> Json:
 
 
 def _card(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         card = model_card(connection, parts.blobs, arguments.task, _number_of(connection, arguments))
     if arguments.out is not None:
@@ -340,7 +315,7 @@ def _card(arguments: argparse.Namespace) -> Json:
 
 
 def _export(arguments: argparse.Namespace) -> Json:
-    parts = _open(arguments)
+    parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         number = _number_of(connection, arguments)
         body, signature = release_of(connection, arguments.task, number)

@@ -8,7 +8,7 @@ its survivors were frozen, and a discarded sum, stay charged.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -57,14 +57,7 @@ def paid_cohorts(plan: Plan, layout: Layout) -> int | None:
     loss = _loss(plan, layout, plan.cohort.largest)
     if not loss or _expected(plan, loss, plan.privacy.max_participations) <= plan.privacy.max_epsilon:
         return None
-    enough, too_many = 0, plan.privacy.max_participations
-    while too_many - enough > 1:
-        middle = (enough + too_many) // 2
-        if _expected(plan, loss, middle) <= plan.privacy.max_epsilon:
-            enough = middle
-        else:
-            too_many = middle
-    return enough
+    return _most_affordable(plan, 0, plan.privacy.max_participations, lambda count: _expected(plan, loss, count))
 
 
 def charge_frozen(
@@ -161,14 +154,22 @@ def rounds_left(plan: Plan, layout: Layout, spending: Spending) -> int | None:
     if paid is None or not loss:
         return None
     losses = np.array([found for _, found in spending.charges]).reshape(-1, len(loss))
-    enough, too_many = -1, paid + 1
+
+    def after(count: int) -> float:
+        return _epsilon_of_most(plan, np.vstack([losses, np.tile(loss, (count, 1))]))
+
+    return max(0, _most_affordable(plan, -1, paid + 1, after))
+
+
+def _most_affordable(plan: Plan, enough: int, too_many: int, epsilon_after: Callable[[int], float]) -> int:
+    """Return how many cohorts the budget pays for: at least ``enough``, fewer than ``too_many``."""
     while too_many - enough > 1:
         middle = (enough + too_many) // 2
-        if _epsilon_of_most(plan, np.vstack([losses, np.tile(loss, (middle, 1))])) <= plan.privacy.max_epsilon:
+        if epsilon_after(middle) <= plan.privacy.max_epsilon:
             enough = middle
         else:
             too_many = middle
-    return max(enough, 0)
+    return enough
 
 
 def forecast(plan: Plan, layout: Layout) -> list[tuple[int, float]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 from flask import current_app
+from sqlalchemy import Connection
 
 from cloud_server.audit import Anchor
 from cloud_server.authority.registry import Authority
@@ -53,6 +56,18 @@ class Context:
     assigner: Assigner
     acceptor: Acceptor
     identity_keys: IdentityKeys
+
+    @contextmanager
+    def recorded(self) -> Iterator[Connection]:
+        """Run a transaction that is durable when the block ends, and anchor the audit entries that it made."""
+        with self.database.write() as connection:
+            yield connection
+        self.anchor_audit()
+
+    def anchor_audit(self) -> None:
+        """Write the audit log's end down outside the database."""
+        with self.database.read() as connection:
+            self.anchor.extend(connection)
 
 
 def context() -> Context:

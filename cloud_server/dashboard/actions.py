@@ -14,7 +14,7 @@ from cloud_server.api.context import context
 from cloud_server.codes import make_codes
 from cloud_server.dashboard.facts import system, tasks
 from cloud_server.dashboard.guard import by
-from cloud_server.dashboard.parts import chosen_task, dashboard, recorded
+from cloud_server.dashboard.parts import chosen_task, dashboard
 from cloud_server.dashboard.showing import action, done, page, show, wants_json
 from cloud_server.devices import State, set_state
 from cloud_server.durations import seconds_of
@@ -50,7 +50,7 @@ def change_device(device: str, verb: str) -> AnyResponse:
         raise Missing("verb-unknown", "Devices cannot be changed like that.", f"choose one of {', '.join(_VERBS)}")
     who = by()
     reason = request.form.get("reason", "").strip()[:_LONGEST_REASON]
-    with recorded() as connection:
+    with context().recorded() as connection:
         set_state(connection, device, _VERBS[verb], reason, who.now_s, actor=who.actor)
     dashboard().summaries.forget_devices()
     return done(f"device-{verb}", url_for("console.show_device", device=device), device=device)
@@ -128,7 +128,7 @@ def create_new_task() -> AnyResponse:
     model = request.form.get("model", "")
     bundle = _stored_bundle(model) if model else _uploaded_bundle()
     parts, who = context(), by()
-    with recorded() as connection:
+    with context().recorded() as connection:
         key = newest_key(parts.folder, connection)
         create_task(connection, parts.blobs, bundle, plan, key, who.now_s, actor=who.actor)
     return done("task-created", url_for("console.show_task", task=plan.task), task=plan.task)
@@ -169,7 +169,7 @@ def show_operators() -> AnyResponse:
 @action("/operators/<name>/role", "admin")
 def change_role(name: str) -> AnyResponse:
     """Change what an operator may do."""
-    with recorded() as connection:
+    with context().recorded() as connection:
         accounts.set_role(connection, name, request.form.get("role", ""), by())
     return done("operator-role-set", url_for("console.show_operators"), operator=name)
 
@@ -177,7 +177,7 @@ def change_role(name: str) -> AnyResponse:
 @action("/operators/<name>/remove", "admin")
 def remove_operator(name: str) -> AnyResponse:
     """Remove an account with its sessions and tokens."""
-    with recorded() as connection:
+    with context().recorded() as connection:
         accounts.remove_operator(connection, name, by())
     return done("operator-removed", url_for("console.show_operators"), operator=name)
 
@@ -185,6 +185,6 @@ def remove_operator(name: str) -> AnyResponse:
 @action("/tokens/<token>/revoke", "admin")
 def revoke_token(token: str) -> AnyResponse:
     """Let a token be good for nothing any more."""
-    with recorded() as connection:
+    with context().recorded() as connection:
         tokens.revoke_token(connection, token[:MAX_NAME_CHARACTERS], by())
     return done("token-revoked", url_for("console.show_operators"), token=token)

@@ -18,7 +18,7 @@ from cloud_server.api import problems
 from cloud_server.api.context import context
 from cloud_server.dashboard.facts import models, releases, rounds
 from cloud_server.dashboard.guard import by, for_role
-from cloud_server.dashboard.parts import chosen_task, recorded
+from cloud_server.dashboard.parts import chosen_task
 from cloud_server.dashboard.showing import LARGEST_NUMBER, action, blueprint, done, page, show, wants_json, whole_number
 from cloud_server.releases import actions
 from cloud_server.releases.card import model_card
@@ -94,7 +94,7 @@ def change_release(task: str, verb: str) -> AnyResponse:
         raise Missing("verb-unknown", "Releases cannot be changed like that.", f"choose one of {', '.join(_CHANGES)}")
     try:
         revision = _whole("revision")
-        with recorded() as connection:
+        with context().recorded() as connection:
             state = change(connection, revision, task)
     except FedloomError as error:
         if wants_json() or error.code == "task-unknown":
@@ -118,16 +118,9 @@ def _pin(connection: Connection, revision: int, task: str) -> ReleaseState:
     )
 
 
-def _unpin(connection: Connection, revision: int, task: str) -> ReleaseState:
-    return actions.unpin(connection, by().actor, revision, task, now_s=by().now_s)
-
-
-def _proceed(connection: Connection, revision: int, task: str) -> ReleaseState:
-    return actions.proceed(connection, by().actor, revision, task, now_s=by().now_s)
-
-
-def _hold(connection: Connection, revision: int, task: str) -> ReleaseState:
-    return actions.hold(connection, by().actor, revision, task, now_s=by().now_s)
+def _plainly(action: Callable[..., ReleaseState]) -> Callable[[Connection, int, str], ReleaseState]:
+    """Return an action that needs no more than a task, as a form asks for it."""
+    return lambda connection, revision, task: action(connection, by().actor, revision, task, now_s=by().now_s)
 
 
 def _roll_back(connection: Connection, revision: int, task: str) -> ReleaseState:
@@ -136,11 +129,11 @@ def _roll_back(connection: Connection, revision: int, task: str) -> ReleaseState
 
 _CHANGES: Final[dict[str, Callable[[Connection, int, str], ReleaseState]]] = {
     "promote": _promote,
-    "proceed": _proceed,
+    "proceed": _plainly(actions.proceed),
     "roll-back": _roll_back,
     "pin": _pin,
-    "unpin": _unpin,
-    "hold": _hold,
+    "unpin": _plainly(actions.unpin),
+    "hold": _plainly(actions.hold),
 }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -36,16 +35,6 @@ class Parts:
 def dashboard() -> Parts:
     """Return the running application's."""
     return cast("Parts", current_app.extensions[EXTENSION])
-
-
-@contextmanager
-def recorded() -> Iterator[Connection]:
-    """Run a transaction whose audit entries are anchored afterwards."""
-    parts = context()
-    with parts.database.write() as connection:
-        yield connection
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
 
 
 def chosen_task(connection: Connection, wanted: str = "") -> tuple[Task | None, list[dict[str, Json]]]:

@@ -76,10 +76,8 @@ def sign_out() -> AnyResponse:
     if session is None:
         raise UsageError("no-session", "A token has no session to end.", "revoke the token instead")
     parts = context()
-    with parts.database.write() as connection:
+    with parts.recorded() as connection:
         sessions.end_session(connection, session, by())
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
     response = redirect(url_for("console.sign_in"), HTTPStatus.SEE_OTHER)
     response.delete_cookie(SESSION_COOKIE, secure=True, httponly=True, samesite="Lax")
     return response
@@ -116,11 +114,9 @@ def _form_token(secret: str) -> str:
 
 def _signed_in(name: str, where: str) -> Response:
     parts = context()
-    with parts.database.write() as connection:
+    with parts.recorded() as connection:
         sessions.forget_session(connection, request.cookies.get(SESSION_COOKIE, ""))
         secret = sessions.begin_session(connection, name, request.remote_addr or "", parts.clock.now_s(), os.urandom)
-    with parts.database.read() as connection:
-        parts.anchor.extend(connection)
     response = make_response(redirect(where, HTTPStatus.SEE_OTHER))
     response.set_cookie(
         SESSION_COOKIE, secret, max_age=int(SESSION_LASTS_S), secure=True, httponly=True, samesite="Lax"

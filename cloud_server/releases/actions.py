@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from cloud_server import audit
 from cloud_server.releases.gate import Rule
-from cloud_server.releases.stages import Pair, end_promotion, go_on, limit_of
+from cloud_server.releases.stages import Pair, end_promotion, go_on, reach_of
 from cloud_server.releases.state import (
     EVALUATING,
     WAITING,
@@ -98,7 +98,7 @@ def promote(
         raise Conflict("already-released", f"Version {version} is released already.")
     _require_usable(connection, task_name, state.released, release_key, now_s)
     number = state.promotion + 1
-    limit, _ = limit_of(connection, task, Pair(version, state.released), rule.shares[0], now_s)
+    reach = reach_of(connection, task, Pair(version, state.released), rule.shares[0], now_s)
     one = Promotion(
         task=task_name,
         number=number,
@@ -107,7 +107,7 @@ def promote(
         rule=rule,
         phase=EVALUATING,
         stage=0,
-        limit=limit,
+        limit=reach.limit,
         since_s=now_s,
         promoted_by=who,
         created_s=now_s,

@@ -15,7 +15,7 @@ from cloud_server.releases.state import (
     load_release,
     under_way,
 )
-from cloud_server.rounds.retention import is_kept
+from cloud_server.rounds.retention import is_kept, kept_versions
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.schema import version
@@ -52,6 +52,7 @@ def list_versions(connection: Connection, task_name: str, now_s: float) -> list[
     rows = connection.execute(query.order_by(version.c.number.desc())).all()
     measured = measurements(connection, task_name)
     uses = uses_of(connection, task_name)
+    kept = kept_versions(connection, task_name, (row.number for row in rows))
     newest = rows[0].number
     return [
         {
@@ -62,7 +63,7 @@ def list_versions(connection: Connection, task_name: str, now_s: float) -> list[
             "loss": measured.get(row.number, {}).get("loss"),
             "evaluated": measured.get(row.number, {}).get("examples", 0),
             "expired": parse_release(row.release).expires_at_s < now_s,
-            "kept": is_kept(connection, task_name, row.number),
+            "kept": row.number in kept,
         }
         for row in rows
     ]

@@ -43,10 +43,23 @@ class Pair:
     baseline: int
 
 
-def limit_of(
-    connection: Connection, task: Task, pair: Pair, share: float, now_s: float, before: int = 0
-) -> tuple[int, int]:
-    """Return below which place devices are in a stage, and how many of them can evaluate.
+@dataclass(frozen=True)
+class Reach:
+    """Who is in a stage.
+
+    Attributes:
+        limit: devices whose place is below it.
+        able: how many of them can evaluate.
+        enough: whether that is enough for a cohort.
+    """
+
+    limit: int
+    able: int
+    enough: bool
+
+
+def reach_of(connection: Connection, task: Task, pair: Pair, share: float, now_s: float, before: int = 0) -> Reach:
+    """Return who is in a stage.
 
     In it are a share of all, and as many that have not compared these versions yet as make the smallest cohort; of all
     devices where too few of these were seen lately.
@@ -56,7 +69,8 @@ def limit_of(
     if len(fresh) < smallest:
         fresh = _fresh_places(connection, task, pair, now_s, 0.0)
     limit = stage_limit(fresh, share, smallest, before)
-    return limit, sum(place < limit for place in fresh)
+    able = sum(place < limit for place in fresh)
+    return Reach(limit, able, able >= smallest)
 
 
 def _fresh_places(connection: Connection, task: Task, pair: Pair, now_s: float, since_s: float) -> list[int]:
@@ -177,15 +191,16 @@ def go_on(
         audit.record(connection, now_s, who, "release-completed", one.task, detail | {"before": one.baseline})
         return save_release(connection, replace(state, released=one.candidate))
     pair = Pair(one.candidate, one.baseline)
-    limit, fresh = limit_of(connection, task, pair, one.rule.shares[stage], now_s, one.limit)
-    next_one = replace(one, phase=EVALUATING, stage=stage, limit=limit, since_s=now_s, cohort="", reason="")
-    detail |= {"stage": stage + 1, "fresh": fresh}
-    if fresh >= smallest_stage(task.plan.rules):
+    reach = reach_of(connection, task, pair, one.rule.shares[stage], now_s, one.limit)
+    next_one = replace(one, phase=EVALUATING, stage=stage, limit=reach.limit, since_s=now_s, cohort="", reason="")
+    detail |= {"stage": stage + 1, "fresh": reach.able}
+    if reach.enough:
         save_promotion(connection, next_one)
         audit.record(connection, now_s, who, "release-stage", one.task, detail)
         return save_release(connection, state)
     # So few are left that their sum would be one of too few; what the stages before found has to do for them.
-    reason = f"stage {stage + 1}: only {fresh} devices are left that have not measured it, so it was not measured again"
+    able = reach.able
+    reason = f"stage {stage + 1}: only {able} devices are left that have not measured it, so it was not measured again"
     audit.record(connection, now_s, who, "release-stage", one.task, detail | {"reason": reason})
     if one.rule.automatic:
         return go_on(connection, who, state, next_one, task, now_s)

@@ -10,8 +10,7 @@ from typing import Final
 from sqlalchemy import Connection, select, update
 
 from cloud_server import audit
-from cloud_server.releases.gate import smallest_stage
-from cloud_server.releases.stages import DRIVER, Pair, end_promotion, has_compared, limit_of
+from cloud_server.releases.stages import DRIVER, Pair, end_promotion, has_compared, reach_of
 from cloud_server.releases.state import (
     EVALUATING,
     Promotion,
@@ -136,12 +135,12 @@ def form_evaluation(
             end_promotion(connection, DRIVER, state, one, f"{MAX_ATTEMPTS} cohorts failed", now_s)
             return True
         pair = Pair(one.candidate, one.baseline)
-        limit, able = limit_of(connection, task, pair, one.rule.shares[one.stage], now_s, one.limit)
-        if able < smallest_stage(task.plan.rules):
-            reason = f"stage {one.stage + 1}: only {able} devices are left that can evaluate it"
+        reach = reach_of(connection, task, pair, one.rule.shares[one.stage], now_s, one.limit)
+        if not reach.enough:
+            reason = f"stage {one.stage + 1}: only {reach.able} devices are left that can evaluate it"
             end_promotion(connection, DRIVER, state, one, reason, now_s)
             return True
-        changed = replace(one, cohort=new_id(), attempts=one.attempts + 1, limit=limit)
+        changed = replace(one, cohort=new_id(), attempts=one.attempts + 1, limit=reach.limit)
         insert_cohort(
             connection,
             cohort_id=changed.cohort,
@@ -153,7 +152,7 @@ def form_evaluation(
             now_s=now_s,
         )
         save_promotion(connection, changed)
-        if limit != one.limit:
+        if reach.limit != one.limit:
             detail: dict[str, Json] = {"version": one.candidate, "promotion": one.number, "stage": one.stage + 1}
             audit.record(connection, now_s, DRIVER, "release-stage-grown", one.task, detail)
             save_release(connection, state)

@@ -9,6 +9,7 @@ whatever is killed in between only leaves files, which the next look finds.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,7 +76,13 @@ def kept_from(connection: Connection, task_name: str) -> int:
 
 def is_kept(connection: Connection, task_name: str, number: int) -> bool:
     """Say whether the files of a version are kept."""
-    return number >= kept_from(connection, task_name) or number in held_versions(connection, task_name)
+    return number in kept_versions(connection, task_name, [number])
+
+
+def kept_versions(connection: Connection, task_name: str, numbers: Iterable[int]) -> frozenset[int]:
+    """Return which of these versions have their files kept."""
+    oldest, held = kept_from(connection, task_name), held_versions(connection, task_name)
+    return frozenset(number for number in numbers if number >= oldest or number in held)
 
 
 def retire_versions(database: Database, retention: Retention) -> None:

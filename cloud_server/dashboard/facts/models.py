@@ -8,8 +8,8 @@ from sqlalchemy import Connection, desc, select
 
 from cloud_server.dashboard.facts.rounds import measured
 from cloud_server.releases.catalogue import Form
-from cloud_server.releases.state import held_versions, load_release, under_way
-from cloud_server.rounds.retention import kept_from
+from cloud_server.releases.state import load_release, under_way
+from cloud_server.rounds.retention import kept_versions
 from cloud_server.storage.schema import round_, version
 from cloud_server.tasks import Task, newest_version, release_files
 from shared.bundle import INFER_FILE, INFER_INT8_FILE
@@ -28,7 +28,7 @@ def list_versions(connection: Connection, stored: Task, before: int | None = Non
     shown = rows[:PAGE_ROWS]
     numbers = [row.number for row in shown]
     results = _results(connection, stored, numbers)
-    oldest_kept, held = kept_from(connection, stored.name), held_versions(connection, stored.name)
+    kept = kept_versions(connection, stored.name, numbers)
     uses = _uses(connection, stored.name)
     versions: list[Json] = [
         {
@@ -36,8 +36,8 @@ def list_versions(connection: Connection, stored: Task, before: int | None = Non
             "created_s": row.created_s,
             "model_sha256": row.model_sha256.hex(),
             "bytes": sum(entry.size_bytes for entry in release_files(row.release).values()),
-            "kept": (kept := row.number >= oldest_kept or row.number in held),
-            "forms": [*forms_of(row.release)] if kept else [],
+            "kept": row.number in kept,
+            "forms": [*forms_of(row.release)] if row.number in kept else [],
             "uses": [*uses.get(row.number, [])],
             **measured(results.get(row.number, {}), stored.plan),
         }
