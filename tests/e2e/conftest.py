@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.bundles import personal_bundle
+from tests.e2e.pair import pair
 from tests.e2e.servers import Deployment, deployment
 
-__all__ = ["personal_bundle", "running"]
+__all__ = ["pair", "personal_bundle", "running"]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,9 +17,8 @@ from edge_client.identity import load_identity
 from edge_client.renewal import Step
 from edge_client.state_folder import StateFolder
 from shared.root import EnrolmentCode
-from tests.cloud_server.local import small_plan
-from tests.e2e.test_separate_authority import Pair, enrolled
-from tools.fleet import Server
+from tests.e2e.pair import Pair
+from tests.e2e.test_separate_authority import enrolled
 
 pytestmark = pytest.mark.xdist_group("renewal-elsewhere")
 DYING_AGENT = """
@@ -36,23 +34,6 @@ def die(state, _round):
 with open_agent(StateFolder(Path(sys.argv[1])), log=print, on_state=die) as agent:
     agent.renew_key()
 """
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    folder = tmp_path_factory.mktemp("pair")
-    authority = Server(folder / "authority", folder / "authority.log", command=("authority",))
-    authority.start()
-    description = str(authority.data / "authority.json")
-    aggregator = Server(folder / "server", folder / "server.log", command=("serve", "--authority", description))
-    try:
-        aggregator.start()
-        both = Pair(authority, aggregator)
-        both.create_task(small_plan("point", members=2), 6)
-        yield both
-    finally:
-        aggregator.stop()
-        authority.stop()
 
 
 def logged(pair: Pair, device: str) -> list[int]:

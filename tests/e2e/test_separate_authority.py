@@ -6,33 +6,26 @@ import argparse
 import os
 import shutil
 import stat
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from cloud_server.app import RELEASE_KEY_FILE
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import Description, RemoteAuthority
 from cloud_server.authority_cli import serve_authority
 from cloud_server.cli import command_line
 from cloud_server.serve_cli import serve
-from cloud_server.settings import DataFolder, load_or_create_key
-from cloud_server.storage.blobs import FolderBlobs
-from cloud_server.storage.opening import open_database
-from cloud_server.tasks import create_task
+from cloud_server.settings import DataFolder
 from edge_client.enrolment import enrol
 from edge_client.identity import Enrolment, load_identity
 from edge_client.state_folder import StateFolder
 from edge_client.transport import pinned_pool
 from shared.clock import SystemClock
 from shared.errors import FedloomError, Missing, Refused, TryLater, Unauthenticated, UsageError
-from shared.plan import Plan
-from shared.root import EnrolmentCode, Root
+from shared.root import EnrolmentCode
 from shared.secagg.graph_seed import GraphSeed
 from shared.secagg.session import DeviceFloors
 from shared.wire.canonical import sha256
@@ -41,75 +34,14 @@ from shared.wire.requests import ADMIT, CHECK_IN, ENROL
 from shared.wire.signed import Certificate, SigningKey
 from tests.cloud_server.local import small_plan
 from tests.cloud_server.members import STEPS, Member, new_transport, one_hot, redeem_body
-from tests.e2e.servers import quadratic_bundle, run_steps
+from tests.e2e.pair import Pair
+from tests.e2e.servers import run_steps
 from tests.edge_client.devices import write_points
 from tests.shared.refusals import refused
-from tools.fleet import FleetFailed, Server, free_port
+from tools.fleet import FleetFailed, free_port
 
 ROOT = sha256(b"roster")
 WIDE = 66  # more than a complete graph has
-
-
-@dataclass
-class Pair:
-    """Both deployments."""
-
-    authority: Server
-    aggregator: Server
-
-    @property
-    def url(self) -> str:
-        """The aggregator's address."""
-        return f"https://127.0.0.1:{self.aggregator.port}"
-
-    @property
-    def root(self) -> Root:
-        """What devices trust."""
-        data = (self.aggregator.data / "root.json").read_bytes()
-        return Root.verified(data, sha256(data))
-
-    @property
-    def release_key(self) -> SigningKey:
-        """The aggregator's own key."""
-        return load_or_create_key(DataFolder(self.aggregator.data).keys / RELEASE_KEY_FILE)
-
-    def seeds(self, key: SigningKey) -> RemoteAuthority:
-        """Return the authority as somebody with ``key`` asks it."""
-        described = Description.from_bytes((self.authority.data / "authority.json").read_bytes())
-        return RemoteAuthority(described, key)
-
-    def create_task(self, plan: Plan, dimension: int) -> None:
-        """Make a task with the textbook model."""
-        data = DataFolder(self.aggregator.data)
-        database = open_database(data)
-        with database.write() as connection:
-            bundle = quadratic_bundle(dimension)
-            create_task(connection, FolderBlobs(data.blobs), bundle, plan, self.release_key, time.time())
-        database.close()
-
-    def codes(self, count: int, task: str = "point") -> list[str]:
-        """Make codes where they are made."""
-        words = ("--task", task, "--count", str(count), "--url", self.url)
-        root = str(self.aggregator.data / "root.json")
-        made: list[str] = self.authority.run("code", "create", *words, "--root", root)["codes"]
-        return made
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    folder = tmp_path_factory.mktemp("pair")
-    authority = Server(folder / "authority", folder / "authority.log", command=("authority",))
-    authority.start()
-    description = str(authority.data / "authority.json")
-    aggregator = Server(folder / "server", folder / "server.log", command=("serve", "--authority", description))
-    try:
-        aggregator.start()
-        both = Pair(authority, aggregator)
-        both.create_task(small_plan("point", members=2), 6)
-        yield both
-    finally:
-        aggregator.stop()
-        authority.stop()
 
 
 def parse(words: list[str]) -> argparse.Namespace:
