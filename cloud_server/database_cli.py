@@ -77,9 +77,8 @@ def _upgrade(arguments: argparse.Namespace) -> Json:
 
 def _check(arguments: argparse.Namespace) -> Json:
     folder = DataFolder.existing(arguments.data)
-    database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
+    database, anchor = open_database(folder, keep_connections=False), Anchor(folder.path / ANCHOR_FILE)
     found = find_damage(database, open_blobs(folder), UploadStore(folder.uploads), anchor)
-    database.close()
     if problems := found["problems"]:
         assert isinstance(problems, list)  # noqa: S101  # find_damage makes it
         sentences = " ".join(str(problem) for problem in problems)
@@ -89,11 +88,10 @@ def _check(arguments: argparse.Namespace) -> Json:
 
 def _backup(arguments: argparse.Namespace) -> Json:
     folder = DataFolder.existing(arguments.data)
-    database = open_database(folder)
+    database = open_database(folder, keep_connections=False)
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)
     manifest = write_backup(folder, database, open_blobs(folder), arguments.out)
-    database.close()
     return {
         "file": str(arguments.out),
         "bytes": arguments.out.stat().st_size,
@@ -110,9 +108,8 @@ def _restore(arguments: argparse.Namespace) -> Json:
         write_private(folder.path / ANCHOR_FILE, text.encode("ascii"))
     if arguments.database is not None:
         use_database(folder, arguments.database)
-    database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
+    database, anchor = open_database(folder, keep_connections=False), Anchor(folder.path / ANCHOR_FILE)
     manifest = restore(arguments.backup, folder, database, open_blobs(folder), anchor, SystemClock().now_s())
     with database.read() as connection:
         anchor.extend(connection)
-    database.close()
     return {"audit_entries": manifest["audit"]["number"], "parts": len(manifest["parts"])}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from cloud_server import audit
 from cloud_server.releases import actions
@@ -18,6 +18,8 @@ from cloud_server.releases.gate import Rule
 from cloud_server.releases.importing import import_weights
 from cloud_server.releases.state import Promotion, ReleaseState, list_promotions, load_release
 from cloud_server.rounds.retention import Retention, forget_versions, is_kept, remove_unneeded, retire_versions
+from cloud_server.storage.database import bump
+from cloud_server.storage.schema import version
 from shared.decision import Decision, verify_decision
 from shared.errors import Conflict, FedloomError, Missing, Refused, UsageError
 from shared.limits import RETRY_AFTER_MS
@@ -303,7 +305,8 @@ def test_what_is_expired_or_not_signed_is_not_promoted(scene: Scene) -> None:
     scene.local.settle()
     with refused("release-expired", Refused):
         scene.act("promote", 1, Rule())
-    scene.local.change(f"UPDATE version SET signature = zeroblob(64) WHERE number = 2 AND task = '{TASK}'")  # noqa: S608
+    with scene.local.parts.database.write() as connection:
+        connection.execute(update(version).where(version.c.number == 2).values(signature=bytes(64)))
     with refused("bad-signature", Refused):
         scene.act("promote", 2, Rule())
     with refused("version-unknown", Missing):
@@ -359,7 +362,8 @@ def test_a_task_with_noise_is_not_evaluated_without(local: Local) -> None:
 
 def test_devices_of_a_finished_task_are_told_soon_while_a_release_goes_on(scene: Scene) -> None:
     scene.local.change("UPDATE task SET state = 'done'")
-    scene.local.change("UPDATE setting SET value = value + 1 WHERE name = 'revision'")
+    with scene.local.parts.database.write() as connection:
+        bump(connection)
     assert scene.ask(scene.members[0]).retry_after_ms > RETRY_AFTER_MS
     scene.act("promote", 1, Rule())
     outside = next(member for member in scene.members if member not in scene.stage())
