@@ -153,9 +153,7 @@ def test_nobody_who_is_answered_waits_for_the_next_batch(alone: Alone, names: li
         assert last.result(30) == names[3]
 
 
-def test_a_failed_transaction_fails_its_requests_and_no_later_ones(
-    alone: Alone, names: list[str]
-) -> None:
+def test_a_failed_transaction_fails_its_requests_and_no_later_ones(alone: Alone, names: list[str]) -> None:
     broken = threading.Event()
     broken.set()
 
