@@ -467,11 +467,11 @@ class Agent:
         """
         try:
             versions = self._follower.compared(version)
-            if self._journal.comparison_left(*versions):
+            if self._journal.evaluation_left(version):
                 raise Refused(
                     "already-evaluated",
-                    f"Masked counts of versions {versions[0]} and {versions[1]} have left this device; in a second sum"
-                    " they could be told apart.",
+                    f"Masked counts of version {version} have left this device; in a second sum they could be told"
+                    " apart.",
                 )
             candidate, baseline = (self._store.load(number) for number in versions)
             self._enrolment.privacy_floors.check_next(candidate.plan, self._journal.spent(), ())

@@ -185,6 +185,28 @@ def test_nobodys_counts_are_in_two_sums(scene: Scene) -> None:
     assert all(scene.ask(member).action != "evaluate" for member in scene.members)
 
 
+def test_nobody_measures_a_version_again_against_another_one(scene: Scene) -> None:
+    scene.publish(2.0)
+    scene.act("promote", 1, Rule((1.0,)))
+    scene.act("roll_back")
+    scene.act("promote", 2, Rule((0.001, 1.0)))
+    first = scene.evaluate(GOOD)
+    scene.act("roll_back")
+    scene.act("pin", 0)
+    scene.act("promote", 1, Rule((1.0,)))
+    scene.spent.clear()
+    scene.evaluate(GOOD)
+    assert scene.state.released == 1
+    scene.act("promote", 2, Rule((0.001, 1.0)))  # now over 1, and before over 0
+    assert scene.promotion.baseline == 1
+    others = scene.stage()
+    assert all(scene.ask(member).action != "evaluate" for member in first)
+    assert {member.device for member in others} > {member.device for member in first}
+    first[0].meet_to_evaluate(2, 1, GOOD)
+    with refused("already-evaluated", Refused):
+        first[0].do("join")
+
+
 def test_a_stage_grows_by_those_that_a_failed_cohort_has_spent(scene: Scene) -> None:
     scene.act("promote", 1, Rule((0.001, 1.0)))
     first = scene.evaluate(GOOD, STEPS[:3])
