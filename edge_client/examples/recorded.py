@@ -217,9 +217,7 @@ def recorded_rows(folder: Path) -> Iterator[Row]:
     """
     path = folder / RECORDED_FILE
     if not path.exists():
-        raise UsageError(
-            "examples-missing", f"No application has recorded in {folder}.", "see docs/examples.md"
-        )
+        raise UsageError("examples-missing", f"No application has recorded in {folder}.", "see docs/examples.md")
     with closing(_open(path)) as database, _naming_errors(path):
         wanted = database.execute("SELECT body FROM wanted").fetchone()
         if wanted is None:
