@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cloud_server import audit
+from cloud_server.progress import Report, unreported
 from cloud_server.publishing import make_version
 from cloud_server.releases.state import ReleaseState, lock_release, save_release
 from cloud_server.rounds.machine import OVER, Phase
@@ -28,6 +30,8 @@ from shared.errors import BundleError, Conflict, UsageError
 from shared.layout import Layout
 from shared.wire.signed import SigningKey
 
+_STEPS: Final = 4
+
 
 @dataclass(frozen=True)
 class Imported:
@@ -47,6 +51,7 @@ def import_weights(
     *,
     key: SigningKey,
     now_s: float,
+    report: Report = unreported,
 ) -> Imported:
     """Publish weights as the next version; the open round, which is of the version before, is given up.
 
@@ -61,6 +66,7 @@ def import_weights(
         weights: a safetensors file whose keys are the tensors' paths; local ones keep their initial values.
         key: the release key.
         now_s: the time.
+        report: is told how far it is.
 
     Raises:
         UsageError: ``wrong-weights``.
@@ -71,8 +77,11 @@ def import_weights(
         task, before = load_task(connection, task_name), newest_version(connection, task_name)
         release, _ = release_of(connection, task_name, before)
     manifest, bundle = load_bundle(blobs, task)
+    report("steps: the weights are read", 1, _STEPS)
     master = _read(manifest, weights, bundle[WEIGHTS_FILE])
+    report("steps: the version is made", 2, _STEPS)
     made = make_version(before + 1, master, plan=task.plan, manifest=manifest, bundle=bundle, key=key, now_s=now_s)
+    report("steps: its files are stored", 3, _STEPS)
     master_sha256 = put_version(blobs, made, master, release)  # no transaction waits for it
     with database.write() as connection:
         state = lock_release(connection, task_name, expected_revision)

@@ -90,6 +90,7 @@ from shared.wire.signed import SigningKey
 HOUSEKEEPING: Final = "housekeeping"  # the lease of what belongs to no task
 RENEWAL_CHECK_S: Final = 20.0
 TIDYING_S: Final = 3600.0  # every file is looked at
+TOLD_S: Final = 30.0  # between lines about what takes long
 MAX_ATTEMPTS: Final = 20  # cohorts per round, before the round is given up
 log = logging.getLogger("fedloom.driver")
 
@@ -143,6 +144,7 @@ class Driver:
         self._retention = retention or Retention()
         self._renewed_s = 0.0
         self._tidied_s = 0.0
+        self._told_s = 0.0
         self._cleans_up = False
         self._anchor_due = True
         self._sums = Sums(database, uploads, self._leases)
@@ -218,17 +220,24 @@ class Driver:
         now_s = self._clock.now_s()
         if now_s - self._tidied_s < TIDYING_S:
             return
-        self._tidied_s = now_s
+        self._tidied_s = self._told_s = now_s
         retire_versions(self._database, self._retention)
-        cohorts = forget_cohorts(self._database, self._retention, now_s)
+        cohorts = forget_cohorts(self._database, self._retention, now_s, self._tell)
         forget_versions(self._database)
         try:
-            files = remove_unneeded(self._database, self._blobs, now_s)
+            files = remove_unneeded(self._database, self._blobs, now_s, self._tell)
         except OSError as error:
             log.warning("old files stay for now: %s", failure_of(error))  # rounds must not wait for it
             return
         if cohorts or files:
             log.info("what %d old cohorts had sent and %d old files are deleted", cohorts, files)
+
+    def _tell(self, what: str, done: int, total: int | None = None) -> None:  # noqa: ARG002  # as every report
+        """Say now and then how far the letting go is, which takes long where much is left."""
+        now_s = self._clock.now_s()
+        if now_s - self._told_s >= TOLD_S:
+            self._told_s = now_s
+            log.info("letting go of the past: %s: %d", what, done)
 
     def _clean_up(self) -> None:
         """Delete what a driver left that was killed before it cleaned up."""
