@@ -72,8 +72,8 @@ def count_codes(parts: Context, task: str) -> dict[str, Json]:
         return codes.count_codes(connection, parts.clock.now_s(), task)
 
 
-def revoke_code(parts: Context, name: str, by: By) -> None:
-    """Let a code be good for nothing any more, and record it.
+def revoke_code(parts: Context, name: str, by: By) -> str:
+    """Let a code be good for nothing any more, record it, and return its task.
 
     Raises:
         Refused: ``codes-elsewhere``.
@@ -81,10 +81,11 @@ def revoke_code(parts: Context, name: str, by: By) -> None:
         Conflict: ``code-used``.
     """
     with _authority(parts).database.write() as connection:
-        task = codes.revoke_code(connection, name, by.now_s)
-    if task:
+        task, changed = codes.revoke_code(connection, name, by.now_s)
+    if changed:
         with parts.recorded() as connection:
             audit.record(connection, by.now_s, by.actor, "code-revoked", name, {"task": task})
+    return task
 
 
 def _authority(parts: Context) -> Authority:

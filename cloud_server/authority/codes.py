@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, desc, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, case, desc, func, select, tuple_, update
 
 from cloud_server.storage.schema import code
 from shared.errors import Conflict, Missing, UsageError
@@ -84,10 +84,11 @@ def list_codes(
 
 def count_codes(connection: Connection, now_s: float, task: str = "") -> dict[str, Json]:
     """Return how many codes are in each state."""
-    query = select(func.count()).select_from(code)
+    sums = [func.coalesce(func.sum(case((_in_state(state, now_s), 1), else_=0)), 0) for state in CODE_STATES]
+    query = select(*sums)
     if task:
         query = query.where(code.c.task == task)
-    return {state: connection.execute(query.where(_in_state(state, now_s))).scalar_one() for state in CODE_STATES}
+    return dict(zip(CODE_STATES, map(int, connection.execute(query).one()), strict=True))
 
 
 def _described(row: Row[Any], now_s: float) -> dict[str, Json]:
@@ -111,8 +112,8 @@ def _state(row: Row[Any], now_s: float) -> CodeState:
     return "expired" if row.expires_s < now_s else "open"
 
 
-def revoke_code(connection: Connection, name: str, now_s: float) -> str:
-    """Let a code be good for nothing any more; return its task, empty where that was so already.
+def revoke_code(connection: Connection, name: str, now_s: float) -> tuple[str, bool]:
+    """Let a code be good for nothing any more; return its task, and whether that was not so already.
 
     Args:
         connection: inside a writing transaction of the authority's database.
@@ -132,6 +133,6 @@ def revoke_code(connection: Connection, name: str, now_s: float) -> str:
             "code-used", f"The code was used by {row.device}.", f"fedloom-server device revoke {row.device}, if need be"
         )
     if row.revoked_s is not None:
-        return ""
+        return str(row.task), False
     connection.execute(update(code).where(where).values(revoked_s=now_s))
-    return str(row.task)
+    return str(row.task), True

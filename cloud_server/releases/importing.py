@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_server import audit
+from cloud_server.beside import beside_other_requests
 from cloud_server.progress import Report, unreported
-from cloud_server.publishing import make_version
+from cloud_server.publishing import Version, make_version
 from cloud_server.releases.state import ReleaseState, lock_release, save_release
 from cloud_server.rounds.machine import OVER, Phase
 from cloud_server.rounds.records import current_cohort_id, load_cohort, save_state
@@ -78,11 +79,15 @@ def import_weights(
         release, _ = release_of(connection, task_name, before)
     manifest, bundle = load_bundle(blobs, task)
     report("steps: the weights are read", 1, _STEPS)
-    master = _read(manifest, weights, bundle[WEIGHTS_FILE])
-    report("steps: the version is made", 2, _STEPS)
-    made = make_version(before + 1, master, plan=task.plan, manifest=manifest, bundle=bundle, key=key, now_s=now_s)
-    report("steps: its files are stored", 3, _STEPS)
-    master_sha256 = put_version(blobs, made, master, release)  # no transaction waits for it
+
+    def make() -> tuple[Version, str]:
+        master = _read(manifest, weights, bundle[WEIGHTS_FILE])
+        report("steps: the version is made", 2, _STEPS)
+        made = make_version(before + 1, master, plan=task.plan, manifest=manifest, bundle=bundle, key=key, now_s=now_s)
+        report("steps: its files are stored", 3, _STEPS)
+        return made, put_version(blobs, made, master, release)  # no transaction waits for it
+
+    made, master_sha256 = beside_other_requests(make)
     with database.write() as connection:
         state = lock_release(connection, task_name, expected_revision)
         if newest_version(connection, task_name) != before:

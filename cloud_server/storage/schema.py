@@ -324,6 +324,7 @@ code = Table(
     Column("certificate", LargeBinary),
     Column("code_group", String, nullable=False, server_default=""),
     Column("revoked_s", Float),  # set when an operator took it back
+    Index("code_by_time", "created_s", "secret_sha256"),
 )
 
 # Append-only: every certificate that was ever issued.
