@@ -147,7 +147,7 @@ def _require_something_to_personalise(manifest: BundleManifest, personalisation:
         raise UsageError(
             "unknown-tensor",
             f"personalisation.tensors is {personalisation.tensors!r}, which no trained tensor's path matches.",
-            f"the model has {', '.join(trained[:8])}{' ...' if len(trained) > 8 else ''}",
+            f"the model has {', '.join(trained[:8] + ['...'] * (len(trained) > 8))}",
         )
 
 

@@ -360,7 +360,7 @@ def test_the_gate_is_set_on_the_page_and_shown(desk: Desk) -> None:
         ({"tolerance": "-0.1"}, "bad-number"),
         ({"tolerance": "."}, "bad-number"),
     ):
-        status, page = desk.post("promote", version="1", stages=TWO_STAGES, **fields)
+        status, page = desk.post("promote", None, version="1", stages=TWO_STAGES, **fields)
         assert (status, code in page) == (400, True), fields
     assert desk.post("promote", version="1", stages=TWO_STAGES, tolerance="0.025", largest_drop="0.5")[0] == 303
     going = desk.read()["promotion"]

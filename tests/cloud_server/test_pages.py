@@ -11,7 +11,8 @@ from typing import Final
 import pytest
 
 from cloud_server.dashboard.facts.rounds import measured
-from cloud_server.dashboard.language import CATALOGUES, LANGUAGES
+from cloud_server.dashboard.language import LANGUAGES
+from cloud_server.dashboard.sentences import CATALOGUES
 from cloud_server.dashboard.showing import SECURITY_HEADERS
 from cloud_server.dashboard.signing_in import STATIC
 from shared.plan import Stop
