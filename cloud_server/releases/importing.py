@@ -92,14 +92,14 @@ def import_weights(
         state = lock_release(connection, task_name, expected_revision)
         if newest_version(connection, task_name) != before:
             raise Conflict("version-published", "A round published a version meanwhile.", "run it again")
+        cohort_id = current_cohort_id(connection, task_name)
+        current = load_cohort(connection, cohort_id, lock=True).state if cohort_id is not None else None
         if state is None:
-            state = save_release(connection, ReleaseState(task_name, 0, before))
             audit.record(connection, now_s, who, "release-held", task_name, {"version": before})
-        if (cohort_id := current_cohort_id(connection, task_name)) is not None:
-            current = load_cohort(connection, cohort_id, lock=True).state
-            if current.phase not in OVER:
-                failure = "round-abandoned: a version was imported"
-                save_state(connection, cohort_id, replace(current, phase=Phase.FAILED, since_s=now_s, failure=failure))
+            state = save_release(connection, ReleaseState(task_name, 0, before))
+        if cohort_id is not None and current is not None and current.phase not in OVER:
+            failure = "round-abandoned: a version was imported"
+            save_state(connection, cohort_id, replace(current, phase=Phase.FAILED, since_s=now_s, failure=failure))
         if open_round(connection, task_name) is not None:
             close_round(connection, task, None, now_s, reason=f"version {made.number} was imported")
         insert_version(connection, task_name, made, master_sha256, now_s)

@@ -22,7 +22,7 @@ from shared.decision import Decision, verify_decision
 from shared.errors import Conflict, FedloomError, Missing, Refused, UsageError
 from shared.limits import RETRY_AFTER_MS
 from shared.numeric.contribution_vector import Evaluation
-from shared.plan import Plan, Privacy
+from shared.plan import Eligibility, Plan, Privacy
 from shared.wire.messages import Assignment, CheckIn, read_signed
 from shared.wire.requests import CHECK_IN, DECISION
 from tests.cloud_server.local import HOUR_S, Local, small_plan
@@ -318,6 +318,32 @@ def test_nobody_comes_in_time(scene: Scene) -> None:
     assert scene.promotion.phase == "rolled-back"
     assert "too few devices came" in scene.promotion.reason
     assert scene.uses() == [0] * 6
+
+
+@pytest.mark.parametrize(("rest_s", "waits"), [(PLAN.deadlines.round_s / 2, True), (2 * PLAN.deadlines.round_s, False)])
+def test_a_stage_counts_on_devices_that_rest_only_if_they_are_back_in_time(
+    local: Local, monkeypatch: pytest.MonkeyPatch, rest_s: float, *, waits: bool
+) -> None:
+    """Otherwise it would wait for its whole time for devices of which it is known that they may not come."""
+    monkeypatch.setattr("cloud_server.api.waiting.MAX_POLL_HOLD_S", 0.0)
+    scene = Scene(local, dataclasses.replace(PLAN, eligibility=Eligibility(min_interval_s=rest_s)))
+    names = ", ".join(f"'{member.device}'" for member in scene.members)
+    values = f"contributions = 1, last_contribution_s = {scene.now_s}"
+    local.change(f"UPDATE device SET {values} WHERE device IN ({names})")  # noqa: S608
+    scene.act("promote", 1, Rule((1.0,)))
+    if waits:
+        assert (scene.promotion.phase, scene.promotion.reason) == ("evaluating", "")
+    else:
+        assert scene.promotion.phase == "rolled-back"
+        assert "only 0 devices are left that can evaluate it" in scene.promotion.reason
+    if waits:
+        spent_s = 0.75 * PLAN.deadlines.round_s  # nobody has come, and who contributes again now would be late
+        local.clock.time_s += spent_s
+        local.change(f"UPDATE device SET last_contribution_s = {scene.now_s}")  # noqa: S608
+        local.change(f"UPDATE cohort SET phase = 'failed' WHERE id = '{scene.promotion.cohort}'")  # noqa: S608
+        local.settle()
+        assert scene.promotion.phase == "rolled-back"
+        assert "only 0 devices are left" in scene.promotion.reason
 
 
 def test_without_held_out_examples_nothing_is_released(scene: Scene) -> None:
