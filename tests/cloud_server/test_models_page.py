@@ -12,10 +12,11 @@ from safetensors.numpy import load, save
 from sqlalchemy import update
 
 from cloud_server.app import RELEASE_KEY_FILE
+from cloud_server.cli import main
 from cloud_server.releases.keys import newest_key, rotate
 from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
 from cloud_server.storage.leases import LEASE_S
-from cloud_server.storage.schema import evaluation
+from cloud_server.storage.schema import evaluation, version
 from cloud_server.tasks import release_of
 from shared.errors import Unauthenticated
 from shared.release import verify_release
@@ -186,6 +187,36 @@ def test_what_is_unknown_or_expired_is_not_promoted_and_the_page_says_so(desk: D
     assert status >= 400
     assert "release-expired" in page
     assert desk.scene.state.promotion == 0
+
+
+def test_a_version_whose_signature_is_wrong_is_released_nowhere(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    before = desk.scene.state
+    with desk.scene.local.parts.database.write() as connection:
+        connection.execute(update(version).where(version.c.number == 1).values(signature=bytes(64)))
+    data = str(desk.scene.local.parts.folder.path)
+    for verb in ("promote", "pin"):
+        status, page = desk.post(verb, version="1", stages="100%")
+        assert (status, "bad-signature" in page) == (401, True), verb
+        assert main(["model", verb, TASK, "1", "--data", data]) == 3
+        assert "code: bad-signature" in capsys.readouterr().err
+    assert desk.scene.state == before
+
+
+def test_nothing_is_released_before_it_is_evaluated(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither by going on early, nor by pinning, nor because nobody came; and the shell says the same."""
+    data = str(desk.scene.local.parts.folder.path)
+    desk.post("promote", version="1", stages=TWO_STAGES, wait="yes")
+    for verb, code in (("proceed", "not-waiting"), ("pin", "not-evaluated")):
+        status, page = desk.post(verb, version="1")
+        assert (status >= 400, code in page) == (True, True), verb
+        assert main(["model", verb, TASK, *(["1"] if verb == "pin" else []), "--data", data]) == 3
+        assert f"code: {code}" in capsys.readouterr().err
+    assert desk.scene.state.released == 0
+    desk.scene.local.clock.time_s += PLAN.deadlines.round_s + 1
+    desk.scene.local.settle()
+    desk.sign_in()
+    (ended,) = desk.read()["ended"]
+    assert (ended["phase"], desk.scene.state.released, desk.scene.uses()) == ("rolled-back", 0, [0] * 6)
 
 
 @pytest.mark.parametrize(

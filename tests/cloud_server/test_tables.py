@@ -29,6 +29,7 @@ from cloud_server.tables import plain, table
 from shared.plan import Privacy, Stop, Update
 from tests.cloud_server.local import Local, small_plan
 from tests.cloud_server.members import STEPS
+from tests.cloud_server.test_pages import hostile_device
 
 Captured = pytest.CaptureFixture[str]
 HOSTILE: Final = "\x1b]0;owned\x07\x1b[2J\r\u202eevil\u2066\u200b\x9b31m\ninjected line\x00"
@@ -123,13 +124,14 @@ def test_no_text_of_others_reaches_the_terminal_as_a_command(busy: Local, capsys
     with busy.authority.database.write() as connection:
         connection.execute(text("UPDATE code SET code_group = :hostile"), {"hostile": HOSTILE})
     data = str(busy.parts.folder.path)
-    device = busy.rows("SELECT device FROM device")[0][0]
+    hostile_device(busy, HOSTILE)
+    device = busy.rows("SELECT device FROM device ORDER BY enrolled_s")[0][0]
     assert main(["device", "quarantine", device, "--reason", HOSTILE, "--data", data]) == 0
     capsys.readouterr()
     for words in SHOWN:
         said = shown(busy, capsys, *words)
         assert not OBEYED.search(said), words
-        added = 1 if words[0] == "audit" else 0  # the quarantine
+        added = 1 if words in {("audit", "list"), ("device", "list")} else 0  # the quarantine, the device
         assert len(said.splitlines()) == len(calm[words].splitlines()) + added, words
 
 
