@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load, save
 from sqlalchemy import text
 
 from cloud_server import audit
+from cloud_server.api.operator import METRICS
 from cloud_server.releases import actions
 from cloud_server.releases.card import card_text, model_card
 from cloud_server.releases.catalogue import NeedsTensorFlow, file_in_form, list_versions, release_report
@@ -464,3 +466,22 @@ def test_a_task_that_follows_the_newest_begins_to_hold_with_its_first_promotion(
     member = local.enrol(PLAN, 1)[0]
     with refused("no-decision", Missing):
         member.transport.send("GET", DECISION)
+
+
+def test_the_metric_tells_which_version_devices_of_which_stage_use(scene: Scene) -> None:
+    def told() -> dict[str, float]:
+        page = scene.local.app.test_client().get(METRICS).get_data(as_text=True)
+        found = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
+        return {one.labels["stage"]: one.value for one in found if one.name == "fedloom_released_version"}
+
+    assert told() == {"all": 0.0}  # held, and version 1 is the newest
+    scene.act("promote", 1, Rule((0.001, 1.0)))
+    assert told() == {"all": 0.0, "1": 1.0}
+    scene.evaluate(GOOD)
+    assert told() == {"all": 0.0, "2": 1.0}
+    scene.act("pin", 0)
+    assert told() == {"all": 0.0}
+    scene.act("unpin")
+    scene.evaluate(GOOD)
+    assert told() == {"all": 1.0}
+    assert scene.uses() == [1] * 6
