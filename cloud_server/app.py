@@ -48,6 +48,7 @@ def make_context(
     *,
     jitter: Callable[[], float] = random.random,
     check_ins_per_s: float = CHECK_INS_PER_S,
+    keep_connections: bool = True,
 ) -> Context:
     """Open the parts of the aggregator whose data folder is ``data``.
 
@@ -56,6 +57,7 @@ def make_context(
         clock: the time.
         jitter: random numbers in [0, 1) that spread devices in time.
         check_ins_per_s: that the server is planned for.
+        keep_connections: see ``Database``.
 
     Raises:
         UsageError: ``no-root`` before ``serve`` has made or been given TLS files; ``database-behind``.
@@ -69,7 +71,8 @@ def make_context(
             "start `fedloom-server serve` with this --data once; it makes one",
         )
     release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
-    database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
+    database = open_database(folder, keep_connections=keep_connections)
+    anchor = Anchor(folder.path / ANCHOR_FILE)
 
     def sign(message: bytes) -> bytes:
         with database.read() as connection:
@@ -98,7 +101,7 @@ def make_context(
 def open_existing(data: Path) -> Context:
     """Open the aggregator in a folder that is there, for a command; raises as ``make_context``, and ``no-data``."""
     DataFolder.existing(data)
-    return make_context(data, SystemClock())
+    return make_context(data, SystemClock(), keep_connections=False)
 
 
 def description_of(folder: DataFolder) -> Description | None:

@@ -93,10 +93,9 @@ def _upgrade_authority(folder: Path) -> Json:
 
 def _check(arguments: argparse.Namespace) -> Json:
     folder = DataFolder.existing(arguments.data)
-    database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
+    database, anchor = open_database(folder, keep_connections=False), Anchor(folder.path / ANCHOR_FILE)
     with progress(sys.stderr) as report:
         found = find_damage(database, open_blobs(folder), UploadStore(folder.uploads), anchor, report)
-    database.close()
     if problems := found["problems"]:
         assert isinstance(problems, list)  # noqa: S101  # find_damage makes it
         sentences = " ".join(str(problem) for problem in problems)
@@ -109,12 +108,11 @@ def _check(arguments: argparse.Namespace) -> Json:
 
 def _backup(arguments: argparse.Namespace) -> Json:
     folder = DataFolder.existing(arguments.data)
-    database = open_database(folder)
+    database = open_database(folder, keep_connections=False)
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)
     with progress(sys.stderr) as report:
         manifest = write_backup(folder, database, open_blobs(folder), arguments.out, report)
-    database.close()
     size_bytes, entries = arguments.out.stat().st_size, manifest["audit"]["number"]
     if arguments.json:
         return {"file": str(arguments.out), "bytes": size_bytes, "audit_entries": entries}
@@ -130,11 +128,10 @@ def _restore(arguments: argparse.Namespace) -> Json:
         write_private(folder.path / ANCHOR_FILE, text.encode("ascii"))
     if arguments.database is not None:
         use_database(folder, arguments.database)
-    database, anchor = open_database(folder), Anchor(folder.path / ANCHOR_FILE)
+    database, anchor = open_database(folder, keep_connections=False), Anchor(folder.path / ANCHOR_FILE)
     with progress(sys.stderr) as report:
         now_s = SystemClock().now_s()
         manifest = restore(arguments.backup, folder, database, open_blobs(folder), anchor, now_s, report)
     with database.read() as connection:
         anchor.extend(connection)
-    database.close()
     return {"audit_entries": manifest["audit"]["number"], "parts": len(manifest["parts"])}

@@ -231,28 +231,49 @@ class Acceptor:
             if not self._busy:
                 self._busy = True
                 mine.turn.set()
-        mine.turn.wait()
+        try:
+            mine.turn.wait()
+        except BaseException:  # whoever waits may be ended, as a greenlet of a lost connection is
+            self._give_up(mine)
+            raise
         if mine.outcome is None:
-            self._lead()
+            self._lead(mine)
         if isinstance(mine.outcome, BaseException):
             raise mine.outcome
         if mine.outcome is None:
             raise TypeError("a request was not taken with its batch")
         return mine.outcome
 
-    def _lead(self) -> None:
-        """Take whoever waits, the caller among them, and let the next one lead."""
-        let_others_come()
-        with self._guard:
-            batch = self._next_batch()
+    def _lead(self, mine: _Waiting) -> None:
+        """Take whoever waits, the caller among them, and let the next one lead, also where the caller is ended."""
+        batch: list[_Waiting] = []
         try:
+            let_others_come()
+            with self._guard:
+                batch = self._next_batch()
             beside_other_requests(partial(self._take, batch))
         finally:
             with self._guard:
-                self._waiting[:0] = [one for one in batch[1:] if one.outcome is None]  # where the caller is ended
-                self._busy = bool(self._waiting)
-                for one in (*(one for one in batch if one.outcome is not None), *self._waiting[:1]):
-                    one.turn.set()
+                mine.is_gone = mine.outcome is None
+                for one in batch:
+                    if one.outcome is not None:
+                        one.turn.set()
+                self._waiting[:0] = [one for one in batch if one.outcome is None]
+                self._hand_on()
+
+    def _give_up(self, mine: _Waiting) -> None:
+        """Let nobody wait for a request whose thread is ended."""
+        with self._guard:
+            mine.is_gone = True
+            if mine.outcome is None and mine.turn.is_set():  # it was to lead
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let the first of those who wait lead."""
+        self._waiting = [one for one in self._waiting if not one.is_gone]
+        self._busy = bool(self._waiting)
+        for one in self._waiting[:1]:
+            one.turn.set()
 
     def _next_batch(self) -> list[_Waiting]:
         """Return whoever waits, but of each device the first request alone."""
@@ -275,6 +296,7 @@ class _Waiting:
     request: Request
     outcome: Outcome | None = None
     turn: threading.Event = field(default_factory=threading.Event)  # to have an outcome, or to lead
+    is_gone: bool = False  # nobody waits for it
 
 
 def set_state(

@@ -59,24 +59,17 @@ def add_tokens(add: Add) -> None:
 def _writing(arguments: argparse.Namespace) -> Iterator[tuple[Connection, By]]:
     """Run a transaction whose audit entries are anchored afterwards."""
     folder = DataFolder.existing(arguments.data)
-    database = open_database(folder)
-    try:
-        with database.write() as connection:
-            yield connection, By(AT_THE_MACHINE, SystemClock().now_s())
-        with database.read() as connection:
-            Anchor(folder.path / ANCHOR_FILE).extend(connection)
-    finally:
-        database.close()
+    database = open_database(folder, keep_connections=False)
+    with database.write() as connection:
+        yield connection, By(AT_THE_MACHINE, SystemClock().now_s())
+    with database.read() as connection:
+        Anchor(folder.path / ANCHOR_FILE).extend(connection)
 
 
 @contextmanager
 def _reading(arguments: argparse.Namespace) -> Iterator[Connection]:
-    database = open_database(DataFolder.existing(arguments.data))
-    try:
-        with database.read() as connection:
-            yield connection
-    finally:
-        database.close()
+    with open_database(DataFolder.existing(arguments.data), keep_connections=False).read() as connection:
+        yield connection
 
 
 def _password() -> str:

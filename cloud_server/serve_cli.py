@@ -150,12 +150,11 @@ def serve(arguments: argparse.Namespace) -> int:
     write_private(folder.keys / ROOT_FILE, tls.root_pem.encode("ascii"))
     if described is not None:
         write_private(folder.keys / DESCRIPTION_FILE, described.to_bytes())
-    parts = make_context(folder.path, SystemClock())
+    parts = make_context(folder.path, SystemClock(), keep_connections=False)
     with parts.database.write() as connection:
         connection.execute(setting.delete().where(setting.c.name == "url"))
         connection.execute(setting.insert().values(name="url", value=url))
         has_operator = any_operator(connection)
-    parts.database.close()
     write_private(folder.path / ROOT_DOCUMENT, parts.root.to_bytes())
     log.info("serving %s, root fingerprint %s", url, parts.root.fingerprint.hex())
     if not has_operator:
@@ -210,10 +209,8 @@ def _require_same_root(folder: DataFolder, root: Root) -> None:
     before = Root.verified(data, sha256(data))
     if before == root:
         return
-    database = open_database(folder)
-    with database.read() as connection:
+    with open_database(folder, keep_connections=False).read() as connection:
         enrolled = connection.execute(select(func.count()).select_from(device)).scalar_one()
-    database.close()
     if not enrolled:
         return
     changed = {

@@ -63,13 +63,12 @@ def _create(arguments: argparse.Namespace) -> Json:
     bundle = read_bundle(arguments.bundle)
     folder = DataFolder.open(arguments.data)
     # Not the whole context: TLS files are made by the first serve, which knows the host name.
-    database = open_database(folder)
+    database = open_database(folder, keep_connections=False)
     with database.write() as connection:
         key = newest_key(folder, connection)
         create_task(connection, open_blobs(folder), bundle, plan, key, SystemClock().now_s())
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)
-    database.close()
     notes = cautions(plan, paid_cohorts(plan, Layout.of(bundle.manifest.tensors)))
     if not arguments.json:
         for note in notes:

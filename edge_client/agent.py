@@ -21,7 +21,7 @@ from typing import Any
 from edge_client import contribution
 from edge_client.cohort_client import CohortClient
 from edge_client.contribution import TrainedUpdate
-from edge_client.examples import read_examples
+from edge_client.examples import expect, read_examples
 from edge_client.following import Follower
 from edge_client.identity import Enrolment, Identity, load_enrolment, load_identity, save_enrolment, use_next_key
 from edge_client.int8_check import count_correct, does_worse
@@ -321,7 +321,15 @@ class Agent:
         if self._evaluated != installed.version:
             self._evaluated = installed.version
             self._around.log(f"version {installed.version}: {word}")
+            self._tell_recorders(installed)
             self._judge_int8(installed)
+
+    def _tell_recorders(self, installed: Installed) -> None:
+        manifest = installed.bundle.manifest
+        try:
+            expect(self._enrolment.examples, manifest.inputs, manifest.labels)
+        except FedloomError as error:
+            self._around.log(f"applications that record are not told what the model takes: {error}")
 
     def _judge_int8(self, installed: Installed) -> None:
         try:
@@ -380,7 +388,7 @@ class Agent:
             raise
 
     def _train(self, entry: int, round_number: int, installed: Installed) -> TrainedUpdate:
-        examples, held_out = read_examples(self._enrolment.examples)
+        examples, held_out = read_examples(self._enrolment.examples, self._around.log)
         seed = int.from_bytes(self._around.random_bytes(8), "big")
         started = perf_counter()
         trainer = self._trainer(installed)
@@ -467,11 +475,11 @@ class Agent:
         """
         try:
             versions = self._follower.compared(version)
-            if self._journal.comparison_left(*versions):
+            if self._journal.evaluation_left(version):
                 raise Refused(
                     "already-evaluated",
-                    f"Masked counts of versions {versions[0]} and {versions[1]} have left this device; in a second sum"
-                    " they could be told apart.",
+                    f"Masked counts of version {version} have left this device; in a second sum they could be told"
+                    " apart.",
                 )
             candidate, baseline = (self._store.load(number) for number in versions)
             self._enrolment.privacy_floors.check_next(candidate.plan, self._journal.spent(), ())

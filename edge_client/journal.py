@@ -281,13 +281,13 @@ class Journal:
         for certificate in newer:
             self._run("INSERT OR REPLACE INTO peer VALUES (?, ?)", certificate.device, certificate.serial)
 
-    def comparison_left(self, version: int, baseline: int) -> bool:
-        """Say whether a byte of a masked evaluation of these two versions may have left."""
+    def evaluation_left(self, version: int) -> bool:
+        """Say whether a byte of a masked evaluation of this version may have left."""
         query = (
             "SELECT 1 FROM contribution JOIN evaluation ON contribution.id = evaluation.contribution"
-            " WHERE version = ? AND baseline = ? AND vector_sent = 1 LIMIT 1"
+            " WHERE version = ? AND vector_sent = 1 LIMIT 1"
         )
-        return bool(self._run(query, version, baseline))
+        return bool(self._run(query, version))
 
     def charge(self, entry: int, loss: Loss, delta: float, mechanism: str) -> None:
         """Write down what a contribution will have revealed once its vector left; in the place of an earlier cohort.

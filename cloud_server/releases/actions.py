@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from cloud_server import audit
 from cloud_server.releases.gate import Rule
-from cloud_server.releases.stages import Pair, end_promotion, go_on, reach_of
+from cloud_server.releases.stages import end_promotion, go_on, reach_of
 from cloud_server.releases.state import (
     EVALUATING,
     WAITING,
@@ -98,7 +98,7 @@ def promote(
         raise Conflict("already-released", f"Version {version} is released already.")
     _require_usable(connection, task_name, state.released, release_key, now_s)
     number = state.promotion + 1
-    reach = reach_of(connection, task, Pair(version, state.released), rule.shares[0], now_s)
+    reach = reach_of(connection, task, version, rule.shares[0], now_s)
     one = Promotion(
         task=task_name,
         number=number,

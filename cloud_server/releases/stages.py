@@ -36,14 +36,6 @@ DRIVER: Final = "driver"
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two versions that devices compare, each device once."""
-
-    candidate: int
-    baseline: int
-
-
-@dataclass(frozen=True)
 class Reach:
     """Who is in a stage.
 
@@ -61,7 +53,7 @@ class Reach:
 def reach_of(
     connection: Connection,
     task: Task,
-    pair: Pair,
+    candidate: int,
     share: float,
     now_s: float,
     before: int = 0,
@@ -69,13 +61,13 @@ def reach_of(
 ) -> Reach:
     """Return who is in a stage.
 
-    In it are a share of all, and as many that can compare these versions in time as make the smallest cohort; of all
+    In it are a share of all, and as many that can measure the candidate in time as make the smallest cohort; of all
     devices where too few of these were seen lately.
 
     Args:
         connection: reads.
         task: the task, with the candidate's plan.
-        pair: the versions.
+        candidate: the version.
         share: of all devices.
         now_s: the time.
         before: the limit of the stage before, or of this one so far.
@@ -83,20 +75,20 @@ def reach_of(
     """
     if left_s is None:
         left_s = task.plan.deadlines.round_s
-    fresh = _fresh_places(connection, task, pair, now_s, now_s - SEEN_S, left_s)
+    fresh = _fresh_places(connection, task, candidate, now_s, now_s - SEEN_S, left_s)
     smallest = smallest_stage(task.plan.rules)
     if len(fresh) < smallest:
-        fresh = _fresh_places(connection, task, pair, now_s, 0.0, left_s)
+        fresh = _fresh_places(connection, task, candidate, now_s, 0.0, left_s)
     limit = stage_limit(fresh, share, smallest, before)
     able = sum(place < limit for place in fresh)
     return Reach(limit, able, able >= smallest)
 
 
 def _fresh_places(
-    connection: Connection, task: Task, pair: Pair, now_s: float, since_s: float, left_s: float
+    connection: Connection, task: Task, candidate: int, now_s: float, since_s: float, left_s: float
 ) -> list[int]:
     """Return the places of devices that can evaluate within ``left_s`` and were seen since then."""
-    spent = spent_devices(task.name, pair)
+    spent = spent_devices(task.name, candidate)
     query = select(device).where(
         device.c.task == task.name,
         device.c.state == "active",
@@ -105,11 +97,11 @@ def _fresh_places(
     )
     rows = connection.execute(query)
     names = [row.device for row in rows if _can_evaluate(Candidate.of(row), task.plan, now_s, left_s)]
-    return [place_of(task.name, pair.candidate, name) for name in names]
+    return [place_of(task.name, candidate, name) for name in names]
 
 
-def spent_devices(task_name: str, pair: Pair) -> Select[tuple[str]]:
-    """Return the query for devices whose masked vector came for these two versions, whatever became of its cohort.
+def spent_devices(task_name: str, candidate: int) -> Select[tuple[str]]:
+    """Return the query for devices whose masked counts of a candidate came, whatever became of their cohort.
 
     The same counts in two sums would be the difference of these sums, where the other members are the same.
     """
@@ -119,16 +111,15 @@ def spent_devices(task_name: str, pair: Pair) -> Select[tuple[str]]:
         .where(
             cohort.c.task == task_name,
             cohort.c.purpose == "evaluation",
-            cohort.c.base_version == pair.candidate,
-            cohort.c.baseline == pair.baseline,
+            cohort.c.base_version == candidate,
             step.c.step == "vector",
         )
     )
 
 
-def has_compared(connection: Connection, task_name: str, pair: Pair, name: str) -> bool:
-    """Say whether a device's vector came for these two versions."""
-    query = spent_devices(task_name, pair).where(step.c.device == name)
+def has_measured(connection: Connection, task_name: str, candidate: int, name: str) -> bool:
+    """Say whether a device's masked counts of a candidate came."""
+    query = spent_devices(task_name, candidate).where(step.c.device == name)
     return connection.execute(query.limit(1)).one_or_none() is not None
 
 
@@ -211,8 +202,7 @@ def go_on(
         save_promotion(connection, replace(one, phase=RELEASED, reason="every stage passed", ended_s=now_s))
         audit.record(connection, now_s, who, "release-completed", one.task, detail | {"before": one.baseline})
         return save_release(connection, replace(state, released=one.candidate))
-    pair = Pair(one.candidate, one.baseline)
-    reach = reach_of(connection, task, pair, one.rule.shares[stage], now_s, one.limit)
+    reach = reach_of(connection, task, one.candidate, one.rule.shares[stage], now_s, one.limit)
     next_one = replace(one, phase=EVALUATING, stage=stage, limit=reach.limit, since_s=now_s, cohort="", reason="")
     detail |= {"stage": stage + 1, "fresh": reach.able}
     if reach.enough:

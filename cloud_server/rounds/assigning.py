@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, Row, bindparam, select
 
 from cloud_server.releases.keys import shown_key_number
-from cloud_server.releases.stages import Pair, has_compared
+from cloud_server.releases.stages import has_measured
 from cloud_server.releases.state import load_release
 from cloud_server.rounds.eligibility import Candidate, left_out
 from cloud_server.rounds.machine import Phase
@@ -165,8 +165,8 @@ class Assigner:
         if not decision.includes(name):
             return None
         with self._database.read() as connection:
-            pair = Pair(record.base_version, decision.released)
-            if has_joined(connection, record.id, name) or has_compared(connection, record.task, pair, name):
+            joined = has_joined(connection, record.id, name)
+            if joined or has_measured(connection, record.task, record.base_version, name):
                 return None
             invited = is_invited(connection, record, name)
         if declined == record.round_number:

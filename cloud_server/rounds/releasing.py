@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, update
 
 from cloud_server import audit
 from cloud_server.releases.keys import require_current_key
-from cloud_server.releases.stages import DRIVER, Pair, end_promotion, has_compared, reach_of
+from cloud_server.releases.stages import DRIVER, end_promotion, has_measured, reach_of
 from cloud_server.releases.state import (
     EVALUATING,
     Promotion,
@@ -103,10 +103,10 @@ def require_in_stage(connection: Connection, record: StoredCohort, device: str) 
         raise Refused(
             "other-stage", "The device is not in the stage that evaluates this version.", "it checks in again"
         )
-    if has_compared(connection, record.task, Pair(record.base_version, decision.released), device):
+    if has_measured(connection, record.task, record.base_version, device):
         raise Refused(
             "already-evaluated",
-            "The device's counts for these two versions have come already; in a second sum they could be told apart.",
+            "The device's counts for this version have come already; in a second sum they could be told apart.",
         )
 
 
@@ -136,9 +136,8 @@ def form_evaluation(
         if one.attempts >= MAX_ATTEMPTS:
             end_promotion(connection, DRIVER, state, one, f"{MAX_ATTEMPTS} cohorts failed", now_s)
             return True
-        pair = Pair(one.candidate, one.baseline)
         left_s = one.since_s + task.plan.deadlines.round_s - now_s
-        reach = reach_of(connection, task, pair, one.rule.shares[one.stage], now_s, one.limit, left_s)
+        reach = reach_of(connection, task, one.candidate, one.rule.shares[one.stage], now_s, one.limit, left_s)
         if not reach.enough:
             reason = f"stage {one.stage + 1}: only {reach.able} devices are left that can evaluate it"
             end_promotion(connection, DRIVER, state, one, reason, now_s)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection, Integer, create_engine, event, insert, make_url, select, text, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.pool import NullPool
 
 from cloud_server.storage.revisions import Tables, prepare
 from cloud_server.storage.schema import setting
@@ -26,6 +27,11 @@ from shared.errors import TryLater, UsageError
 
 BUSY_TIMEOUT_MS = 30_000
 POOL_CONNECTIONS: Final = 10  # of one process with PostgreSQL, and as many again at peaks
+_POOL: Final[Mapping[str, Any]] = {
+    "pool_size": POOL_CONNECTIONS,
+    "max_overflow": POOL_CONNECTIONS,
+    "pool_pre_ping": True,  # connections that a restart of PostgreSQL ended are replaced
+}
 CONNECT_TIMEOUT_S: Final = 10
 _POSTGRESQL: Final = "postgresql"
 
@@ -60,17 +66,19 @@ class Database:
     Args:
         url: its address, see ``sqlite_url`` and ``require_database_url``.
         tables: what it holds; created where there is nothing.
+        keep_connections: for the next transaction. A command that ends soon keeps none, so that none is left to close.
 
     Raises:
         UsageError: ``database-outdated`` or ``database-newer``.
         TryLater: ``no-database`` if it does not answer.
     """
 
-    def __init__(self, url: str, tables: Tables) -> None:
+    def __init__(self, url: str, tables: Tables, *, keep_connections: bool = True) -> None:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         # Writers take SQLite's lock when they begin: waiting is possible then, and not halfway through.
-        self._writer = _sqlite(url, "BEGIN IMMEDIATE") if self.is_sqlite else _postgresql(url)
-        self._reader = _sqlite(url, "BEGIN DEFERRED") if self.is_sqlite else _snapshots(self._writer)
+        pool = {} if keep_connections else {"poolclass": NullPool}
+        self._writer = _sqlite(url, "BEGIN IMMEDIATE", pool) if self.is_sqlite else _postgresql(url, pool or _POOL)
+        self._reader = _sqlite(url, "BEGIN DEFERRED", pool) if self.is_sqlite else _snapshots(self._writer)
         try:
             with self.write() as connection:
                 prepare(connection, tables)
@@ -102,7 +110,8 @@ class Database:
 @contextmanager
 def unprepared(url: str) -> Iterator[Connection]:
     """Run a transaction on a database of whatever revision."""
-    engine = _sqlite(url, "BEGIN IMMEDIATE") if make_url(url).get_backend_name() == "sqlite" else _postgresql(url)
+    is_sqlite = make_url(url).get_backend_name() == "sqlite"
+    engine = _sqlite(url, "BEGIN IMMEDIATE", {}) if is_sqlite else _postgresql(url, _POOL)
     try:
         with engine.begin() as connection:
             yield connection
@@ -123,8 +132,8 @@ def _no_file() -> TryLater:
     )
 
 
-def _sqlite(url: str, begin: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+def _sqlite(url: str, begin: str, pool: Mapping[str, Any]) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **pool)
 
     @event.listens_for(engine, "connect")
     def prepare_connection(connection: Any, _record: object) -> None:  # noqa: ANN401  # sqlite3.Connection, typed Any by SQLAlchemy
@@ -150,14 +159,12 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("the database cannot be written ahead")
 
 
-def _postgresql(url: str) -> Engine:
+def _postgresql(url: str, pool: Mapping[str, Any]) -> Engine:
     return create_engine(
         url,
         isolation_level="READ COMMITTED",
-        pool_size=POOL_CONNECTIONS,
-        max_overflow=POOL_CONNECTIONS,
-        pool_pre_ping=True,  # connections that a restart of PostgreSQL ended are replaced
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fedloom"},
+        **pool,
     )
 
 

@@ -15,9 +15,9 @@ def database_url(folder: DataFolder) -> str:
     return sqlite_url(folder.database)
 
 
-def open_database(folder: DataFolder) -> Database:
-    """Open a folder's database; raises as ``Database``."""
-    return Database(database_url(folder), AGGREGATOR)
+def open_database(folder: DataFolder, *, keep_connections: bool = True) -> Database:
+    """Open a folder's database; arguments and errors as of ``Database``."""
+    return Database(database_url(folder), AGGREGATOR, keep_connections=keep_connections)
 
 
 def open_blobs(folder: DataFolder) -> BlobStore:
@@ -42,5 +42,5 @@ def use_database(folder: DataFolder, url: str) -> None:
         TryLater: ``no-database``.
     """
     stored = require_database_url(url)
-    Database(stored, AGGREGATOR).close()
+    Database(stored, AGGREGATOR, keep_connections=False)
     write_private(folder.database_url_file, stored.encode("utf-8"))

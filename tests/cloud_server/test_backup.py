@@ -18,6 +18,7 @@ from safetensors.numpy import load
 from cloud_server import audit
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.cli import main
+from cloud_server.rounds.driver import RENEWAL_CHECK_S
 from shared.errors import BrokenState, UsageError
 from tests.cloud_server.local import Local, LocalPool, small_plan
 from tests.cloud_server.members import STEPS
@@ -201,3 +202,14 @@ def test_drivers_keep_the_anchor_up_to_date(local: Local) -> None:
     one_round(local)
     with local.parts.database.read() as connection:
         assert Anchor(data_of(local) / ANCHOR_FILE).head() == audit.head(connection)
+
+
+def test_drivers_anchor_what_web_processes_record(local: Local) -> None:
+    local.create(small_plan("first"))
+    local.settle()
+    with local.parts.database.write() as connection:  # which no driver has to do anything about
+        audit.record(connection, local.clock.now_s(), "ada", "signed-in", "ada", {})
+        head = audit.head(connection)
+    local.clock.time_s += RENEWAL_CHECK_S
+    local.settle()
+    assert Anchor(data_of(local) / ANCHOR_FILE).head() == head

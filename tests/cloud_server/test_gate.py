@@ -121,6 +121,15 @@ def test_stages_are_nested_and_hold_the_smallest_cohort(
     assert stage_limit(places, 1.0, smallest, limit) == PLACES
 
 
+@given(st.floats(0, 0.99), st.integers(2, 40), st.data())
+def test_where_too_few_can_evaluate_nobody_but_the_share_is_given_the_version(
+    share: float, smallest: int, data: st.DataObject
+) -> None:
+    places = data.draw(st.lists(st.integers(0, PLACES - 1), max_size=smallest - 1))
+    before = data.draw(st.integers(0, PLACES // 2))
+    assert stage_limit(places, share, smallest, before) == max(before, math.ceil(share * PLACES))
+
+
 @given(fewest=st.integers(2, 100), more=st.integers(0, 200), dropout=st.sampled_from([0.0, 0.1, 0.25, 0.3]))
 def test_a_stage_is_a_cohort_even_after_the_planned_drop_outs(fewest: int, more: int, dropout: float) -> None:
     rules = CohortRules(fewest, fewest + more, 0.0, dropout)

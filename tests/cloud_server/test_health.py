@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.pool import NullPool
 
 from cloud_server.api import health
 from cloud_server.api.operator import METRICS, Audience
@@ -17,6 +21,7 @@ from cloud_server.authority.app import create_app as create_authority_app
 from cloud_server.authority.registry import Authority
 from cloud_server.storage import blobs as blobs_module
 from cloud_server.storage.leases import LEASE_S
+from cloud_server.storage.opening import database_url
 from shared.wire.requests import PROBLEM
 from tests.cloud_server.local import Local
 from tests.edge_client.devices import ManualClock
@@ -54,16 +59,31 @@ def test_it_names_a_folder_that_is_gone_or_full(local: Local, monkeypatch: pytes
     assert "folder of blobs: has" in missing(local.app)
 
 
+@contextmanager
+def unreachable(local: Local) -> Iterator[None]:
+    """Let nobody connect to the database."""
+    local.parts.database.close()
+    if local.parts.database.is_sqlite:
+        path = local.parts.folder.database
+        away = path.with_name("away")
+        path.rename(away)
+        path.mkdir()
+        yield
+        path.rmdir()
+        away.rename(path)
+        return
+    address = make_url(database_url(local.parts.folder))
+    server = create_engine(address.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with server.connect() as connection:
+        connection.exec_driver_sql(f'ALTER DATABASE "{address.database}" ALLOW_CONNECTIONS false')
+        yield
+        connection.exec_driver_sql(f'ALTER DATABASE "{address.database}" ALLOW_CONNECTIONS true')
+
+
 def test_it_names_a_database_that_does_not_answer(local: Local) -> None:
     local.settle()
-    local.parts.database.close()
-    path = local.parts.folder.database
-    away = path.with_name("away")
-    path.rename(away)
-    path.mkdir()
-    assert "database: does not answer (OperationalError); driver: not known" in missing(local.app)
-    path.rmdir()
-    away.rename(path)
+    with unreachable(local):
+        assert "database: does not answer (OperationalError); driver: not known" in missing(local.app)
     assert ask(local.app, health.READYZ)[0] == 200
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from cloud_server import cli
+from shared.limits import MAX_ACCOUNT_ATTEMPTS
 from tests.cloud_server.local import Local
-from tests.cloud_server.signed_in import BASE, PASSWORD
+from tests.cloud_server.signed_in import BASE, PASSWORD, Browser, SignedIn
 
 
 class Machine:
@@ -57,6 +58,15 @@ def test_accounts_are_made_changed_and_removed(local: Local, machine: Machine) -
         "operator-password-set",
         "operator-removed",
     ]
+
+
+def test_a_new_password_lets_somebody_in_who_was_locked_out_by_others(local: Local, machine: Machine) -> None:
+    SignedIn(local).account("ada", "viewer")
+    for number in range(MAX_ACCOUNT_ATTEMPTS):
+        Browser(local).sign_in("ada", "guessed", REMOTE_ADDR=f"10.0.0.{number}")
+    assert Browser(local).sign_in("ada").status_code == 429
+    machine.run("set-password", "ada", typed=PASSWORD)
+    assert Browser(local).sign_in("ada").status_code == 303
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load, save
-from sqlalchemy import text
+from sqlalchemy import Connection, text, update
 
 from cloud_server import audit
 from cloud_server.api.operator import METRICS
+from cloud_server.devices import set_state
 from cloud_server.releases import actions
 from cloud_server.releases.card import card_text, model_card
 from cloud_server.releases.catalogue import NeedsTensorFlow, file_in_form, list_versions, release_report
 from cloud_server.releases.gate import Rule
 from cloud_server.releases.importing import import_weights
 from cloud_server.releases.state import Promotion, ReleaseState, list_promotions, load_release
-from cloud_server.rounds.retention import Retention, forget_versions, is_kept, remove_unneeded, retire_versions
-from shared.decision import Decision, verify_decision
+from cloud_server.rounds.retention import (
+    DAY_S,
+    Retention,
+    forget_cohorts,
+    forget_versions,
+    is_kept,
+    remove_unneeded,
+    retire_versions,
+)
+from cloud_server.storage.database import bump
+from cloud_server.storage.schema import setting, version
+from shared.decision import PLACES, Decision, verify_decision
 from shared.errors import Conflict, FedloomError, Missing, Refused, UsageError
 from shared.limits import RETRY_AFTER_MS
 from shared.numeric.contribution_vector import Evaluation
@@ -175,6 +187,28 @@ def test_nobodys_counts_are_in_two_sums(scene: Scene) -> None:
     assert all(scene.ask(member).action != "evaluate" for member in scene.members)
 
 
+def test_nobody_measures_a_version_again_against_another_one(scene: Scene) -> None:
+    scene.publish(2.0)
+    scene.act("promote", 1, Rule((1.0,)))
+    scene.act("roll_back")
+    scene.act("promote", 2, Rule((0.001, 1.0)))
+    first = scene.evaluate(GOOD)
+    scene.act("roll_back")
+    scene.act("pin", 0)
+    scene.act("promote", 1, Rule((1.0,)))
+    scene.spent.clear()
+    scene.evaluate(GOOD)
+    assert scene.state.released == 1
+    scene.act("promote", 2, Rule((0.001, 1.0)))  # now over 1, and before over 0
+    assert scene.promotion.baseline == 1
+    others = scene.stage()
+    assert all(scene.ask(member).action != "evaluate" for member in first)
+    assert {member.device for member in others} > {member.device for member in first}
+    first[0].meet_to_evaluate(2, 1, GOOD)
+    with refused("already-evaluated", Refused):
+        first[0].do("join")
+
+
 def test_a_stage_grows_by_those_that_a_failed_cohort_has_spent(scene: Scene) -> None:
     scene.act("promote", 1, Rule((0.001, 1.0)))
     first = scene.evaluate(GOOD, STEPS[:3])
@@ -186,6 +220,41 @@ def test_a_stage_grows_by_those_that_a_failed_cohort_has_spent(scene: Scene) -> 
     assert len(others) == 2
     assert not {member.device for member in first} & {member.device for member in others}
     assert scene.promotion.stage == 1
+    assert actions_of(scene.local)[1:4] == ["release-promoted", "release-stage-grown", "release-evaluated"]
+
+
+def test_a_stage_for_which_too_few_are_left_ends_and_nobody_else_is_given_the_version(scene: Scene) -> None:
+    scene.act("promote", 1, Rule((0.001, 1.0)))
+    inside = scene.stage()
+    scene.evaluate(GOOD, STEPS[:1])
+    with scene.local.parts.database.write() as connection:
+        for member in scene.members:
+            if member is not inside[0]:
+                set_state(connection, member.device, "revoked", "lost", scene.now_s)
+    while scene.promotion.phase == "evaluating":
+        assert scene.told(inside[0]).limit < PLACES
+        assert scene.promotion.attempts < 5
+        scene.local.clock.time_s += HOUR_S
+        scene.local.settle()
+    assert scene.promotion.phase == "rolled-back"
+    assert "only 1 devices are left that can evaluate it" in scene.promotion.reason
+    scene.local.settle()
+    assert (scene.state.released, scene.told(inside[0]).candidate) == (0, None)
+
+
+def test_the_cohorts_of_a_promotion_under_way_are_not_forgotten(scene: Scene) -> None:
+    """Who has measured a version must not do so again, however long an operator thinks about it."""
+    scene.act("promote", 1, Rule((0.001, 1.0), automatic=False))
+    first = scene.evaluate(GOOD)
+    scene.local.clock.time_s += 100 * DAY_S
+    forget_cohorts(scene.local.parts.database, Retention(cohort_days=8.0), scene.now_s)
+    scene.act("proceed")
+    first[0].meet_to_evaluate(1, 0, GOOD)
+    with refused("already-evaluated", Refused):
+        first[0].do("join")
+    scene.act("roll_back")
+    scene.local.clock.time_s += 100 * DAY_S
+    assert forget_cohorts(scene.local.parts.database, Retention(cohort_days=8.0), scene.now_s)
 
 
 def test_a_last_stage_of_too_few_is_judged_by_the_stages_before(scene: Scene) -> None:
@@ -305,7 +374,8 @@ def test_what_is_expired_or_not_signed_is_not_promoted(scene: Scene) -> None:
     scene.local.settle()
     with refused("release-expired", Refused):
         scene.act("promote", 1, Rule())
-    scene.local.change(f"UPDATE version SET signature = zeroblob(64) WHERE number = 2 AND task = '{TASK}'")  # noqa: S608
+    with scene.local.parts.database.write() as connection:
+        connection.execute(update(version).where(version.c.number == 2).values(signature=bytes(64)))
     with refused("bad-signature", Refused):
         scene.act("promote", 2, Rule())
     with refused("version-unknown", Missing):
@@ -387,7 +457,8 @@ def test_a_task_with_noise_is_not_evaluated_without(local: Local) -> None:
 
 def test_devices_of_a_finished_task_are_told_soon_while_a_release_goes_on(scene: Scene) -> None:
     scene.local.change("UPDATE task SET state = 'done'")
-    scene.local.change("UPDATE setting SET value = value + 1 WHERE name = 'revision'")
+    with scene.local.parts.database.write() as connection:
+        bump(connection)
     assert scene.ask(scene.members[0]).retry_after_ms > RETRY_AFTER_MS
     scene.act("promote", 1, Rule())
     outside = next(member for member in scene.members if member not in scene.stage())
@@ -412,6 +483,41 @@ def test_what_devices_use_is_kept(scene: Scene) -> None:
     assert len(scene.members[0].weights(0)) > DIMENSION
     with refused("version-removed"):
         scene.members[0].release(3)
+
+
+def test_a_version_without_files_is_neither_promoted_nor_pinned(scene: Scene) -> None:
+    scene.act("promote", 1, Rule((1.0,)))
+    scene.evaluate(GOOD)  # so that it could be pinned
+    scene.act("roll_back")
+    for value in range(2, 8):
+        scene.publish(float(value))
+    retire_versions(scene.local.parts.database, Retention(2))
+    before = scene.state
+    for action, more in (("pin", ()), ("promote", (Rule(),))):
+        with refused("version-removed", Refused):
+            scene.act(action, 1, *more)
+    assert scene.state == before
+
+
+def test_a_version_that_is_held_meanwhile_is_not_forgotten(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in range(2, 8):
+        scene.publish(float(value))
+    database = scene.local.parts.database
+    retire_versions(database, Retention(2))
+    write = database.write
+
+    def pinned_before() -> AbstractContextManager[Connection]:
+        monkeypatch.undo()
+        scene.act("pin", 0)  # between the look and the deletion
+        return write()
+
+    with write() as connection:
+        connection.execute(setting.delete().where(setting.c.name == "kept-from:" + TASK))
+        connection.execute(setting.insert().values(name="kept-from:" + TASK, value="6"))
+    monkeypatch.setattr(database, "write", pinned_before)
+    forget_versions(database)
+    assert scene.uses() == [0] * 6
+    assert (0,) in scene.local.rows("SELECT number FROM version")
 
 
 def test_an_import_gives_up_the_round_and_changes_what_nobody_uses(scene: Scene) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from edge_client import report
 from edge_client.agent import Agent, open_agent
+from edge_client.journal import State
 from edge_client.model_store import current_version, kept_versions
 from edge_client.state_folder import StateFolder
 from shared.decision import PLACES, Decision
@@ -22,6 +23,7 @@ from tests.edge_client.devices import enrolled
 from tests.edge_client.loopback import serve
 from tests.shared.refusals import refused
 
+TO_UPLOADING = tuple(State)[1 : tuple(State).index(State.UPLOADING) + 1]
 FAR_S = 2_000_000_000
 
 
@@ -178,6 +180,22 @@ def test_an_evaluation_that_was_cut_off_is_in_the_ledger(scene: Scene) -> None:
     ]
     text = report.ledger_text(report.ledger(scene.folder))
     assert "evaluation of version 2 beside 1" in text
+
+
+def _leave_counts(agent: Agent) -> None:
+    """Write down that masked counts of version 2, compared with 0, may have left."""
+    entry = agent._journal.begin(1, 2, 0.0, baseline=0)
+    for state in TO_UPLOADING:
+        agent._journal.record(entry, state, 1.0, cohort="cohort-a")
+
+
+def test_a_version_whose_counts_may_have_left_is_not_measured_again_against_another_one(scene: Scene) -> None:
+    scene.aggregator.decide(decision(5, 1, 2, PLACES))
+    scene.aggregator.evaluates = 2
+    scene.do(_leave_counts)
+    with refused("already-evaluated", Refused):
+        scene.ask()
+    assert [request.path for request in scene.aggregator.requests if "cohorts" in request.path] == []
 
 
 NEXT_KEY, STRANGER = SigningKey(sha256(b"next release key")), SigningKey(sha256(b"stranger"))

@@ -103,12 +103,12 @@ def test_counters_grow_over_restarts(journal: Journal, tmp_path: Path) -> None:
 
 def test_evaluations_are_told_from_trainings(journal: Journal) -> None:
     entry = journal.begin(1, 5, 0.0, baseline=3)
-    assert not journal.comparison_left(5, 3)
+    assert not journal.evaluation_left(5)
     go(journal, entry, State.SHARES_SENT)
-    assert not journal.comparison_left(5, 3)
+    assert not journal.evaluation_left(5)
     journal.record(entry, State.UPLOADING, 1.0)
-    assert journal.comparison_left(5, 3)
-    assert not journal.comparison_left(5, 4)
+    assert journal.evaluation_left(5)
+    assert not journal.evaluation_left(3)
     assert not journal.vector_left(5)  # a gradient may still leave
     assert len(journal.spent()) == 1  # and yet it is a participation
 
