@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import stat
@@ -20,8 +21,12 @@ from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.cli import main
 from cloud_server.rounds.driver import RENEWAL_CHECK_S
 from shared.errors import BrokenState, UsageError
-from tests.cloud_server.local import Local, LocalPool, small_plan
-from tests.cloud_server.members import STEPS
+from shared.root import EnrolmentCode
+from shared.wire.messages import EnrolRequest, write_signed
+from shared.wire.requests import ADMIT, ENROL, JSON
+from shared.wire.signed import SigningKey
+from tests.cloud_server.local import HOUR_S, URL, Local, LocalPool, small_plan
+from tests.cloud_server.members import STEPS, redeem_body
 from tests.postgres import Cluster
 from tests.shared.refusals import refused
 
@@ -101,6 +106,52 @@ def test_an_older_backup_is_refused_once_something_happened_since(
     assert (code, document["error"]["code"]) == (2, "no-anchor")
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_backup_from_before_a_device_enrolled_is_refused(
+    local: Local, tmp_path: Path, capsys: Captured, elsewhere: bool
+) -> None:
+    """Else its code could be redeemed again, with another key, and the device that has it would be a stranger."""
+    plan = small_plan("point")
+    local.create(plan)
+    local.settle()
+    backup = tmp_path / "backup.tar"
+    assert run(capsys, "db", "backup", "--data", data_of(local), "--out", backup)[0] == 0
+    if elsewhere:  # the device shows the certificate of an authority whose database is in no backup of this server
+        (secret,) = local.authority.mint("point", count=1, valid_s=HOUR_S)
+        redeemed = redeem_body(
+            EnrolmentCode(URL, local.parts.root.fingerprint, secret), SigningKey.generate(os.urandom)
+        )
+        request = EnrolRequest.from_bytes(redeemed)
+        certificate = local.authority.redeem(request, local.parts.root.fingerprint)
+        body = write_signed("certificate", certificate.signed)
+        assert local.app.test_client().post(ADMIT, data=body, content_type=JSON).status_code == 200
+        name = certificate.device
+    else:
+        (member,) = local.enrol(plan, 1)
+        name = member.device
+    # Whoever has been answered is in the anchor, also where the server dies before a driver looks again.
+    words = ("db", "restore", backup, "--data", tmp_path / "new", "--anchor", data_of(local) / ANCHOR_FILE)
+    code, document = run(capsys, *words)
+    assert (code, document["error"]["code"]) == (2, "backup-behind")
+    with local.parts.database.read() as connection:
+        last = list(audit.entries(connection))[-1]
+    assert (last["actor"], last["action"], last["subject"]) == ("device", "device-enrolled", name)
+    assert last["detail"] == {"task": "point", "group": ""}
+
+
+def test_a_device_that_enrols_again_with_its_code_is_recorded_once(local: Local) -> None:
+    plan = small_plan("point")
+    local.create(plan)
+    (secret,) = local.authority.mint("point", count=1, valid_s=HOUR_S)
+    code = EnrolmentCode(URL, local.parts.root.fingerprint, secret)
+    body = redeem_body(code, SigningKey.generate(os.urandom))
+    answers = [local.app.test_client().post(ENROL, data=body, content_type=JSON) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert local.rows("SELECT count(*) FROM audit WHERE action = 'device-enrolled'") == [(1,)]
+    ((detail,),) = local.rows("SELECT detail FROM audit WHERE action = 'device-enrolled'")
+    assert secret not in bytes(detail)
+
+
 def test_nothing_serves_from_an_older_copy_of_the_database(tmp_path: Path, capsys: Captured) -> None:
     """An operator who copies files back by hand must not lower versions or the privacy ledger either."""
     local = Local(tmp_path / "data")
@@ -174,7 +225,8 @@ def test_the_audit_log_says_what_happened_and_shows_what_was_changed(local: Loca
     with local.parts.database.read() as connection:
         actions = [entry["action"] for entry in audit.entries(connection)]
         end = audit.verify_chain(connection)
-    assert actions == ["task-created", "version-published", "version-published", "task-done"]
+    enrolled = ["device-enrolled"] * 4
+    assert actions == ["task-created", "version-published", *enrolled, "version-published", "task-done"]
     anchor = Anchor(data_of(local) / ANCHOR_FILE)
     assert anchor.head() == end
     local.change("UPDATE audit SET subject = 'other' WHERE number = 2")
