@@ -106,9 +106,9 @@ def test_an_older_backup_is_refused_once_something_happened_since(
     assert (code, document["error"]["code"]) == (2, "no-anchor")
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("authority", ["here", "elsewhere"])
 def test_a_backup_from_before_a_device_enrolled_is_refused(
-    local: Local, tmp_path: Path, capsys: Captured, elsewhere: bool
+    local: Local, tmp_path: Path, capsys: Captured, authority: str
 ) -> None:
     """Else its code could be redeemed again, with another key, and the device that has it would be a stranger."""
     plan = small_plan("point")
@@ -116,7 +116,9 @@ def test_a_backup_from_before_a_device_enrolled_is_refused(
     local.settle()
     backup = tmp_path / "backup.tar"
     assert run(capsys, "db", "backup", "--data", data_of(local), "--out", backup)[0] == 0
-    if elsewhere:  # the device shows the certificate of an authority whose database is in no backup of this server
+    if (
+        authority == "elsewhere"
+    ):  # the device shows the certificate of an authority whose database is in no backup of this server
         (secret,) = local.authority.mint("point", count=1, valid_s=HOUR_S)
         redeemed = redeem_body(
             EnrolmentCode(URL, local.parts.root.fingerprint, secret), SigningKey.generate(os.urandom)
@@ -202,6 +204,61 @@ def test_a_backup_into_a_server_in_use_is_refused(local: Local, tmp_path: Path, 
     assert (code, document["error"]["code"]) == (2, "not-empty")
     code, document = run(capsys, "db", "backup", "--data", data_of(local), "--out", backup)
     assert (code, document["error"]["code"]) == (2, "backup-exists")
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Return every file that a command may not change; SQLite's own notes beside a database are no content."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-wal", "-shm")))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("what", ["behind", "whole", "foreign anchor"])
+def test_a_refused_restore_leaves_a_live_folder_as_it_was(
+    tmp_path: Path, capsys: Captured, postgres: Cluster, what: str
+) -> None:
+    data, backup, anchor = tmp_path / "data", tmp_path / "backup.tar", tmp_path / "other.anchor"
+    local = Local(data)
+    local.create(small_plan("point"))
+    assert run(capsys, "db", "backup", "--data", data, "--out", backup)[0] == 0
+    if what == "behind":
+        one_round(local, "second")
+    local.close()
+    before = content_of(data)
+    anchor.write_text(f"7 {'ab' * 32}\n")
+    words = ["--anchor", anchor] if what == "foreign anchor" else ["--database", postgres.new_database()]
+    code, document = run(capsys, "db", "restore", backup, "--data", data, *words)
+    assert (code, document["error"]["code"]) == (2, "not-empty")
+    assert content_of(data) == before
+    assert run(capsys, "task", "list", "--data", data)[0] == 0
+    # The same where the folder's database is a PostgreSQL one.
+    (data / "server.db").unlink()
+    url = data / "keys" / "database.url"
+    url.write_text(postgres.new_database())
+    before = content_of(data)
+    code, document = run(capsys, "db", "restore", backup, "--data", data, *words)
+    assert (code, document["error"]["code"]) == (2, "not-empty")
+    assert content_of(data) == before
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_anchor_of_another_deployment_restores_nothing(
+    local: Local, tmp_path: Path, capsys: Captured, number: int
+) -> None:
+    """The backup ends at entry 2: an anchor that names an earlier entry is compared with that one, too."""
+    local.create(small_plan("point"))
+    backup, anchor, new = tmp_path / "backup.tar", tmp_path / "other.anchor", tmp_path / "new"
+    assert run(capsys, "db", "backup", "--data", data_of(local), "--out", backup)[0] == 0
+    anchor.write_text(f"{number} {'ab' * 32}\n")
+    code, document = run(capsys, "db", "restore", backup, "--data", new, "--anchor", anchor)
+    assert (code, document["error"]["code"]) == (2, "database-behind" if number < 2 else "backup-behind")
+    assert content_of(new) == {}
+    anchor.write_text("")
+    code, document = run(capsys, "db", "restore", backup, "--data", new, "--anchor", anchor)
+    assert (code, document["error"]["code"]) == (2, "no-anchor")
+    # A refusal is no attempt that has to be finished: with the right anchor the same folder is filled.
+    code, document = run(capsys, "db", "restore", backup, "--data", new, "--anchor", data_of(local) / ANCHOR_FILE)
+    assert code == 0, document
+    assert not list(new.glob("*restor*"))
 
 
 def test_check_finds_a_damaged_file_and_a_lost_vector(local: Local, capsys: Captured) -> None:
