@@ -36,6 +36,7 @@ from cloud_server.serve_cli import add_driver, add_serve, drive, serve
 from cloud_server.settings import DataFolder
 from cloud_server.storage.failures import failure_of
 from cloud_server.storage.opening import open_blobs, open_database
+from cloud_server.stored_numbers import stored_number
 from cloud_server.tasks import (
     create_task,
     load_task,
@@ -156,7 +157,7 @@ def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
         changing.add_argument("--reason", default="", help="for the audit log")
     auditing = commands.add_parser("audit", help="what operators and drivers did")
     listing = _add(auditing.add_subparsers(required=True, metavar="VERB"), "list", "list the audit log", _audit_list)
-    listing.add_argument("--after", type=int, default=0, metavar="N", help="only entries after number N")
+    listing.add_argument("--after", type=stored_number, default=0, metavar="N", help="only entries after number N")
     privacy = commands.add_parser("privacy", help="privacy budgets").add_subparsers(required=True, metavar="VERB")
     budget = _add(privacy, "show", "show a task's privacy budget and what was spent of it", _privacy_show)
     budget.add_argument("task")
