@@ -131,7 +131,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "EnrolRequest",
         problems={
             401: ("bad-signature",),
-            403: ("code-unknown", "code-expired", "other-authority"),
+            403: ("code-unknown", "code-revoked", "code-expired", "other-authority"),
             404: ("task-unknown",),
             409: ("code-used",),
         },

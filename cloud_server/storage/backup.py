@@ -26,6 +26,7 @@ from sqlalchemy import Connection, LargeBinary, Table, select
 
 from cloud_server import audit
 from cloud_server.authority.registry import DATABASE_FILE
+from cloud_server.progress import Report, unreported
 from cloud_server.rounds.retention import needed
 from cloud_server.settings import PRIVATE_MODE, DataFolder, sync_folder
 from cloud_server.storage.blobs import BlobStore
@@ -40,7 +41,9 @@ MANIFEST: Final = "backup.json"
 LEFT_OUT: Final = frozenset({lease.name, box.name, commitment.name, partial_sum.name})
 
 
-def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: Path) -> dict[str, Any]:
+def write_backup(
+    folder: DataFolder, database: Database, blobs: BlobStore, out: Path, report: Report = unreported
+) -> dict[str, Any]:
     """Write a backup of a running aggregator to ``out`` and return its manifest.
 
     Raises:
@@ -51,7 +54,7 @@ def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: 
         raise UsageError("backup-exists", f"{out} exists.", "give another --out")
     unfinished = out.with_name(out.name + ".part")
     try:
-        manifest = _write(folder, database, blobs, unfinished)
+        manifest = _write(folder, database, blobs, unfinished, report)
         unfinished.replace(out)
     except BaseException:
         unfinished.unlink(missing_ok=True)  # it has keys in it
@@ -60,12 +63,12 @@ def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: 
     return manifest
 
 
-def _write(folder: DataFolder, database: Database, blobs: BlobStore, path: Path) -> dict[str, Any]:
+def _write(folder: DataFolder, database: Database, blobs: BlobStore, path: Path, report: Report) -> dict[str, Any]:
     hashes: dict[str, str] = {}
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
     with os.fdopen(descriptor, "w+b") as file:
         with tarfile.open(fileobj=file, mode="w") as tar, database.read() as connection:
-            for name, data in _parts(folder, blobs, connection):
+            for name, data in _parts(folder, blobs, connection, report):
                 hashes[name] = sha256(data).hex()
                 _add(tar, name, data)
             end = audit.verify_chain(connection)
@@ -81,11 +84,14 @@ def _write(folder: DataFolder, database: Database, blobs: BlobStore, path: Path)
     return manifest
 
 
-def _parts(folder: DataFolder, blobs: BlobStore, connection: Connection) -> Iterator[tuple[str, bytes]]:
-    for table in metadata.sorted_tables:
+def _parts(folder: DataFolder, blobs: BlobStore, connection: Connection, report: Report) -> Iterator[tuple[str, bytes]]:
+    tables, digests = metadata.sorted_tables, sorted(needed(connection))
+    for done, table in enumerate(tables):
+        report("tables", done, len(tables))
         if table.name not in LEFT_OUT:
             yield f"tables/{table.name}.jsonl", b"".join(_lines(connection, table))
-    for digest in sorted(needed(connection)):
+    for done, digest in enumerate(digests):
+        report("files of releases", done, len(digests))
         yield f"blobs/{digest}", blobs.get(digest)
     for path in sorted(folder.keys.iterdir()):
         if path.is_file() and path not in {folder.database_url_file, folder.object_store_file}:  # of this machine

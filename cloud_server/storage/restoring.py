@@ -24,6 +24,7 @@ from sqlalchemy import Connection, LargeBinary, Table, insert, select
 
 from cloud_server import audit
 from cloud_server.audit import ANCHOR_FILE, Anchor, Head
+from cloud_server.progress import Report, unreported
 from cloud_server.rounds.machine import OVER, Phase
 from cloud_server.settings import DataFolder, sync_folder, write_private
 from cloud_server.storage.backup import FORMAT, LEFT_OUT, MANIFEST
@@ -41,7 +42,13 @@ _SQLITE_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
 
 
 def restore(
-    path: Path, folder: DataFolder, now_s: float, *, anchor: Path | None = None, database_url: str | None = None
+    path: Path,
+    folder: DataFolder,
+    now_s: float,
+    report: Report = unreported,
+    *,
+    anchor: Path | None = None,
+    database_url: str | None = None,
 ) -> dict[str, Any]:
     """Fill an empty aggregator from a backup and return the manifest.
 
@@ -49,6 +56,7 @@ def restore(
         path: of the backup.
         folder: that has neither keys nor a database, or what a restore of this backup that broke off left.
         now_s: the time.
+        report: is told how far it is.
         anchor: of the deployment, besides the one that may be in ``folder``.
         database_url: of a PostgreSQL database without rows, for a file in ``folder`` if None.
 
@@ -68,7 +76,7 @@ def restore(
     try:
         stored_url = sqlite_url(new_file) if database_url is None else require_database_url(database_url)
         with _opened(path) as tar, closing(Database(stored_url, AGGREGATOR, keep_connections=False)) as database:
-            manifest = _fill_all(tar, path, folder, database, anchors, now_s)
+            manifest = _fill_all(tar, path, folder, database, anchors, now_s, report)
         if database_url is None:
             new_file.rename(folder.database)
             sync_folder(folder.path)
@@ -88,7 +96,13 @@ def _remove(database: Path) -> None:
 
 
 def _fill_all(
-    tar: tarfile.TarFile, path: Path, folder: DataFolder, database: Database, anchors: Sequence[Anchor], now_s: float
+    tar: tarfile.TarFile,
+    path: Path,
+    folder: DataFolder,
+    database: Database,
+    anchors: Sequence[Anchor],
+    now_s: float,
+    report: Report,
 ) -> dict[str, Any]:
     """Check everything, then write files and rows; returns the manifest."""
     manifest = _manifest(tar, path)
@@ -102,9 +116,12 @@ def _fill_all(
         if _has_other_keys(folder, manifest):
             raise UsageError("not-empty", f"{folder.path} has keys.", "restore into an empty folder")
         _require_not_behind(manifest, anchors)
-        for name in manifest["parts"]:  # all of them, before the first file is written
+        count = len(manifest["parts"])
+        for done, name in enumerate(manifest["parts"]):  # all of them, before the first file is written
+            report("parts checked", done, count)
             _part(tar, manifest, name)
-        for table in metadata.sorted_tables:
+        for done, table in enumerate(metadata.sorted_tables):
+            report("tables filled", done, len(metadata.sorted_tables))
             if table.name not in LEFT_OUT:
                 _fill(connection, table, _part(tar, manifest, f"tables/{table.name}.jsonl"))
         if audit.head(connection).sha256.hex() != manifest["audit"]["sha256"]:
@@ -115,7 +132,8 @@ def _fill_all(
         audit.record(connection, now_s, "operator", "restored", path.name, {"entries": manifest["audit"]["number"]})
         blobs = open_blobs(folder)
         write_private(folder.restoring, path.name.encode())
-        for name in manifest["parts"]:
+        for done, name in enumerate(manifest["parts"]):
+            report("parts put in place", done, count)
             _place(folder, blobs, name, _part(tar, manifest, name))
     return manifest
 
