@@ -268,6 +268,11 @@ def test_check_finds_a_damaged_file_and_a_lost_vector(local: Local, capsys: Capt
     members[0].do("upload")
     assert run(capsys, "db", "check", "--data", data_of(local))[0] == 0
     vector = local.parts.uploads.path(members[0].cohort, members[0].device)
+    whole = vector.read_bytes()
+    vector.write_bytes(whole[:-1] + bytes([whole[-1] ^ 0x10]))  # a bit that the disk turned
+    code, document = run(capsys, "db", "check", "--data", data_of(local))
+    assert (code, document["error"]["code"]) == (1, "damaged")
+    assert f"The vector of {members[0].device}" in document["error"]["message"]
     vector.unlink()
     blob = next(path for path in local.parts.folder.blobs.rglob("*") if path.is_file())
     blob.write_bytes(b"x")
