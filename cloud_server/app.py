@@ -15,6 +15,7 @@ from cloud_server.api.context import EXTENSION, Context
 from cloud_server.api.limiting import Limits, limit
 from cloud_server.api.observing import observe
 from cloud_server.api.operator import Audience
+from cloud_server.api.paths import check_paths
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
@@ -155,6 +156,7 @@ def create_app(
     dashboard.register(app, parts, checks, sign_in)
     observe(app, os.urandom, RequestMetrics(registry).record)
     limit(app, limits)
+    check_paths(app)
     return app
 
 

@@ -24,6 +24,7 @@ from cloud_server.releases.importing import import_weights
 from cloud_server.releases.keys import adopt, next_key, rotate, signing_key
 from cloud_server.releases.state import ReleaseState
 from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
+from cloud_server.stored_numbers import stored_number
 from cloud_server.tables import bytes_of, facts
 from cloud_server.tasks import file_of_release, load_task, newest_version, release_of
 from shared.errors import UsageError
@@ -73,7 +74,7 @@ def add_models(add: Add) -> None:
 def _of_task(parser: argparse.ArgumentParser, *, version: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("task")
     if version:
-        parser.add_argument("--version", type=int, help="default: the newest")
+        parser.add_argument("--version", type=stored_number, help="default: the newest")
     return parser
 
 
@@ -82,11 +83,11 @@ def _changing(
 ) -> argparse.ArgumentParser:
     parser.add_argument("task")
     if version:
-        parser.add_argument("version", type=int)
+        parser.add_argument("version", type=stored_number)
     if reason:
         parser.add_argument("--reason", default="", help="for the audit log")
     parser.add_argument(
-        "--revision", type=int, help="that `model show` told; somebody else's change since then is a conflict"
+        "--revision", type=stored_number, help="that `model show` told; somebody else's change since then is a conflict"
     )
     return parser
 

@@ -28,6 +28,7 @@ from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.leases import LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE_S
 from cloud_server.storage.opening import open_database
 from cloud_server.storage.schema import device, setting
+from cloud_server.stored_numbers import stored_number
 from cloud_server.tls import ROOT_FILE
 from shared.clock import SystemClock
 from shared.errors import UsageError
@@ -88,7 +89,7 @@ def _add_driving(parser: argparse.ArgumentParser) -> None:
     kept = Retention()
     parser.add_argument(
         "--keep-versions",
-        type=int,
+        type=stored_number,
         default=kept.versions,
         metavar="N",
         help="how many of each task's newest versions are kept (default %(default)d)",

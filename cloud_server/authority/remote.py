@@ -62,6 +62,9 @@ class Description:
         return described
 
 
+_REFUSALS: Final = frozenset({"seed-drawn", "bad-signature"})
+
+
 class RemoteAuthority:
     """An authority in another process, under another operator.
 
@@ -108,7 +111,7 @@ class RemoteAuthority:
 
         Raises:
             TryLater: ``no-authority`` while it cannot be reached or cannot answer.
-            Refused: with its own code.
+            Refused: with its own code, ``seed-drawn`` or ``bad-signature``; ``seed-refused`` for any other text.
         """
         signature = self._sign(seed_request_message(cohort, roster_root))
         status, body = self._post(SEEDS, SeedRequest(cohort, roster_root, signature).to_bytes())
@@ -116,7 +119,10 @@ class RemoteAuthority:
             return read_signed(body, "seed")
         code = Fields(decode(body), "problem").text("code") if body.startswith(b"{") else "no-answer"
         if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise Refused(code, f"The authority refused to draw a seed ({code}).", "read the authority's messages")
+            message, remedy = f"The authority refused to draw a seed ({code}).", "read the authority's messages"
+            if code not in _REFUSALS:
+                raise Refused("seed-refused", message, remedy)  # members are shown it: no text of somebody else's
+            raise Refused(code, message, remedy)
         raise TryLater("no-authority", f"The authority cannot draw a seed now ({code}).", "it is tried again")
 
     def _post(self, target: str, body: bytes) -> tuple[int, bytes]:

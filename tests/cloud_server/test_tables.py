@@ -20,11 +20,9 @@ from cloud_server.figures import ago
 from cloud_server.progress import progress
 from cloud_server.rounds.retention import remove_unneeded
 from cloud_server.settings import DataFolder
-from cloud_server.storage.backup import restore, write_backup
-from cloud_server.storage.blobs import FolderBlobs
+from cloud_server.storage.backup import write_backup
 from cloud_server.storage.check import find_damage
-from cloud_server.storage.database import Database, sqlite_url
-from cloud_server.storage.revisions import AGGREGATOR
+from cloud_server.storage.restoring import restore
 from cloud_server.tables import plain, table
 from shared.plan import Privacy, Stop, Update
 from tests.cloud_server.local import Local, small_plan
@@ -260,9 +258,7 @@ def test_what_takes_long_says_how_far_it_is(busy: Local, tmp_path: Path) -> None
     find_damage(parts.database, parts.blobs, parts.uploads, parts.anchor, report)
     remove_unneeded(parts.database, parts.blobs, busy.clock.now_s(), report)
     empty = DataFolder.open(tmp_path / "restored")
-    database = Database(sqlite_url(empty.database), AGGREGATOR)
-    restore(out, empty, database, FolderBlobs(empty.blobs), parts.anchor, busy.clock.now_s(), report)
-    database.close()
+    restore(out, empty, busy.clock.now_s(), report, anchor=parts.anchor.path)
     names = {"tables", "files of releases", "files looked at", "parts checked", "tables filled", "parts put in place"}
     assert told.keys() == names
     for what, steps in told.items():
