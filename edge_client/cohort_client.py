@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from edge_client.journal import Record, State
-from edge_client.problems import CohortOver
+from edge_client.problems import CohortOver, utc_text
 from edge_client.transport import PATIENCE_S, Transport
 from edge_client.upload import send_vector
 from shared.clock import Clock
@@ -45,18 +44,11 @@ def find_cohort(transport: Transport, asked: Rendezvous, clock: Clock) -> Meetin
     if meeting.expires_at_s < (now_s := clock.now_s()):
         raise TryLater(
             "clock-wrong",
-            f"By this device's clock it is {_utc(now_s)}, but a new cohort expires before that,"
-            f" at {_utc(meeting.expires_at_s)}.",
+            f"By this device's clock it is {utc_text(now_s)}, but a new cohort expires before that,"
+            f" at {utc_text(meeting.expires_at_s)}.",
             "set this device's clock; it is tried again later",
         )
     return meeting
-
-
-def _utc(time_s: float) -> str:
-    try:
-        return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):  # beyond what dates can express
-        return f"{time_s:.0f} s after 1970"
 
 
 class CohortClient:

@@ -17,8 +17,12 @@ _CURRENT = ("current", ".current.new")
 _FOLDERS = ("store", "releases")
 _LOCAL = "local_tensors.bin"
 _JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm")
-_FILES = (*_JOURNAL, "enrolment.json", _LOCAL)
-_HALF_WRITTEN = re.compile(r"\.((?:next_)?identity\.key|enrolment\.json|local_tensors\.bin)\.[0-9]+\.new", re.ASCII)
+_SETTINGS = "agent.toml"  # the owner's; leaving lets it stay
+_PAUSE = "pause.json"
+_FILES = (*_JOURNAL, "enrolment.json", _LOCAL, _PAUSE)
+_HALF_WRITTEN = re.compile(
+    r"\.((?:next_)?identity\.key|enrolment\.json|local_tensors\.bin|agent\.toml|pause\.json)\.[0-9]+\.new", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,16 @@ class StateFolder:
     def journal_file(self) -> Path:
         """The record of every step."""
         return self.path / _JOURNAL[0]
+
+    @property
+    def settings_file(self) -> Path:
+        """What the owner sets, unless a command is given another file."""
+        return self.path / _SETTINGS
+
+    @property
+    def pause_file(self) -> Path:
+        """Until when the owner lets the agent pause."""
+        return self.path / _PAUSE
 
     @property
     def local_tensors(self) -> Path:
@@ -90,7 +104,8 @@ class StateFolder:
         """Say whether an agent enrolled here, or began to, or nobody uses the folder."""
         if self.enrolment_file.exists():
             return True
-        rest = {path.name for path in self.path.iterdir()} - {_LOCK, self.key_file.name, *_JOURNAL}
+        known = {_LOCK, self.key_file.name, _SETTINGS, _PAUSE, *_JOURNAL}
+        rest = {path.name for path in self.path.iterdir()} - known
         return all(_HALF_WRITTEN.fullmatch(name) for name in rest)
 
     def _not_writable(self, error: OSError) -> BrokenState:
