@@ -13,7 +13,7 @@ from edge_client.problems import CohortOver
 from edge_client.transport import Transport
 from shared.clock import Clock
 from shared.errors import ProtocolAbort
-from shared.privacy.charges import Loss
+from shared.privacy.floors import Loss
 from shared.secagg.roster import CohortBinding
 from shared.secagg.session import DeviceSession
 from shared.wire.messages import Meeting, Rendezvous

@@ -1,7 +1,7 @@
 """What the owner of a device sets: every key, its unit, its default and what is allowed. No file and no clock here.
 
-A limit that is "off" limits nothing. Whoever asks for a limit gets it: one that cannot be measured on this machine keeps
-it from training, see ``conditions.decide``.
+A limit that is "off" limits nothing. Whoever asks for a limit gets it: one that cannot be measured on this machine
+keeps it from training, see ``conditions.decide``.
 """
 
 from __future__ import annotations
@@ -115,11 +115,20 @@ class Rule:
 RULES: Final[dict[str, Rule]] = {
     "train.hours": Rule("hours", "train at these local times only", "local time"),
     "train.on_battery": Rule("flag", "train while the machine runs on a battery"),
-    "train.battery_at_least_percent": Rule("number", "train with this much charge, where there is a battery", "%", 0, 100),
+    "train.battery_at_least_percent": Rule(
+        "number", "train with this much charge, where there is a battery", "%", 0, 100
+    ),
     "train.throttled": Rule("flag", "train while the firmware reports under-voltage or throttling (Raspberry Pi)"),
-    "train.temperature_below_c": Rule("number", "train while the hottest sensor is below", "°C", 0, 150, may_be_off=True),
+    "train.temperature_below_c": Rule(
+        "number", "train while the hottest sensor is below", "°C", 0, 150, may_be_off=True
+    ),
     "train.load_below_per_core": Rule(
-        "number", "train while other programs' load of one minute is below", "processes per core", 0, 1000, may_be_off=True
+        "number",
+        "train while other programs' load of one minute is below",
+        "processes per core",
+        0,
+        1000,
+        may_be_off=True,
     ),
     "train.memory_available_at_least_mib": Rule(
         "number", "train with this much memory available", "MiB", 0, 2**20, may_be_off=True
@@ -136,9 +145,16 @@ RULES: Final[dict[str, Rule]] = {
         "number", "train for this long", "seconds per local day", 0, 86400, may_be_off=True
     ),
     "limits.energy_wh_per_day": Rule(
-        "number", "use this much energy for training, at limits.power_w", "watt-hours per local day", 0, 1e6, may_be_off=True
+        "number",
+        "use this much energy for training, at limits.power_w",
+        "watt-hours per local day",
+        0,
+        1e6,
+        may_be_off=True,
     ),
-    "limits.power_w": Rule("number", "what this machine draws while it trains, by your meter", "watts", 0.01, 1e4, may_be_off=True),
+    "limits.power_w": Rule(
+        "number", "what this machine draws while it trains, by your meter", "watts", 0.01, 1e4, may_be_off=True
+    ),
     "limits.written_megabytes_per_day": Rule(
         "number", "write this much to the card", "10**6 bytes per local day", 0, 1e9, may_be_off=True
     ),
@@ -232,7 +248,7 @@ def unknown_key(name: str) -> UsageError:
 
 def _shown(value: object) -> str:
     text = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:80]}..."  # noqa: PLR2004  # of one line
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def as_values(settings: Settings) -> dict[str, str | bool | float]:

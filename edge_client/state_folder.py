@@ -142,6 +142,24 @@ class StateFolder:
         except TryLater:
             return True
 
+    def forget_models(self) -> int:
+        """Delete every downloaded model, and return how many bytes that were.
+
+        Raises:
+            BrokenState: ``state-not-writable``; what is left can be deleted later.
+        """
+        try:
+            files = [file for name in _FOLDERS for file in (self.path / name).rglob("*") if file.is_file()]
+            freed = sum(file.stat().st_size for file in files)
+            for name in _CURRENT:
+                (self.path / name).unlink(missing_ok=True)
+            for name in _FOLDERS:
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+        except OSError as error:
+            raise self._not_writable(error) from error
+        return freed
+
     def erase(self) -> None:
         """Delete what an agent makes, the keys first, and the folder if nothing else is in it.
 
@@ -161,3 +179,11 @@ class StateFolder:
             raise self._not_writable(error) from error
         with suppress(OSError):  # files of somebody else
             self.path.rmdir()
+
+
+def current_version(folder: StateFolder) -> int | None:
+    """Return the version in use, None before the first."""
+    try:
+        return int(folder.current.readlink().name)
+    except (OSError, ValueError):
+        return None

@@ -309,7 +309,9 @@ class Transport:
             TryLater: ``not-the-server`` for a longer one.
         """
         announced = response.headers.get("Content-Length", "")
-        self.permits.transfer(min(max_bytes, int(announced)) if announced.isascii() and announced.isdigit() else max_bytes)
+        self.permits.transfer(
+            min(max_bytes, int(announced)) if announced.isascii() and announced.isdigit() else max_bytes
+        )
         data: bytes = response.read(max_bytes + 1)
         self.traffic.count(counts_as, len(data))
         if len(data) > max_bytes:

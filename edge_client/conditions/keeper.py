@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from edge_client.conditions.decide import LOOK_AGAIN_S, No, Now, Verdict, decide
 from edge_client.conditions.pause import paused_until_s
 from edge_client.conditions.readings import Readings
 from edge_client.conditions.spending import Memory, Spending
+from edge_client.journal import SIGNED_TIME
 from edge_client.permits import Permits
 from edge_client.problems import NotNow
 from edge_client.settings_file import SettingsFile
@@ -21,8 +23,7 @@ from edge_client.texts import English, reason_in
 from shared.clock import Clock
 from shared.errors import UsageError
 
-CONDITION: Final = "condition"  # names in the journal
-SIGNED_TIME: Final = "signed-time-s"
+CONDITION: Final = "condition"  # names in the journal; ``status`` reads them
 LOOK_EVERY_S: Final = 1.0  # while it trains or downloads
 FOLLOW_WITHIN_S: Final = 4.0  # the owner's pause or settings, while it waits
 SHORTEST_PAUSE_S: Final = 5.0  # of a training, so that it does not stutter at a limit
@@ -158,9 +159,21 @@ class Keeper:
         self._spending.spend("training_s", self._batch_s)
         self._batch = self._elapsed_s(), self._batch_s
 
-    def after_training(self) -> None:
-        """Count the last batch."""
-        self._end_batch()
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Count the last batch of the block, too."""
+        try:
+            yield
+        finally:
+            self._end_batch()
+
+    def require_transfer(self, octets: int) -> None:
+        """Go on only if so many bytes may still be moved today.
+
+        Raises:
+            NotNow: ``day-limit-reached``.
+        """
+        self._spending.require("transferred_bytes", octets)
 
     def close(self) -> None:
         """Count only what was spent."""
@@ -267,4 +280,3 @@ class Keeper:
         if told != self._noted:
             self._memory.put(CONDITION, told)
             self._noted = told
-

@@ -20,7 +20,7 @@ def number_of(path: Path) -> int | None:
     """Return the whole number in a file, None where there is none."""
     text = text_of(path) or ""
     digits = text.removeprefix("-")
-    return int(text) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None  # noqa: PLR2004  # 64 bits
+    return int(text) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None  # 64 bits
 
 
 def folders_in(path: Path) -> list[Path] | None:

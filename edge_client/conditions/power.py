@@ -30,7 +30,9 @@ def read_power(root: Path) -> Power:
     found = folders_in(base)
     if found is None:
         # No such class at all: a kernel without power supplies. A folder that is there and shut says nothing.
-        return Power(None, None, None) if base.exists() else Power(on_mains=True, has_battery=False, battery_percent=None)
+        return (
+            Power(None, None, None) if base.exists() else Power(on_mains=True, has_battery=False, battery_percent=None)
+        )
     supplies = [one for one in found if text_of(one / "scope") != "Device"]
     kinds = {one: text_of(one / "type") for one in supplies}
     batteries = [one for one in supplies if kinds[one] in _STORES and number_of(one / "present") != 0]

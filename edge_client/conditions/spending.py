@@ -1,7 +1,7 @@
 """Daily limits that are counted, on the disk, before anything is spent.
 
-What is about to be spent is reserved in blocks, so that a power cut counts too much rather than too little and a card is
-not worn out by counting. What a process reserved and did not spend is given back when it ends.
+What is about to be spent is reserved in blocks, so that a power cut counts too much rather than too little, and a card
+is not worn out by counting. What a process reserved and did not spend is given back when it ends.
 """
 
 from __future__ import annotations

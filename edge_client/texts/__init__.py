@@ -54,7 +54,11 @@ def reason_in(language: Language, reason: No, local: LocalTime) -> str:
 def words_of(language: Language, code: str, values: Mapping[str, float | str], local: LocalTime) -> str:
     """Return a reason in words; values whose names end in ``_s`` are times."""
     shown = {
-        name: time_text(float(value), local) if name.endswith("_s") else value if isinstance(value, str) else float(value)
+        name: time_text(float(value), local)
+        if name.endswith("_s")
+        else value
+        if isinstance(value, str)
+        else float(value)
         for name, value in values.items()
     }
     return language(f"reason.{code}", **shown)

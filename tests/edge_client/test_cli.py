@@ -12,8 +12,8 @@ import pytest
 from edge_client.cli import main
 from edge_client.identity import load_enrolment
 from edge_client.state_folder import StateFolder
-from shared.privacy.charges import PrivacyFloors
-from shared.secagg.session import DeviceFloors
+from shared.privacy.floors import PrivacyFloors
+from shared.secagg.floors import DeviceFloors
 from tests.edge_client.aggregator import Aggregator
 from tests.edge_client.devices import enrolled, write_points
 from tests.edge_client.loopback import refusal, serve
