@@ -19,6 +19,7 @@ from dataclasses import replace
 from edge_client import contribution
 from edge_client.cohort_client import CohortClient
 from edge_client.conditions.asked import Conditions, Unconditional
+from edge_client.contribution import TrainedUpdate
 from edge_client.following import Follower
 from edge_client.identity import Enrolment, Identity, load_enrolment, load_identity, save_enrolment, use_next_key
 from edge_client.journal import Contribution, Journal, State

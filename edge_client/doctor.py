@@ -78,7 +78,7 @@ def examine(folder: StateFolder, file: SettingsFile, clock: Clock) -> list[Check
         broken = [_failed("enrolment", error)]
     patient = Patient(folder, file, clock, enrolment, journal)
     try:
-        return [check for look in _LOOKS for check in _guarded(look, patient)] + broken
+        return [*broken, *(check for look in _LOOKS for check in _guarded(look, patient))]
     finally:
         if journal is not None:
             journal.close()
@@ -156,8 +156,10 @@ def _server(patient: Patient) -> Iterator[Check]:
     other_s = server_s if server_s is not None else max(signed_s, now_s)
     shown = {"now": utc_text(now_s), "other": utc_text(other_s), "difference": round(now_s - other_s)}
     too_early = failure is not None and failure.code == "clock-wrong"
-    if abs(now_s - other_s) > CLOCK_TOLERANCE_S or too_early:
+    if abs(now_s - other_s) > CLOCK_TOLERANCE_S:
         yield Check("clock", "todo", "bad", shown)
+    elif too_early:
+        yield Check("clock", "todo", "early", shown)
     else:
         yield Check("clock", "ok", "good" if server_s is not None else "alone", shown)
 

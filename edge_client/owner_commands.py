@@ -103,15 +103,14 @@ def reset(arguments: argparse.Namespace) -> None:
     if not arguments.yes:
         raise UsageError(
             "not-confirmed",
-            f"This deletes the models in {folder.path}, which are fetched again: applications have none until then. Key,"
-            " journal, settings and what was trained of local tensors stay.",
+            f"This deletes the models in {folder.path}, which are fetched again: applications have none until then."
+            " Key, journal, settings and what was trained of local tensors stay.",
             "add --yes to do it",
         )
     with folder.lock():
         freed = folder.forget_models()
-    _say(
-        f"The models in {folder.path} are deleted ({freed / 1e6:.1f} megabytes); the next check-in fetches what is in use."
-    )
+    size = f"{freed / 1e6:.1f} megabytes"
+    _say(f"The models in {folder.path} are deleted ({size}); the next check-in fetches what is in use.")
     if arguments.json:
         print(json.dumps({"freed_bytes": freed}))
 

@@ -118,6 +118,7 @@ TEXTS: Final[dict[str, str]] = {
     "doctor.clock.good": "{now},与服务器相差 {difference} 秒",
     "doctor.clock.alone": "{now};服务器时间未知",
     "doctor.clock.bad": "{now},但服务器为 {other}",
+    "doctor.clock.early": "{now},而服务器证书的生效时间更晚",
     "doctor.clock.fix": "执行 `timedatectl set-ntp true`;没有时钟芯片的开发板还需安装 fake-hwclock 软件包",
     "doctor.model.name": "模型",
     "doctor.model.why": "本设备上的应用使用它",

@@ -10,7 +10,7 @@ TEXTS: Final[dict[str, str]] = {
     "reason.clock-wrong": "its clock says {now_s}, but the server signed something at {signed_s}: set the clock",
     "reason.outside-hours": "it trains at {hours} only",
     "reason.on-battery": "the machine runs on its battery",
-    "reason.power-unknown": "nothing says whether the machine runs on its battery (train.on_battery = true ignores that)",
+    "reason.power-unknown": "nothing says whether the machine runs on its battery; train.on_battery = true allows it",
     "reason.battery-low": "the battery is at {found} %, and must be at {limit} %",
     "reason.throttled": "the firmware reports {flags}: the power supply or the cooling is too weak",
     "reason.too-hot": "it is {found} °C hot, and must be below {limit} °C",
@@ -29,7 +29,8 @@ TEXTS: Final[dict[str, str]] = {
     # Why the server lets it wait
     "wait.": "the server has no work for this device",
     "wait.no-round": "the server has no round open for it",
-    "wait.joined": "it is in the cohort that forms; with an update that a stopped process lost, it waits for the next one",
+    "wait.joined": "it is in the cohort that forms; with an update that a stopped process lost, it waits for the next"
+    " one",
     "wait.declined": "it will not take part in this round, see its ledger",
     "wait.round-full": "enough other devices were asked for this round",
     "wait.other-group": "the task is for devices of other groups",
@@ -124,6 +125,7 @@ TEXTS: Final[dict[str, str]] = {
     "doctor.clock.good": "{now}, {difference} s from the server's",
     "doctor.clock.alone": "{now}; the server's time is not known",
     "doctor.clock.bad": "{now}, but {other} by the server",
+    "doctor.clock.early": "{now}, and the server's certificate is valid from a later time on",
     "doctor.clock.fix": "`timedatectl set-ntp true`; a board without a clock chip needs the package fake-hwclock, too",
     "doctor.model.name": "model",
     "doctor.model.why": "applications on this device use it",
