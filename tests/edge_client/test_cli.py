@@ -141,7 +141,7 @@ def test_being_stopped(
     before = signal.getsignal(signal.SIGTERM)
     with serve(certificates, aggregator) as url:
         enrolled(tmp_path, aggregator, url)
-    monkeypatch.setattr(f"edge_client.cli.{'enrol' if command == 'enroll' else 'open_agent'}", stopped)
+    monkeypatch.setattr(f"edge_client.{'enrolment.enrol' if command == 'enroll' else 'agent.open_agent'}", stopped)
     words = [command, "--state", str(tmp_path / "state"), "--json"]
     try:
         assert main([*words, "code", "--examples", "E"] if command == "enroll" else words) == exit_code
