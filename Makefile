@@ -75,7 +75,7 @@ bench: all
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml
 lock:
 	$(COMPILE) --all-extras -o requirements/all.txt
-	for extra in edge edge-tflite server convert scale dev; do \
+	for extra in edge edge-tflite images server convert scale dev; do \
 	  $(COMPILE) --extra $$extra -c requirements/all.txt -o requirements/$$extra.txt; done
 
 clean:

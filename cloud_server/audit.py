@@ -15,15 +15,15 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, desc, insert, select, text
+from sqlalchemy import Connection, Row, desc, insert, select
 
 from cloud_server.settings import PRIVATE_MODE, sync_folder
+from cloud_server.storage.database import lock_last
 from cloud_server.storage.schema import audit
 from shared.errors import BrokenState, UsageError
 from shared.wire.canonical import Json, decode, encode, sha256, transcript
 
 ANCHOR_FILE: Final = "audit.anchor"
-_APPENDING: Final = 0x6665646C6F6F6E  # PostgreSQL's advisory lock: entries have an order
 _DOMAIN: Final = "fedloom/1/audit"
 _ANCHORED_AT_ONCE: Final = 1000
 _LONGEST_LINE_BYTES: Final = 100
@@ -55,8 +55,7 @@ def record(
         subject: what it was done to.
         detail: nothing secret.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _APPENDING})
+    lock_last(connection)  # entries have an order
     last = head(connection)
     entry = {
         "number": last.number + 1,

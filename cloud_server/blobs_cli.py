@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
+from cloud_server.progress import progress
 from cloud_server.settings import DataFolder, write_private
 from cloud_server.storage.blobs import is_digest
 from cloud_server.storage.opening import open_blobs
@@ -58,10 +59,12 @@ def _use(arguments: argparse.Namespace) -> Json:
     blobs = ObjectBlobs(address)
     blobs.claim()
     copied = 0
-    for stored in before.stored():
-        if is_digest(stored.digest) and not stored.is_difference:
-            blobs.put(before.get(stored.digest))
-            copied += 1
+    with progress(sys.stderr) as report:
+        for stored in before.stored():
+            if is_digest(stored.digest) and not stored.is_difference:
+                blobs.put(before.get(stored.digest))
+                copied += 1
+                report("files copied", copied)
     write_private(folder.object_store_file, address.to_bytes())
     return {"blobs": arguments.url, "copied": copied}
 

@@ -57,12 +57,15 @@ def _about_noise(plan: Plan, paid: int | None) -> list[str]:
             found.append('The plan has a noise_multiplier and mechanism = "none": no noise is added.')
         return found
     if paid is not None:
-        planned = f"{plan.stop.rounds} are" if plan.stop.rounds else "no end is"
-        found.append(
-            f"max_epsilon = {privacy.max_epsilon:g} pays for {paid} rounds, and {planned} planned: the task ends then."
-            if paid < plan.stop.rounds or not plan.stop.rounds
-            else f"max_epsilon = {privacy.max_epsilon:g} pays for {paid} rounds; cohorts that fail late are paid, too."
-        )
+        allowed, rounds = f"{privacy.max_epsilon:g}", plan.stop.rounds
+        if not rounds:
+            found.append(f"max_epsilon = {allowed} pays for {paid} rounds, and no end is planned: the task ends then.")
+        elif paid < rounds:
+            found.append(
+                f"max_epsilon = {allowed} pays for {paid} rounds, and {rounds} are planned: the task ends then."
+            )
+        else:
+            found.append(f"max_epsilon = {allowed} pays for {paid} rounds; cohorts that fail late are paid, too.")
     elif plan.stop.rounds > privacy.max_participations:
         found.append(
             f"Each device takes part {privacy.max_participations} times and {plan.stop.rounds} rounds are planned: with"

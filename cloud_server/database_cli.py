@@ -11,14 +11,18 @@ from sqlalchemy.exc import OperationalError
 
 from cloud_server import audit
 from cloud_server.audit import ANCHOR_FILE, Anchor
+from cloud_server.authority.registry import DATABASE_FILE
+from cloud_server.authority_cli import is_authority
 from cloud_server.listening import read_text
+from cloud_server.progress import progress
 from cloud_server.settings import DataFolder, write_private
 from cloud_server.storage.backup import restore, write_backup
 from cloud_server.storage.blobs import UploadStore
 from cloud_server.storage.check import find_damage
-from cloud_server.storage.database import no_database, unprepared
+from cloud_server.storage.database import no_database, sqlite_url, unprepared
 from cloud_server.storage.opening import database_url, open_blobs, open_database, use_database
-from cloud_server.storage.revisions import AGGREGATOR
+from cloud_server.storage.revisions import AGGREGATOR, AUTHORITY
+from cloud_server.tables import bytes_of, facts, word
 from shared.clock import SystemClock
 from shared.errors import BrokenState, UsageError
 from shared.wire.canonical import Json
@@ -63,27 +67,43 @@ def _use(arguments: argparse.Namespace) -> Json:
 def _upgrade(arguments: argparse.Namespace) -> Json:
     from cloud_server.storage.upgrade import upgrade  # noqa: PLC0415  # Alembic; no other command needs it
 
+    if is_authority(arguments.data):
+        return _upgrade_authority(arguments.data.resolve())
     folder = DataFolder.existing(arguments.data)
     try:
-        with unprepared(database_url(folder)) as connection:
-            before, after = upgrade(connection, AGGREGATOR)
+        with progress(sys.stderr) as report, unprepared(database_url(folder)) as connection:
+            before, after = upgrade(connection, AGGREGATOR, report)
             if before != after:
                 now_s = SystemClock().now_s()
                 audit.record(connection, now_s, "operator", "upgraded", after, {"from": before})
     except OperationalError as error:
         raise no_database() from error
+    if (folder.authority / DATABASE_FILE).exists():
+        _upgrade_authority(folder.authority)
+    return {"before": before, "after": after}
+
+
+def _upgrade_authority(folder: Path) -> Json:
+    from cloud_server.storage.upgrade import upgrade  # noqa: PLC0415  # as above
+
+    with progress(sys.stderr) as report, unprepared(sqlite_url(folder / DATABASE_FILE)) as connection:
+        before, after = upgrade(connection, AUTHORITY, report)
     return {"before": before, "after": after}
 
 
 def _check(arguments: argparse.Namespace) -> Json:
     folder = DataFolder.existing(arguments.data)
     database, anchor = open_database(folder, keep_connections=False), Anchor(folder.path / ANCHOR_FILE)
-    found = find_damage(database, open_blobs(folder), UploadStore(folder.uploads), anchor)
+    with progress(sys.stderr) as report:
+        found = find_damage(database, open_blobs(folder), UploadStore(folder.uploads), anchor, report)
     if problems := found["problems"]:
         assert isinstance(problems, list)  # noqa: S101  # find_damage makes it
         sentences = " ".join(str(problem) for problem in problems)
         raise BrokenState("damaged", sentences, "restore a backup; see docs/operating.md")
-    return found
+    if arguments.json:
+        return found
+    looked_at = ("audit entries", "audit_entries"), ("files of releases", "blobs"), ("vectors of cohorts", "vectors")
+    return "no damage was found\n" + facts([(name, word(found[key])) for name, key in looked_at])
 
 
 def _backup(arguments: argparse.Namespace) -> Json:
@@ -91,12 +111,12 @@ def _backup(arguments: argparse.Namespace) -> Json:
     database = open_database(folder, keep_connections=False)
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)
-    manifest = write_backup(folder, database, open_blobs(folder), arguments.out)
-    return {
-        "file": str(arguments.out),
-        "bytes": arguments.out.stat().st_size,
-        "audit_entries": manifest["audit"]["number"],
-    }
+    with progress(sys.stderr) as report:
+        manifest = write_backup(folder, database, open_blobs(folder), arguments.out, report)
+    size_bytes, entries = arguments.out.stat().st_size, manifest["audit"]["number"]
+    if arguments.json:
+        return {"file": str(arguments.out), "bytes": size_bytes, "audit_entries": entries}
+    return facts([("file", str(arguments.out)), ("size", bytes_of(size_bytes)), ("audit entries", str(entries))])
 
 
 def _restore(arguments: argparse.Namespace) -> Json:
@@ -109,7 +129,9 @@ def _restore(arguments: argparse.Namespace) -> Json:
     if arguments.database is not None:
         use_database(folder, arguments.database)
     database, anchor = open_database(folder, keep_connections=False), Anchor(folder.path / ANCHOR_FILE)
-    manifest = restore(arguments.backup, folder, database, open_blobs(folder), anchor, SystemClock().now_s())
+    with progress(sys.stderr) as report:
+        now_s = SystemClock().now_s()
+        manifest = restore(arguments.backup, folder, database, open_blobs(folder), anchor, now_s, report)
     with database.read() as connection:
         anchor.extend(connection)
     return {"audit_entries": manifest["audit"]["number"], "parts": len(manifest["parts"])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Row, select
@@ -10,6 +11,7 @@ from sqlalchemy import Row, select
 from cloud_server.app import open_existing
 from cloud_server.devices import State, set_state
 from cloud_server.storage.schema import device, former_key
+from cloud_server.tables import facts, nothing, since, table, when, word
 from shared.errors import Missing
 from shared.wire.canonical import Json
 
@@ -21,7 +23,51 @@ def list_devices(arguments: argparse.Namespace) -> Json:
     parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         rows = connection.execute(select(device).order_by(device.c.enrolled_s)).all()
-    return {"devices": [_described(row, parts.clock.now_s()) for row in rows]}
+    now_s = parts.clock.now_s()
+    found = [_described(row, now_s) for row in rows]
+    return {"devices": [*found]} if arguments.json else _devices_text(found, arguments.data, now_s)
+
+
+def _devices_text(devices: list[dict[str, Json]], data: Path, now_s: float) -> str:
+    if not devices:
+        command = f"fedloom-server code create --task TASK --data {data}, then fedloom-agent enroll on each device"
+        return nothing("No device is enrolled yet.", command)
+    head = (
+        "device",
+        "task",
+        "state",
+        "seen",
+        "version",
+        "group",
+        "memory",
+        "contributions",
+        "key",
+        "key age",
+        "reason",
+    )
+    rows = [
+        (
+            *(word(one[name]) for name in ("device", "task", "state")),
+            since(one["last_seen_s"], now_s),
+            word(one["version"]),
+            word(one["group"]),
+            _memory(one),
+            word(one["contributions"]),
+            word(one["key_serial"]),
+            _key_age(one),
+            word(one["reason"]),
+        )
+        for one in devices
+    ]
+    return table(head, rows)
+
+
+def _memory(one: dict[str, Json]) -> str:
+    return f"{one['memory_mib']} MiB" if one["memory_mib"] else "-"
+
+
+def _key_age(one: dict[str, Json]) -> str:
+    return f"{one['key_age_days']} d"
 
 
 def show_device(arguments: argparse.Namespace) -> Json:
@@ -38,7 +84,7 @@ def show_device(arguments: argparse.Namespace) -> Json:
                 "device-unknown", f"There is no device {arguments.device!r}.", "see fedloom-server device list"
             )
         query = select(former_key).where(former_key.c.device == row.device).order_by(former_key.c.serial)
-        former: list[Json] = [
+        former: list[dict[str, Json]] = [
             {
                 "serial": key.serial,
                 "identity_key": key.identity_key.hex(),
@@ -47,8 +93,36 @@ def show_device(arguments: argparse.Namespace) -> Json:
             }
             for key in connection.execute(query)
         ]
-    described = _described(row, parts.clock.now_s())
-    return {**described, "identity_key": row.identity_key.hex(), "former_keys": former}
+    now_s = parts.clock.now_s()
+    found: dict[str, Json] = {**_described(row, now_s), "identity_key": row.identity_key.hex()}
+    return {**found, "former_keys": [*former]} if arguments.json else _device_text(found, former, now_s)
+
+
+def _device_text(one: dict[str, Json], former: list[dict[str, Json]], now_s: float) -> str:
+    state = f"{one['state']}: {one['reason']}" if one["reason"] else word(one["state"])
+    seen = f"{since(one['last_seen_s'], now_s)} ({when(one['last_seen_s'])})" if one["last_seen_s"] else "never"
+    shown = facts(
+        [
+            ("device", word(one["device"])),
+            ("task", word(one["task"])),
+            ("state", state),
+            ("enrolled", when(one["enrolled_s"])),
+            ("seen", seen),
+            ("version", word(one["version"])),
+            ("group", word(one["group"])),
+            ("memory", _memory(one)),
+            ("contributions", f"{one['contributions']}, of {one['vectors']} masked vectors"),
+            ("identity key", word(one["identity_key"])),
+            ("key", f"number {one['key_serial']}, {_key_age(one)} old"),
+        ]
+    )
+    if not former:
+        return shown
+    rows = [
+        (word(key["serial"]), when(key["until_s"]), when(key["used_after_s"]), word(key["identity_key"]))
+        for key in former
+    ]
+    return f"{shown}\n\n{table(('former key', 'until', 'used after that', 'identity key'), rows)}"
 
 
 def _described(row: Row[Any], now_s: float) -> dict[str, Json]:

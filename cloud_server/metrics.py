@@ -20,7 +20,7 @@ from sqlalchemy import Connection, func, select
 
 from cloud_server.api.observing import Exchange
 from cloud_server.privacy import privacy_report
-from cloud_server.releases.state import EVALUATING, RELEASED, ROLLED_BACK, WAITING
+from cloud_server.releases.state import EVALUATING, RELEASED, ROLLED_BACK, WAITING, load_release, under_way
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.rounds import ABANDONED, CLOSED, OPEN
 from cloud_server.storage.database import Database
@@ -141,7 +141,9 @@ class StateCollector(Collector):
                 dict.fromkeys(names, 0.0) | _counted(connection, select(device.c.task, func.count()).group_by("task")),
             )
             query = select(version.c.task, func.max(version.c.number)).group_by("task")
-            yield _by_task("fedloom_version", "Newest published version.", _counted(connection, query))
+            newest = _counted(connection, query)
+            yield _by_task("fedloom_version", "Newest published version.", newest)
+            yield _released(connection, newest)
             active = task_names(connection, state="active")
             yield _by_task(
                 "fedloom_task_active", "1 while rounds are planned.", {name: float(name in active) for name in names}
@@ -212,6 +214,21 @@ def _by_task(name: str, text: str, values: dict[str, float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=["task"])
     for task_name, value in sorted(values.items()):
         family.add_metric([task_name], value)
+    return family
+
+
+def _released(connection: Connection, newest: dict[str, float]) -> Metric:
+    """Return which version devices of each task are told to use: all of them, and those of the stage under way."""
+    family = GaugeMetricFamily(
+        "fedloom_released_version", "Version that devices are told to use, by stage.", labels=["task", "stage"]
+    )
+    for task_name, number in sorted(newest.items()):
+        state = load_release(connection, task_name)
+        everybody = number if state is None else state.released if state.pinned is None else state.pinned
+        family.add_metric([task_name, "all"], everybody)
+        going = under_way(connection, state)
+        if state is not None and state.pinned is None and going is not None:
+            family.add_metric([task_name, str(going.stage + 1)], going.candidate)
     return family
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -12,6 +12,8 @@ from sqlalchemy import Connection
 from cloud_server.api.context import Context
 from cloud_server.app import open_existing
 from cloud_server.authority.registry import Authority
+from cloud_server.models_text import release_text, versions_text
+from cloud_server.progress import progress
 from cloud_server.releases import actions
 from cloud_server.releases.card import card_text, model_card
 from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form, list_versions, release_report
@@ -20,6 +22,7 @@ from cloud_server.releases.importing import import_weights
 from cloud_server.releases.keys import rotate, signing_key
 from cloud_server.releases.state import ReleaseState
 from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
+from cloud_server.tables import bytes_of, facts
 from cloud_server.tasks import file_of_release, load_task, newest_version, release_of
 from shared.errors import Refused, UsageError
 from shared.limits import MAX_BLOB_BYTES
@@ -98,93 +101,21 @@ def _list(arguments: argparse.Namespace) -> Json:
         versions = list_versions(connection, arguments.task, parts.clock.now_s())
     if arguments.json:
         return {"task": arguments.task, "versions": [dict(one) for one in versions]}
-    head = ("version", "made", "use", "accuracy", "loss", "examples", "")
-    rows = [
-        (
-            str(one["version"]),
-            _time(one["created_s"]),
-            str(one["use"] or "-"),
-            _number(one["accuracy"]),
-            _number(one["loss"]),
-            str(one["evaluated"]),
-            "expired" if one["expired"] else "" if one["kept"] else "files not kept",
-        )
-        for one in versions
-    ]
-    return _table(head, rows)
+    return versions_text(versions)
 
 
 def _show(arguments: argparse.Namespace) -> Json:
     parts = open_existing(arguments.data)
     if not arguments.json:
-        return _shown(parts, arguments.task)
+        return _shown(parts, arguments)
     with parts.database.read() as connection:
         return release_report(connection, arguments.task)
 
 
-def _shown(parts: Context, task: str) -> str:
+def _shown(parts: Context, arguments: argparse.Namespace) -> str:
     with parts.database.read() as connection:
-        return _release_text(release_report(connection, task), newest_version(connection, task))
-
-
-def _release_text(report: dict[str, Json], newest: int) -> str:
-    lines = [f"task      {report['task']}", f"revision  {report['revision']}"]
-    if report["follows"] == "newest":
-        lines.append(f"devices   use the newest version, {newest}")
-    elif report["pinned"] is not None:
-        lines.append(f"devices   use version {report['pinned']}, pinned; {report['released']} is released")
-    else:
-        lines.append(f"devices   use version {report['released']}, released")
-    if not report["told"]:
-        lines.append("          a driver has not signed the last change yet, so devices do not know it")
-    promotions, evaluations = _rows(report["promotions"]), _rows(report["evaluations"])
-    if promotions:
-        head = ("promotion", "version", "before", "stage", "state", "by", "why")
-        rows = [
-            (
-                *(str(one[name]) for name in ("promotion", "version", "before")),
-                f"{one['stage']}/{len(_list_of(one['stages']))}",
-                *(str(one[name] or "-") for name in ("phase", "by", "reason")),
-            )
-            for one in promotions
-        ]
-        lines += ["", _table(head, rows)]
-    if evaluations:
-        measured = [
-            (
-                str(one["promotion"]),
-                str(one["stage"]),
-                str(one["survivors"]),
-                "passed" if one["passed"] else "failed",
-                str(one["reason"]),
-            )
-            for one in evaluations
-        ]
-        lines += ["", _table(("promotion", "stage", "devices", "gate", "found"), measured)]
-    return "\n".join(lines)
-
-
-def _rows(value: Json) -> list[dict[str, Json]]:
-    return [one for one in _list_of(value) if isinstance(one, dict)]
-
-
-def _list_of(value: Json) -> Sequence[Json]:
-    return value if isinstance(value, list) else []
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
-    )
-
-
-def _number(value: Json) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "-"
-
-
-def _time(value: Json) -> str:
-    return f"{datetime.fromtimestamp(float(str(value)), UTC):%Y-%m-%d %H:%M}"
+        report = release_report(connection, arguments.task)
+        return release_text(report, newest_version(connection, arguments.task), arguments.data)
 
 
 def _change(arguments: argparse.Namespace, change: Callable[[Connection, Context], ReleaseState]) -> Json:
@@ -193,7 +124,7 @@ def _change(arguments: argparse.Namespace, change: Callable[[Connection, Context
         state = change(connection, parts)
     if arguments.json:
         return {"task": state.task, "revision": state.revision, "released": state.released, "pinned": state.pinned}
-    return _shown(parts, arguments.task)
+    return _shown(parts, arguments)
 
 
 def _plainly(
@@ -261,16 +192,18 @@ def _import(arguments: argparse.Namespace) -> Json:
     parts = open_existing(arguments.data)
     with parts.database.read() as connection:
         key = _signing_key(parts, connection)
-    made = import_weights(
-        parts.database,
-        parts.blobs,
-        OPERATOR,
-        arguments.revision,
-        arguments.task,
-        arguments.weights.read_bytes(),
-        key=key,
-        now_s=parts.clock.now_s(),
-    )
+    with progress(sys.stderr) as report:
+        made = import_weights(
+            parts.database,
+            parts.blobs,
+            OPERATOR,
+            arguments.revision,
+            arguments.task,
+            arguments.weights.read_bytes(),
+            key=key,
+            now_s=parts.clock.now_s(),
+            report=report,
+        )
     parts.anchor_audit()
     return {"task": arguments.task, "version": made.version, "revision": made.state.revision}
 
@@ -301,6 +234,8 @@ def _download(arguments: argparse.Namespace) -> Json:
         data = file_in_form(connection, parts.blobs, arguments.task, number, arguments.form)
     out = arguments.out or Path(f"{arguments.task}-{number}{SUFFIXES[arguments.form]}")
     out.write_bytes(data)
+    if not arguments.json:
+        return facts([("version", f"{number} of {arguments.task}"), ("file", str(out)), ("size", bytes_of(len(data)))])
     return {"task": arguments.task, "version": number, "file": str(out), "bytes": len(data)}
 
 

@@ -18,6 +18,7 @@ from cloud_server.operators.accounts import AT_THE_MACHINE, By
 from cloud_server.operators.roles import ROLES
 from cloud_server.settings import DataFolder
 from cloud_server.storage.opening import open_database
+from cloud_server.tables import nothing, since, table, when, word, yes_or_no
 from shared.clock import SystemClock
 from shared.errors import UsageError
 from shared.limits import MAX_PASSWORD_CHARACTERS
@@ -90,7 +91,17 @@ def _add(arguments: argparse.Namespace) -> Json:
 
 def _list(arguments: argparse.Namespace) -> Json:
     with _reading(arguments) as connection:
-        return {"operators": [*accounts.list_operators(connection)]}
+        found = accounts.list_operators(connection)
+    if arguments.json:
+        return {"operators": [*found]}
+    if not found:
+        command = f"fedloom-server operator add NAME --role admin --data {arguments.data}"
+        return nothing("Nobody can sign in to the page yet.", command)
+    rows = [
+        (word(one["name"]), word(one["role"]), yes_or_no(one["password"]), word(one["tokens"]), when(one["created_s"]))
+        for one in found
+    ]
+    return table(("name", "role", "password", "tokens", "created"), rows)
 
 
 def _remove(arguments: argparse.Namespace) -> Json:
@@ -130,7 +141,22 @@ def _token_create(arguments: argparse.Namespace) -> Json:
 
 def _token_list(arguments: argparse.Namespace) -> Json:
     with _reading(arguments) as connection:
-        return {"tokens": [*tokens.list_tokens(connection)]}
+        found = tokens.list_tokens(connection)
+    if arguments.json:
+        return {"tokens": [*found]}
+    if not found:
+        return nothing("No program has a token.", f"fedloom-server operator token create NAME --data {arguments.data}")
+    now_s = SystemClock().now_s()
+    rows = [
+        (
+            *(word(one[name]) for name in ("id", "operator", "role", "label")),
+            when(one["created_s"]),
+            since(one["expires_s"], now_s),
+            when(one["revoked_s"]),
+        )
+        for one in found
+    ]
+    return table(("token", "operator", "role", "label", "created", "expires", "revoked"), rows)
 
 
 def _token_revoke(arguments: argparse.Namespace) -> Json:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, desc, insert, select, update
 from cloud_server import audit
 from cloud_server.privacy import require_possible
 from cloud_server.publishing import Version, make_version
+from cloud_server.releases.keys import require_current_key
 from cloud_server.releases.state import held_versions
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.schema import task, version
@@ -22,7 +23,7 @@ from shared.errors import Conflict, Missing, UsageError
 from shared.layout import Layout
 from shared.numeric.differences import make_difference
 from shared.plan import Personalisation, Plan
-from shared.release import PLAN_FILE, WEIGHTS_FILE, FileEntry, parse_release, sign_release
+from shared.release import PLAN_FILE, WEIGHTS_FILE, FileEntry, key_id, parse_release, sign_release
 from shared.training_inputs import require_known_inputs
 from shared.wire.canonical import Json, decode, encode
 from shared.wire.signed import SigningKey
@@ -147,7 +148,7 @@ def _require_something_to_personalise(manifest: BundleManifest, personalisation:
         raise UsageError(
             "unknown-tensor",
             f"personalisation.tensors is {personalisation.tensors!r}, which no trained tensor's path matches.",
-            f"the model has {', '.join(trained[:8])}{' ...' if len(trained) > 8 else ''}",
+            f"the model has {', '.join(trained[:8] + ['...'] * (len(trained) > 8))}",
         )
 
 
@@ -197,7 +198,12 @@ def put_version(blobs: BlobStore, made: Version, master: npt.NDArray[np.float32]
 
 
 def insert_version(connection: Connection, task_name: str, made: Version, master_sha256: str, now_s: float) -> None:
-    """Store the row of a version whose files are there."""
+    """Store the row of a version whose files are there.
+
+    Raises:
+        KeyReplaced: ``release-key-replaced``.
+    """
+    require_current_key(connection, parse_release(made.release).key_id)
     connection.execute(
         insert(version).values(
             task=task_name,
@@ -261,6 +267,7 @@ def _renew(connection: Connection, stored: Task, number: int, key: SigningKey, n
     valid_s = stored.plan.release.valid_s
     if now_s < release.expires_at_s - valid_s / 2:
         return
+    require_current_key(connection, key_id(key.public))
     renewed, signature = sign_release(replace(release, issued_at_s=int(now_s), expires_at_s=int(now_s + valid_s)), key)
     connection.execute(
         update(version)

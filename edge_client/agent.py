@@ -324,6 +324,7 @@ class Agent:
         if self._evaluated != installed.version:
             self._evaluated = installed.version
             self._around.log(f"version {installed.version}: {word}")
+            self._work.tell_recorders(installed)
             self._work.judge_int8(installed)
 
     def _contribute(self, round_number: int, installed: Installed) -> Contribution:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edge_client.examples import read_examples
+from edge_client.examples.reading import find_examples
 from shared.errors import FedloomError
 from shared.examples import Examples
 
@@ -16,13 +16,14 @@ MOST_CLASSES: Final = 1000  # shown; more of them are no classes
 Report = dict[str, Any]
 
 
-def describe(folder: Path) -> Report:
-    """Return what is in ``folder``: ``wrong`` keeps this device from training, ``remarks`` do not."""
+def describe(folder: Path, now_s: float) -> Report:
+    """Return what is in ``folder`` at a time: ``wrong`` keeps this device from training, ``remarks`` do not."""
     report: Report = {"folder": str(folder), "bytes": _bytes_in(folder), "wrong": [], "remarks": []}
     try:
-        examples, held_out = read_examples(folder)
+        found = find_examples(folder, now_s)
     except FedloomError as error:
         return report | {"examples": 0, "held_out": 0, "inputs": {}, "classes": None, "wrong": [error.to_json()]}
+    examples, held_out = found.train, found.held_out
     inputs = examples.inputs()
     shapes = {name: {"shape": list(values.shape[1:]), "dtype": str(values.dtype)} for name, values in inputs.items()}
     classes, unseen = _classes(examples), _classes(held_out)
@@ -30,8 +31,9 @@ def describe(folder: Path) -> Report:
         if values.dtype.kind == "f" and (odd := int((~np.isfinite(values)).sum())):
             message = f"{name} holds {odd} values that are infinite or not a number."
             report["wrong"].append(_problem("examples-values", message, "remove those examples"))
+    report["remarks"] += [_problem("file-left-out", one, "mend the file, or take it away") for one in found.problems]
     report["remarks"] += _remarks(classes, unseen, len(held_out))
-    counts = {"examples": len(examples), "held_out": len(held_out)}
+    counts = {"reader": found.reader, "examples": len(examples), "held_out": len(held_out)}
     return report | counts | {"inputs": shapes, "classes": classes, "held_out_classes": unseen}
 
 

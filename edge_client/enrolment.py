@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_client.authority import ask_authority, post
-from edge_client.examples import read_examples
+from edge_client.examples import read_examples, records
 from edge_client.identity import RENEW_KEY_DAYS, Enrolment, key_for_enrolment, save_enrolment
 from edge_client.journal_file import make_journal
 from edge_client.state_folder import StateFolder
@@ -51,7 +51,8 @@ def enrol(
             f"{examples} is inside {folder.path}, which is the agent's own.",
             "keep the examples in a folder apart from --state",
         )
-    read_examples(examples)
+    if not records(examples):  # applications may begin later
+        read_examples(examples)
     folder.create()
     with folder.lock():
         key = key_for_enrolment(folder, random_bytes)

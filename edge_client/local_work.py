@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from edge_client import contribution
 from edge_client.conditions.asked import Conditions
 from edge_client.contribution import TrainedUpdate
-from edge_client.examples import read_examples
+from edge_client.examples import expect, read_examples
 from edge_client.int8_check import count_correct, does_worse
 from edge_client.journal import Journal, State
 from edge_client.model_store import Installed, ModelStore, patched_twin
@@ -61,6 +61,14 @@ class LocalWork:
         self._loaded: tuple[Bundle, Trainer] | None = None
         self._personalised: int | None = None  # the version that this process tried to train further
 
+    def tell_recorders(self, installed: Installed) -> None:
+        """Let applications that record examples know what the model takes."""
+        manifest = installed.bundle.manifest
+        try:
+            expect(self._examples, manifest.inputs, manifest.labels)
+        except FedloomError as error:
+            self._around.log(f"applications that record are not told what the model takes: {error}")
+
     def judge_int8(self, installed: Installed) -> None:
         """Count what an int8 model gets right on held-out examples, for ``status``."""
         try:
@@ -77,7 +85,7 @@ class LocalWork:
 
     def train(self, entry: int, round_number: int, installed: Installed) -> TrainedUpdate:
         """Train for a round; the journal then says that it is trained, or that this failed."""
-        examples, held_out = read_examples(self._examples)
+        examples, held_out = read_examples(self._examples, self._around.log)
         seed = int.from_bytes(self._around.random_bytes(8), "big")
         started = perf_counter()
         trainer = self._trainer(installed)

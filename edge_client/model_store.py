@@ -23,7 +23,7 @@ from edge_client.identity import Enrolment
 from edge_client.journal import SIGNED_TIME, Journal
 from edge_client.local_tensors import LocalTensors
 from edge_client.problems import VersionClosed
-from edge_client.state_folder import StateFolder, current_version
+from edge_client.state_folder import PERSONAL_FILE, StateFolder, current_version
 from edge_client.traffic import Downward
 from edge_client.trainer.protocol import F32
 from edge_client.transport import Transport
@@ -50,7 +50,6 @@ from shared.wire.canonical import sha256
 from shared.wire.messages import read_release
 from shared.wire.requests import RELEASES
 
-PERSONAL_FILE = "infer_int8_personal.tflite"  # beside the release's own, where it does better on this device
 _ONCE = (PLAN_FILE, MANIFEST_FILE, TRAIN_FILE, LOCAL_FILE)
 
 

@@ -127,7 +127,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 def data(arguments: argparse.Namespace) -> int:
     """Describe the examples."""
     describing = importlib.import_module("edge_client.describing")
-    found = describing.describe(load_enrolment(StateFolder(arguments.state)).examples)
+    found = describing.describe(load_enrolment(StateFolder(arguments.state)).examples, SystemClock().now_s())
     print(json.dumps(found) if arguments.json else describing.to_text(found))
     return TO_DO_EXIT_CODE if found["wrong"] else 0
 

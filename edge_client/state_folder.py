@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shared.errors import BrokenState, TryLater, UsageError
 
+PERSONAL_FILE = "infer_int8_personal.tflite"  # beside the release's own, where it does better on this device
 _LOCK = "lock"
 _CURRENT = ("current", ".current.new")
 _FOLDERS = ("store", "releases")

@@ -113,7 +113,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "EnrolRequest",
         problems={
             401: ("bad-signature",),
-            403: ("code-unknown", "code-expired", "other-authority"),
+            403: ("code-unknown", "code-revoked", "code-expired", "other-authority"),
             409: ("code-used",),
         },
     ),

@@ -106,7 +106,7 @@ class Authority:
 
         Raises:
             Unauthenticated: ``bad-signature`` without proof of the identity key.
-            Refused: ``code-unknown`` or ``code-expired``.
+            Refused: ``code-unknown``, ``code-revoked`` or ``code-expired``.
             Conflict: ``code-used`` by another key.
         """
         message = enrolment_message(fingerprint, request.secret, request.identity_key)
@@ -118,6 +118,8 @@ class Authority:
                 raise Refused("code-unknown", "The server does not know this enrolment code.", "ask for a new code")
             if row.identity_key is not None:
                 return self._again(row.identity_key, row.certificate, request.identity_key)
+            if row.revoked_s is not None:
+                raise Refused("code-revoked", "This enrolment code was revoked.", "ask for a new code")
             if row.expires_s < self._clock.now_s():
                 raise Refused("code-expired", "This enrolment code has expired.", "ask for a new code")
             return self._issue(connection, row, request.identity_key)

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response as AnyResponse
 
 from cloud_server.api.context import context
-from cloud_server.codes import make_codes
+from cloud_server.authority.codes import CODE_STATES
+from cloud_server.codes import count_codes, list_codes, make_codes, revoke_code
 from cloud_server.dashboard.facts import system, tasks
 from cloud_server.dashboard.guard import by
 from cloud_server.dashboard.parts import chosen_task, dashboard
@@ -29,6 +30,7 @@ from shared.wire.canonical import Json
 
 _VERBS: Final[dict[str, State]] = {"revoke": "revoked", "quarantine": "quarantined", "reinstate": "active"}
 _LONGEST_REASON: Final = 200
+_CODE_ROWS: Final = 50
 _EXAMPLE: Final = """task = "my-task"
 
 [training]
@@ -86,11 +88,33 @@ def create_codes() -> AnyResponse:
 def _codes(codes: list[str]) -> AnyResponse:
     parts = context()
     with parts.database.read() as connection:
-        stored, menu = chosen_task(connection)
+        stored, menu = chosen_task(connection, request.form.get("task", ""))
         keys = system.show_keys(connection, parts)
-    name = request.form.get("task", "") or (stored.name if stored else None)
     pictures = [] if wants_json() else [(code, qr_code(code)) for code in codes]
-    return show("codes", {"task": name, "codes": [*codes], "keys": keys}, menu=menu, pictures=pictures)
+    values: dict[str, Json] = {"task": stored.name if stored else None, "codes": [*codes], "keys": keys}
+    if stored is not None and keys["authority_here"]:
+        values |= _made(stored.name)
+    return show("codes", values, menu=menu, pictures=pictures, states=CODE_STATES)
+
+
+def _made(task: str) -> dict[str, Json]:
+    """Return a page of the codes that were made for a task, and how each stands; none of them can be read again."""
+    state, after = request.args.get("state", ""), request.args.get("after", "")
+    found = list_codes(context(), task=task, state=state, after=after, limit=_CODE_ROWS + 1)
+    return {
+        "made": [*found[:_CODE_ROWS]],
+        "counts": count_codes(context(), task),
+        "state": state,
+        "after": after or None,
+        "next": found[_CODE_ROWS - 1]["id"] if len(found) > _CODE_ROWS else None,
+    }
+
+
+@action("/codes/<code>/revoke", "operator")
+def revoke_code_by_id(code: str) -> AnyResponse:
+    """Let a code be good for nothing any more."""
+    task = revoke_code(context(), code[:MAX_NAME_CHARACTERS], by())
+    return done("code-revoked", url_for("console.show_codes", task=task), code=code)
 
 
 def qr_code(text: str) -> Markup:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
 from flask import request
 
+from cloud_server.dashboard.sentences import CATALOGUES, Sentences
+
 LANGUAGES: Final = {"en": "English", "zh": "中文"}
 LANGUAGE_COOKIE: Final = "fedloom-language"
-CATALOGUES: Final = Path(__file__).parent / "texts"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,16 @@ class Language:
         """Return a text with ``values`` put in; a key that the catalogue lacks is its own text."""
         found = self.texts.get(key, key)
         return found.format(**values) if values else found
+
+    @property
+    def sentences(self) -> Sentences:
+        """What the program says of itself, in this language."""
+        return _sentences(self.code)
+
+
+@lru_cache(maxsize=8)
+def _sentences(code: str) -> Sentences:
+    return Sentences.of(code)
 
 
 @lru_cache(maxsize=8)

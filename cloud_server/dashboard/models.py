@@ -24,11 +24,13 @@ from cloud_server.releases import actions
 from cloud_server.releases.card import model_card
 from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form
 from cloud_server.releases.gate import Rule, parse_stages
+from cloud_server.releases.importing import import_weights
 from cloud_server.releases.keys import signing_key
 from cloud_server.releases.state import ReleaseState
 from cloud_server.rounds.retention import is_kept
 from cloud_server.tasks import release_of
 from shared.errors import FedloomError, Missing, UsageError
+from shared.limits import MAX_BUNDLE_BYTES
 from shared.wire.canonical import Json
 
 _LINKS: Final = {"here_url": "show_models", "json_url": "show_models_json"}  # of what answers a form at its address
@@ -92,10 +94,25 @@ def change_release(task: str, verb: str) -> AnyResponse:
     change = _CHANGES.get(verb)
     if change is None:
         raise Missing("verb-unknown", "Releases cannot be changed like that.", f"choose one of {', '.join(_CHANGES)}")
-    try:
+
+    def run() -> ReleaseState:
         revision = _whole("revision")
         with context().recorded() as connection:
-            state = change(connection, revision, task)
+            return change(connection, revision, task)
+
+    return _answer(task, verb, run)
+
+
+@action("/models/<task>/import", "operator", body_bytes=MAX_BUNDLE_BYTES)
+def import_version(task: str) -> AnyResponse:
+    """Publish uploaded weights as the next version."""
+    return _answer(task, "import", lambda: _import(task))
+
+
+def _answer(task: str, verb: str, run: Callable[[], ReleaseState]) -> AnyResponse:
+    """Do something about what devices use; where it is refused, say why and show how it stands now."""
+    try:
+        state = run()
     except FedloomError as error:
         if wants_json() or error.code == "task-unknown":
             raise
@@ -104,9 +121,28 @@ def change_release(task: str, verb: str) -> AnyResponse:
     return done(f"release-{verb}", where, task=task, revision=state.revision)
 
 
+def _import(task: str) -> ReleaseState:
+    parts, who, revision = context(), by(), _whole("revision")
+    file = request.files.get("weights")
+    if file is None or not file.filename:
+        raise UsageError("no-weights", "No file of weights was chosen.", "choose a safetensors file")
+    with parts.database.read() as connection:
+        key = signing_key(parts.folder, connection, parts.authority.public_key)
+    weights, now_s = file.stream.read(), who.now_s
+    made = import_weights(parts.database, parts.blobs, who.actor, revision, task, weights, key=key, now_s=now_s)
+    parts.anchor_audit()
+    return made.state
+
+
 def _promote(connection: Connection, revision: int, task: str) -> ReleaseState:
     who, version = by(), _whole("version")
-    rule = Rule(parse_stages(request.form.get("stages", "")), automatic="wait" not in request.form)
+    usual = Rule()
+    rule = Rule(
+        parse_stages(request.form.get("stages", "")),
+        automatic="wait" not in request.form,
+        tolerance=_share("tolerance", usual.tolerance),
+        largest_drop=_share("largest_drop", usual.largest_drop),
+    )
     key = _release_key(connection)
     return actions.promote(connection, who.actor, revision, task, version, rule, release_key=key, now_s=who.now_s)
 
@@ -152,6 +188,20 @@ def _whole(name: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= _DIGITS and int(text) <= LARGEST_NUMBER:
         return int(text)
     raise UsageError("bad-number", f"The form's {name} is no whole number.", "load the page again and fill in the form")
+
+
+def _share(name: str, usual: float) -> float:
+    """Return a field's share, what is usual where the form has no such field.
+
+    Raises:
+        UsageError: ``bad-number``.
+    """
+    text = request.form.get(name, "").strip()
+    if not text:
+        return usual
+    if len(text) <= _DIGITS and text.isascii() and text.count(".") <= 1 and text.replace(".", "").isdigit():
+        return float(text)
+    raise UsageError("bad-number", f"The form's {name} is no share between 0 and 1.", "write it like 0.01 for 1 %")
 
 
 def _reason() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
@@ -18,9 +17,9 @@ from cloud_server.dashboard import actions, guard, models, pages, parts, signing
 from cloud_server.dashboard.facts.summaries import Summaries
 from cloud_server.dashboard.guard import SignInHeader
 from cloud_server.dashboard.showing import blueprint
+from cloud_server.figures import duration, iso, number, size
 from cloud_server.storage.opening import open_database
 
-NOTHING: Final = "\N{EN DASH}"
 PAGES: Final = (actions, models, pages, signing_in)  # imported for their routes
 
 
@@ -40,45 +39,3 @@ def register(app: Flask, context: Context, checks: Mapping[str, Check], header: 
     def front_door() -> Response:
         """Lead people to the pages."""
         return redirect(url_for("console.home"), HTTPStatus.SEE_OTHER)
-
-
-def iso(seconds: float | None) -> str:
-    """Return a time in UTC as HTML's ``time`` has it, to the second."""
-    if seconds is None:
-        return ""
-    try:
-        return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):
-        return ""
-
-
-def size(count: float | None) -> str:
-    """Return bytes for people."""
-    if count is None:
-        return NOTHING
-    value, units = float(count), ("B", "KiB", "MiB", "GiB", "TiB")
-    for unit in units:
-        if value < 1024 or unit == units[-1]:
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration for people, two units at most."""
-    if seconds is None:
-        return NOTHING
-    if 0 < seconds < 0.05:
-        return "< 0.1 s"
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    rest = int(seconds)
-    days, hours, minutes = rest // 86400, rest // 3600 % 24, rest // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest % 60} s"
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """Return a number with thin spaces between thousands, a dash for none."""
-    return NOTHING if value is None else f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")

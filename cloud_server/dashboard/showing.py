@@ -84,6 +84,8 @@ def render(name: str, values: Mapping[str, Json], **more: object) -> str:
         f"{name}.html",
         page=values,
         t=chosen.text,
+        say=chosen.sentences.say,
+        explain=chosen.sentences.explain,
         lang=chosen.code,
         languages=language.LANGUAGES,
         me=who,

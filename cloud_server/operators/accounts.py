@@ -79,8 +79,8 @@ def add_operator(connection: Connection, name: str, role: str, password: str | N
 
 def remove_operator(connection: Connection, name: str, by: By) -> None:
     """Remove an account with its sessions and tokens; raises Missing, or Conflict ``last-admin``."""
-    role = role_of(connection, name)
-    _require_another_admin(connection, name, role, "viewer")
+    admins, role = _lock_admins(connection), role_of(connection, name)
+    _require_another_admin(admins, name, role, "viewer")
     for table in (operator_session, operator_token):
         connection.execute(delete(table).where(table.c.operator == name))
     connection.execute(delete(operator).where(operator.c.name == name))
@@ -89,10 +89,11 @@ def remove_operator(connection: Connection, name: str, by: By) -> None:
 
 def set_role(connection: Connection, name: str, role: str, by: By) -> None:
     """Change what an operator may do, from the next request on; raises Missing, or Conflict ``last-admin``."""
-    before, checked = role_of(connection, name), require_role(role)
+    checked, admins = require_role(role), _lock_admins(connection)
+    before = role_of(connection, name)
     if before == checked:
         return
-    _require_another_admin(connection, name, before, checked)
+    _require_another_admin(admins, name, before, checked)
     connection.execute(update(operator).where(operator.c.name == name).values(role=checked))
     audit.record(connection, by.now_s, by.actor, "operator-role-set", name, {"from": before, "to": checked})
 
@@ -113,9 +114,12 @@ def role_of(connection: Connection, name: str) -> Role:
     return require_role(found)
 
 
-def _require_another_admin(connection: Connection, name: str, before: Role, after: Role) -> None:
-    if before != "admin" or after == "admin":
-        return
-    others = select(operator.c.name).where(operator.c.role == "admin", operator.c.name != name).limit(1)
-    if connection.execute(others).first() is None:
+def _lock_admins(connection: Connection) -> frozenset[str]:
+    """Return who is an admin, which stays so until the transaction ends: two who remove each other take turns."""
+    admins = select(operator.c.name).where(operator.c.role == "admin").order_by(operator.c.name).with_for_update()
+    return frozenset(connection.execute(admins).scalars())
+
+
+def _require_another_admin(admins: frozenset[str], name: str, before: Role, after: Role) -> None:
+    if before == "admin" and after != "admin" and not admins - {name}:
         raise Conflict("last-admin", f"{name} is the only admin.", "make another operator an admin first")

@@ -13,6 +13,7 @@ from cloud_server.rounds.releasing import plan_of
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.schema import version
+from cloud_server.tables import plain
 from cloud_server.tasks import load_bundle, load_task, release_of
 from shared.bundle import PROOF_FILE
 from shared.release import parse_release
@@ -90,7 +91,7 @@ def card_text(card: Card) -> str:
     lines += [_measured(found, model["metric"]), ""]
     for one in card["releases"]:
         word = "passed" if one["passed"] else "failed"
-        lines.append(f"- release stage {one['stage']} beside version {one['before']}: {word}, {one['reason']}")
+        lines.append(f"- release stage {one['stage']} beside version {one['before']}: {word}, {plain(one['reason'])}")
     lines += ["", "## Size and speed", "", "| file | bytes |", "|---|---|"]
     lines += [f"| {name} | {size:,} |" for name, size in card["files_bytes"].items()]
     lines += ["", *(_runtime(one) for one in card["speed"])]
@@ -123,7 +124,7 @@ def _runtime(one: Card) -> str:
 def _round_row(one: Card) -> str:
     cells = [one["round"], one["from_version"], one["participants"], one["survivors"]]
     cells += [None if one[key] is None else f"{one[key]:.4f}" for key in ("accuracy", "loss")]
-    outcome = one["outcome"] + (f": {one['reason']}" if one["reason"] else "")
+    outcome = plain(one["outcome"] + (f": {one['reason']}" if one["reason"] else "")).replace("|", "\\|")
     return "| " + " | ".join("-" if cell is None else str(cell) for cell in [*cells, outcome]) + " |"
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cloud_server import audit
-from cloud_server.publishing import make_version
+from cloud_server.beside import beside_other_requests
+from cloud_server.progress import Report, unreported
+from cloud_server.publishing import Version, make_version
 from cloud_server.releases.state import ReleaseState, lock_release, save_release
 from cloud_server.rounds.machine import OVER, Phase
 from cloud_server.rounds.records import current_cohort_id, load_cohort, save_state
@@ -27,6 +30,8 @@ from shared.bundle import WEIGHTS_FILE, Bundle, BundleManifest, initial_weights
 from shared.errors import BundleError, Conflict, UsageError
 from shared.layout import Layout
 from shared.wire.signed import SigningKey
+
+_STEPS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ def import_weights(
     *,
     key: SigningKey,
     now_s: float,
+    report: Report = unreported,
 ) -> Imported:
     """Publish weights as the next version; the open round, which is of the version before, is given up.
 
@@ -61,6 +67,7 @@ def import_weights(
         weights: a safetensors file whose keys are the tensors' paths; local ones keep their initial values.
         key: the release key.
         now_s: the time.
+        report: is told how far it is.
 
     Raises:
         UsageError: ``wrong-weights``.
@@ -71,21 +78,28 @@ def import_weights(
         task, before = load_task(connection, task_name), newest_version(connection, task_name)
         release, _ = release_of(connection, task_name, before)
     manifest, bundle = load_bundle(blobs, task)
-    master = _read(manifest, weights, bundle[WEIGHTS_FILE])
-    made = make_version(before + 1, master, plan=task.plan, manifest=manifest, bundle=bundle, key=key, now_s=now_s)
-    master_sha256 = put_version(blobs, made, master, release)  # no transaction waits for it
+    report("steps: the weights are read", 1, _STEPS)
+
+    def make() -> tuple[Version, str]:
+        master = _read(manifest, weights, bundle[WEIGHTS_FILE])
+        report("steps: the version is made", 2, _STEPS)
+        made = make_version(before + 1, master, plan=task.plan, manifest=manifest, bundle=bundle, key=key, now_s=now_s)
+        report("steps: its files are stored", 3, _STEPS)
+        return made, put_version(blobs, made, master, release)  # no transaction waits for it
+
+    made, master_sha256 = beside_other_requests(make)
     with database.write() as connection:
         state = lock_release(connection, task_name, expected_revision)
         if newest_version(connection, task_name) != before:
             raise Conflict("version-published", "A round published a version meanwhile.", "run it again")
+        cohort_id = current_cohort_id(connection, task_name)
+        current = load_cohort(connection, cohort_id, lock=True).state if cohort_id is not None else None
         if state is None:
-            state = save_release(connection, ReleaseState(task_name, 0, before))
             audit.record(connection, now_s, who, "release-held", task_name, {"version": before})
-        if (cohort_id := current_cohort_id(connection, task_name)) is not None:
-            current = load_cohort(connection, cohort_id, lock=True).state
-            if current.phase not in OVER:
-                failure = "round-abandoned: a version was imported"
-                save_state(connection, cohort_id, replace(current, phase=Phase.FAILED, since_s=now_s, failure=failure))
+            state = save_release(connection, ReleaseState(task_name, 0, before))
+        if cohort_id is not None and current is not None and current.phase not in OVER:
+            failure = "round-abandoned: a version was imported"
+            save_state(connection, cohort_id, replace(current, phase=Phase.FAILED, since_s=now_s, failure=failure))
         if open_round(connection, task_name) is not None:
             close_round(connection, task, None, now_s, reason=f"version {made.number} was imported")
         insert_version(connection, task_name, made, master_sha256, now_s)

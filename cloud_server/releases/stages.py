@@ -50,23 +50,44 @@ class Reach:
     enough: bool
 
 
-def reach_of(connection: Connection, task: Task, candidate: int, share: float, now_s: float, before: int = 0) -> Reach:
+def reach_of(
+    connection: Connection,
+    task: Task,
+    candidate: int,
+    share: float,
+    now_s: float,
+    before: int = 0,
+    left_s: float | None = None,
+) -> Reach:
     """Return who is in a stage.
 
-    In it are a share of all, and as many that have not measured the candidate yet as make the smallest cohort; of all
+    In it are a share of all, and as many that can measure the candidate in time as make the smallest cohort; of all
     devices where too few of these were seen lately.
+
+    Args:
+        connection: reads.
+        task: the task, with the candidate's plan.
+        candidate: the version.
+        share: of all devices.
+        now_s: the time.
+        before: the limit of the stage before, or of this one so far.
+        left_s: how much of the stage's time is left, None for all of it.
     """
-    fresh = _fresh_places(connection, task, candidate, now_s, now_s - SEEN_S)
+    if left_s is None:
+        left_s = task.plan.deadlines.round_s
+    fresh = _fresh_places(connection, task, candidate, now_s, now_s - SEEN_S, left_s)
     smallest = smallest_stage(task.plan.rules)
     if len(fresh) < smallest:
-        fresh = _fresh_places(connection, task, candidate, now_s, 0.0)
+        fresh = _fresh_places(connection, task, candidate, now_s, 0.0, left_s)
     limit = stage_limit(fresh, share, smallest, before)
     able = sum(place < limit for place in fresh)
     return Reach(limit, able, able >= smallest)
 
 
-def _fresh_places(connection: Connection, task: Task, candidate: int, now_s: float, since_s: float) -> list[int]:
-    """Return the places of devices that can evaluate and were seen since then."""
+def _fresh_places(
+    connection: Connection, task: Task, candidate: int, now_s: float, since_s: float, left_s: float
+) -> list[int]:
+    """Return the places of devices that can evaluate within ``left_s`` and were seen since then."""
     spent = spent_devices(task.name, candidate)
     query = select(device).where(
         device.c.task == task.name,
@@ -75,7 +96,7 @@ def _fresh_places(connection: Connection, task: Task, candidate: int, now_s: flo
         device.c.device.not_in(spent),
     )
     rows = connection.execute(query)
-    names = [row.device for row in rows if _can_evaluate(Candidate.of(row), task.plan, now_s)]
+    names = [row.device for row in rows if _can_evaluate(Candidate.of(row), task.plan, now_s, left_s)]
     return [place_of(task.name, candidate, name) for name in names]
 
 
@@ -102,9 +123,9 @@ def has_measured(connection: Connection, task_name: str, candidate: int, name: s
     return connection.execute(query.limit(1)).one_or_none() is not None
 
 
-def _can_evaluate(candidate: Candidate, plan: Plan, now_s: float) -> bool:
+def _can_evaluate(candidate: Candidate, plan: Plan, now_s: float, left_s: float) -> bool:
     out = left_out(candidate, plan, now_s)
-    return out is None or out.reason == "too-soon"
+    return out is None or (out.reason == "too-soon" and out.wait_s < left_s)
 
 
 def settle_stage(

@@ -23,6 +23,7 @@ from cloud_server.aggregation.running_sum import RunningSum, VectorsLost
 from cloud_server.audit import Anchor
 from cloud_server.privacy import charge_frozen, spent_reason
 from cloud_server.publishing import Version, make_version
+from cloud_server.releases.keys import KeyReplaced
 from cloud_server.releases.stages import settle_stage
 from cloud_server.releases.state import lock_release
 from cloud_server.rounds.eligibility import count_contributions
@@ -71,6 +72,7 @@ from cloud_server.tasks import (
     load_bundle,
     load_master,
     load_task,
+    newest_version,
     put_version,
     release_of,
     renew_release,
@@ -90,6 +92,7 @@ from shared.wire.signed import SigningKey
 HOUSEKEEPING: Final = "housekeeping"  # the lease of what belongs to no task
 RENEWAL_CHECK_S: Final = 20.0
 TIDYING_S: Final = 3600.0  # every file is looked at
+TOLD_S: Final = 30.0  # between lines about what takes long
 MAX_ATTEMPTS: Final = 20  # cohorts per round, before the round is given up
 log = logging.getLogger("fedloom.driver")
 
@@ -143,6 +146,7 @@ class Driver:
         self._retention = retention or Retention()
         self._renewed_s = 0.0
         self._tidied_s = 0.0
+        self._told_s = 0.0
         self._cleans_up = False
         self._anchor_due = True
         self._sums = Sums(database, uploads, self._leases)
@@ -185,6 +189,8 @@ class Driver:
         key = f"{step.__name__} {name}"
         try:
             moved = step(name)
+        except KeyReplaced:
+            raise  # whoever starts this process again gives it the new key
         except FedloomError as error:
             if self._stuck.get(key) != str(error):
                 log.error("task %s cannot go on: %s", name, error)  # noqa: TRY400  # the code says where
@@ -210,6 +216,8 @@ class Driver:
             try:
                 with self._database.write() as connection:
                     renew_release(connection, load_task(connection, name), self._release_key, now_s)
+            except KeyReplaced:
+                raise
             except FedloomError as error:
                 log.error("task %s: its release cannot be renewed: %s", name, error)  # noqa: TRY400  # as in _try_step
 
@@ -218,17 +226,24 @@ class Driver:
         now_s = self._clock.now_s()
         if now_s - self._tidied_s < TIDYING_S:
             return
-        self._tidied_s = now_s
+        self._tidied_s = self._told_s = now_s
         retire_versions(self._database, self._retention)
-        cohorts = forget_cohorts(self._database, self._retention, now_s)
+        cohorts = forget_cohorts(self._database, self._retention, now_s, self._tell)
         forget_versions(self._database)
         try:
-            files = remove_unneeded(self._database, self._blobs, now_s)
+            files = remove_unneeded(self._database, self._blobs, now_s, self._tell)
         except OSError as error:
             log.warning("old files stay for now: %s", failure_of(error))  # rounds must not wait for it
             return
         if cohorts or files:
             log.info("what %d old cohorts had sent and %d old files are deleted", cohorts, files)
+
+    def _tell(self, what: str, done: int, total: int | None = None) -> None:  # noqa: ARG002  # as every report
+        """Say now and then how far the letting go is, which takes long where much is left."""
+        now_s = self._clock.now_s()
+        if now_s - self._told_s >= TOLD_S:
+            self._told_s = now_s
+            log.info("letting go of the past: %s: %d", what, done)
 
     def _clean_up(self) -> None:
         """Delete what a driver left that was killed before it cleaned up."""
@@ -288,6 +303,7 @@ class Driver:
             return False
         now_s = self._clock.now_s()
         with self._database.write() as connection:
+            lock_release(connection, task.name, None)  # the order of locks: the task may be done after this
             reason = spent_reason(connection, task.plan, layout_of(self._blobs, task))
             if reason:
                 close_round(connection, task, None, now_s, reason=reason, stopped=reason)
@@ -323,6 +339,9 @@ class Driver:
         made = self._next_version(task, record, master, task.plan, now_s)
         master_sha256 = self._put(task, made, master)
         with self._database.write() as connection:
+            lock_release(connection, task.name, None)
+            if newest_version(connection, task.name) != record.base_version:
+                return True  # an import was quicker
             insert_version(connection, task.name, made, master_sha256, now_s)
             close_round(connection, task, None, now_s, reason=record.state.failure)
         log.warning("task %s: round %d abandoned, %s", task.name, record.round_number, record.state.failure)
@@ -492,9 +511,8 @@ class Driver:
             current = load_cohort(connection, record.id, lock=True).state
             if state is None or running is None or running[0].cohort != record.id or current != record.state:
                 return True  # another driver, or an operator, was quicker
+            self._count(connection, record, now_s)
             save_state(connection, record.id, replace(record.state, phase=Phase.SUMMED, since_s=now_s))
-            devices = devices_in_order(record.roster_body or b"")
-            count_contributions(connection, [devices[index] for index in record.state.survivors], now_s)
             members = record.state.members
             verdict = settle_stage(connection, state, running[0], task, found, metric, members=members, now_s=now_s)
         stage, word = running[0].stage + 1, "passed" if verdict.passed else "failed"
@@ -513,11 +531,15 @@ class Driver:
         made = self._next_version(task, record, weights, next_plan(task.plan, aggregate), now_s)
         master_sha256 = self._put(task, made, weights)
         with self._database.write() as connection:
+            lock_release(connection, task.name, None)  # as an import does, which is quicker or waits
             if load_cohort(connection, record.id, lock=True).state != record.state:
                 return True  # another driver took over meanwhile
+            self._count(connection, record, now_s)
             insert_version(connection, task.name, made, master_sha256, now_s)
             save_state(connection, record.id, replace(record.state, phase=Phase.SUMMED, since_s=now_s))
-            stopped = self._close(connection, task, record, aggregate, now_s)
+            stopped = stop_reason(connection, task, aggregate.evaluation, now_s)
+            members = record.state.members
+            close_round(connection, task, aggregate, now_s, members=members, stopped=stopped)
         log.info(
             "task %s: round %d closed with %d of %d devices, version %d%s",
             task.name,
@@ -530,14 +552,9 @@ class Driver:
         self._forget(record.id)
         return True
 
-    def _close(
-        self, connection: Connection, task: Task, record: StoredCohort, aggregate: AggregateSum, now_s: float
-    ) -> str:
+    def _count(self, connection: Connection, record: StoredCohort, now_s: float) -> None:
         devices = devices_in_order(record.roster_body or b"")
         count_contributions(connection, [devices[index] for index in record.state.survivors], now_s)
-        stopped = stop_reason(connection, task, aggregate.evaluation, now_s)
-        close_round(connection, task, aggregate, now_s, members=record.state.members, stopped=stopped)
-        return stopped
 
     def _messages(self, record: StoredCohort) -> CohortRecord:
         roster = record.roster(self._authority_key)

@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import Connection, select, update
 
 from cloud_server import audit
+from cloud_server.releases.keys import require_current_key
 from cloud_server.releases.stages import DRIVER, end_promotion, has_measured, reach_of
 from cloud_server.releases.state import (
     EVALUATING,
@@ -51,6 +52,7 @@ def sign_due(database: Database, task: Task, key: SigningKey, now_s: float) -> b
         state = lock_release(connection, task.name, None)
         if state is None or not _is_due(state, task, key, now_s):
             return False
+        require_current_key(connection, key_id(key.public))
         going = under_way(connection, state)
         signed = sign_decision(
             Decision(
@@ -134,7 +136,8 @@ def form_evaluation(
         if one.attempts >= MAX_ATTEMPTS:
             end_promotion(connection, DRIVER, state, one, f"{MAX_ATTEMPTS} cohorts failed", now_s)
             return True
-        reach = reach_of(connection, task, one.candidate, one.rule.shares[one.stage], now_s, one.limit)
+        left_s = one.since_s + task.plan.deadlines.round_s - now_s
+        reach = reach_of(connection, task, one.candidate, one.rule.shares[one.stage], now_s, one.limit, left_s)
         if not reach.enough:
             reason = f"stage {one.stage + 1}: only {reach.able} devices are left that can evaluate it"
             end_promotion(connection, DRIVER, state, one, reason, now_s)

@@ -15,6 +15,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select, update
 
+from cloud_server.progress import Report, unreported
 from cloud_server.releases.state import held_versions
 from cloud_server.rounds.machine import OVER
 from cloud_server.rounds.rounds import OPEN
@@ -113,7 +114,7 @@ def _oldest_wanted(connection: Connection, task_name: str, count: int) -> int:
     return int(min([newest - count + 1, *(base for base in found if base is not None)]))
 
 
-def forget_cohorts(database: Database, retention: Retention, now_s: float) -> int:
+def forget_cohorts(database: Database, retention: Retention, now_s: float, report: Report = unreported) -> int:
     """Delete what members sent to cohorts that have been over for long, and return how many cohorts there were.
 
     A cohort whose survivors were charged to a privacy budget stays, without its roster.
@@ -149,6 +150,7 @@ def forget_cohorts(database: Database, retention: Retention, now_s: float) -> in
             connection.execute(update(cohort).where(cohort.c.id.in_(kept)).values(roster=None))
             connection.execute(delete(cohort).where(cohort.c.id.in_(set(names) - kept)))
         forgotten += len(names)
+        report("old cohorts", forgotten)
 
 
 def forget_versions(database: Database) -> None:
@@ -186,12 +188,13 @@ def needed(connection: Connection) -> set[str]:
     return found
 
 
-def remove_unneeded(database: Database, blobs: BlobStore, now_s: float) -> int:
+def remove_unneeded(database: Database, blobs: BlobStore, now_s: float, report: Report = unreported) -> int:
     """Delete the files that nothing has needed for a day, and what killed writers left; return how many."""
     with database.read() as connection:
         wanted = needed(connection)
     removed = 0
-    for stored in blobs.stored():
+    for looked_at, stored in enumerate(blobs.stored(), 1):
+        report("files looked at", looked_at)
         # A difference leads to a kept version from one that may not be kept, but that a device may still have.
         if stored.digest not in wanted and stored.modified_s < now_s - UNNEEDED_S:
             removed += blobs.remove(stored.name, put_before_s=now_s - UNNEEDED_S)

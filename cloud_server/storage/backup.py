@@ -27,6 +27,7 @@ from sqlalchemy import Connection, LargeBinary, Table, insert, select
 from cloud_server import audit
 from cloud_server.audit import Anchor, Head
 from cloud_server.authority.registry import DATABASE_FILE
+from cloud_server.progress import Report, unreported
 from cloud_server.rounds.machine import OVER, Phase
 from cloud_server.rounds.retention import needed
 from cloud_server.settings import PRIVATE_MODE, DataFolder, sync_folder, write_private
@@ -44,7 +45,9 @@ _ROWS_AT_ONCE: Final = 500
 _MAX_PART_BYTES: Final = 2**32
 
 
-def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: Path) -> dict[str, Any]:
+def write_backup(
+    folder: DataFolder, database: Database, blobs: BlobStore, out: Path, report: Report = unreported
+) -> dict[str, Any]:
     """Write a backup of a running aggregator to ``out`` and return its manifest.
 
     Raises:
@@ -55,7 +58,7 @@ def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: 
         raise UsageError("backup-exists", f"{out} exists.", "give another --out")
     unfinished = out.with_name(out.name + ".part")
     try:
-        manifest = _write(folder, database, blobs, unfinished)
+        manifest = _write(folder, database, blobs, unfinished, report)
         unfinished.replace(out)
     except BaseException:
         unfinished.unlink(missing_ok=True)  # it has keys in it
@@ -64,12 +67,12 @@ def write_backup(folder: DataFolder, database: Database, blobs: BlobStore, out: 
     return manifest
 
 
-def _write(folder: DataFolder, database: Database, blobs: BlobStore, path: Path) -> dict[str, Any]:
+def _write(folder: DataFolder, database: Database, blobs: BlobStore, path: Path, report: Report) -> dict[str, Any]:
     hashes: dict[str, str] = {}
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
     with os.fdopen(descriptor, "w+b") as file:
         with tarfile.open(fileobj=file, mode="w") as tar, database.read() as connection:
-            for name, data in _parts(folder, blobs, connection):
+            for name, data in _parts(folder, blobs, connection, report):
                 hashes[name] = sha256(data).hex()
                 _add(tar, name, data)
             end = audit.verify_chain(connection)
@@ -85,11 +88,14 @@ def _write(folder: DataFolder, database: Database, blobs: BlobStore, path: Path)
     return manifest
 
 
-def _parts(folder: DataFolder, blobs: BlobStore, connection: Connection) -> Iterator[tuple[str, bytes]]:
-    for table in metadata.sorted_tables:
+def _parts(folder: DataFolder, blobs: BlobStore, connection: Connection, report: Report) -> Iterator[tuple[str, bytes]]:
+    tables, digests = metadata.sorted_tables, sorted(needed(connection))
+    for done, table in enumerate(tables):
+        report("tables", done, len(tables))
         if table.name not in _LEFT_OUT:
             yield f"tables/{table.name}.jsonl", b"".join(_lines(connection, table))
-    for digest in sorted(needed(connection)):
+    for done, digest in enumerate(digests):
+        report("files of releases", done, len(digests))
         yield f"blobs/{digest}", blobs.get(digest)
     for path in sorted(folder.keys.iterdir()):
         if path.is_file() and path not in {folder.database_url_file, folder.object_store_file}:  # of this machine
@@ -125,7 +131,13 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def restore(
-    path: Path, folder: DataFolder, database: Database, blobs: BlobStore, anchor: Anchor, now_s: float
+    path: Path,
+    folder: DataFolder,
+    database: Database,
+    blobs: BlobStore,
+    anchor: Anchor,
+    now_s: float,
+    report: Report = unreported,
 ) -> dict[str, Any]:
     """Fill an empty aggregator from a backup and return the manifest.
 
@@ -136,6 +148,7 @@ def restore(
         blobs: where the files go.
         anchor: of the deployment, kept outside the backup.
         now_s: the time.
+        report: is told how far it is.
 
     Raises:
         UsageError: ``bad-backup``, ``backup-revision``, ``not-empty``, or ``backup-behind``: what happened after the
@@ -147,16 +160,20 @@ def restore(
             if connection.execute(select(task.c.name)).first() or _has_other_keys(folder, manifest):
                 raise UsageError("not-empty", f"{folder.path} is in use.", "restore into an empty folder and database")
             _require_not_behind(manifest, anchor)
-            for name in manifest["parts"]:  # all of them, before the first file is written
+            count = len(manifest["parts"])
+            for done, name in enumerate(manifest["parts"]):  # all of them, before the first file is written
+                report("parts checked", done, count)
                 _part(tar, manifest, name)
-            for table in metadata.sorted_tables:
+            for done, table in enumerate(metadata.sorted_tables):
+                report("tables filled", done, len(metadata.sorted_tables))
                 if table.name not in _LEFT_OUT:
                     _fill(connection, table, _part(tar, manifest, f"tables/{table.name}.jsonl"))
             if audit.head(connection).sha256.hex() != manifest["audit"]["sha256"]:
                 raise _bad(path, "its audit log is not the one that it names")
             _end_cohorts(connection, now_s)
             audit.record(connection, now_s, "operator", "restored", path.name, {"entries": manifest["audit"]["number"]})
-            for name in manifest["parts"]:
+            for done, name in enumerate(manifest["parts"]):
+                report("parts put in place", done, count)
                 _place(folder, blobs, name, _part(tar, manifest, name))
     return manifest
 

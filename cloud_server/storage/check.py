@@ -6,6 +6,7 @@ from sqlalchemy import select
 
 from cloud_server import audit
 from cloud_server.audit import Anchor
+from cloud_server.progress import Report, unreported
 from cloud_server.rounds.machine import OVER
 from cloud_server.rounds.records import devices_in_order, step_bodies
 from cloud_server.rounds.retention import needed
@@ -17,7 +18,9 @@ from shared.secagg.roster import from_bitmap
 from shared.wire.canonical import Json
 
 
-def find_damage(database: Database, blobs: BlobStore, uploads: UploadStore, anchor: Anchor) -> dict[str, Json]:
+def find_damage(
+    database: Database, blobs: BlobStore, uploads: UploadStore, anchor: Anchor, report: Report = unreported
+) -> dict[str, Json]:
     """Return counts of what was looked at, and a sentence for each thing that is wrong."""
     problems: list[Json] = []
     with database.read() as connection:
@@ -40,7 +43,8 @@ def find_damage(database: Database, blobs: BlobStore, uploads: UploadStore, anch
                 vectors += 1
                 if devices.index(device) not in done and not uploads.path(row.id, device).is_file():
                     problems.append(f"The vector of {device} in cohort {row.id} is not there.")
-    for digest in digests:
+    for place, digest in enumerate(digests):
+        report("files of releases", place, len(digests))
         try:
             blobs.get(digest)
         except FedloomError as error:

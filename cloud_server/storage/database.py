@@ -2,6 +2,9 @@
 
 On SQLite (WAL) there is one writer at a time. On PostgreSQL there are many, so whoever decides by what it has read
 locks the row that the decision is about (``with_for_update``, which SQLite has no need for and leaves out).
+
+Locks are taken in one order, so that no two transactions wait for each other: a task's row, then a cohort's, then
+devices', and last of all the one lock of the audit log, of held requests and of the key that signs (``lock_last``).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Connection, Integer, create_engine, event, insert, make_url, select, update
+from sqlalchemy import Connection, Integer, create_engine, event, insert, make_url, select, text, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
@@ -170,10 +173,18 @@ def _snapshots(engine: Engine) -> Engine:
 
 
 REVISION = "revision"
+_LAST: Final = 0x6665646C6F6F6E  # PostgreSQL's advisory lock
+
+
+def lock_last(connection: Connection) -> None:
+    """Take the last lock: nothing that another transaction may hold is waited for after it."""
+    if connection.dialect.name == _POSTGRESQL:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LAST})
 
 
 def bump(connection: Connection) -> None:
     """Tell held requests, in the transaction that changes what they wait for, to look again."""
+    lock_last(connection)
     changed = connection.execute(
         update(setting).where(setting.c.name == REVISION).values(value=setting.c.value.cast(Integer) + 1)
     )

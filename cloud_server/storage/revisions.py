@@ -34,7 +34,7 @@ class Tables:
 
 
 AGGREGATOR: Final = Tables(metadata, "0006", "0001", MIGRATIONS / "aggregator")
-AUTHORITY: Final = Tables(authority_metadata, "a0003", "a0001", MIGRATIONS / "authority")
+AUTHORITY: Final = Tables(authority_metadata, "a0004", "a0001", MIGRATIONS / "authority")
 
 
 def revision_of(connection: Connection, tables: Tables) -> str | None:

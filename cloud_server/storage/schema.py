@@ -323,6 +323,8 @@ code = Table(
     Column("identity_key", LargeBinary),
     Column("certificate", LargeBinary),
     Column("code_group", String, nullable=False, server_default=""),
+    Column("revoked_s", Float),  # set when an operator took it back
+    Index("code_by_time", "created_s", "secret_sha256"),
 )
 
 # Append-only: every certificate that was ever issued.

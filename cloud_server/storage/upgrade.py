@@ -6,10 +6,11 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
 
+from cloud_server.progress import Report, unreported
 from cloud_server.storage.revisions import MIGRATIONS, Tables, revision_of, write_revision
 
 
-def upgrade(connection: Connection, tables: Tables) -> list[str]:
+def upgrade(connection: Connection, tables: Tables, report: Report = unreported) -> list[str]:
     """Run what is missing inside the caller's transaction, and return the revisions before and after.
 
     An empty database gets every table by the same steps as one that grew up with the program.
@@ -23,5 +24,6 @@ def upgrade(connection: Connection, tables: Tables) -> list[str]:
     config.set_main_option("path_separator", "newline")
     config.attributes["connection"] = connection
     config.attributes["metadata"] = tables.metadata
+    config.attributes["report"] = report
     command.upgrade(config, tables.newest)
     return [before or "empty", tables.newest]

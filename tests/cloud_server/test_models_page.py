@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 from typing import Any, Final
 
+import numpy as np
 import pytest
-from safetensors.numpy import load
+from safetensors.numpy import load, save
 from sqlalchemy import update
 
 from cloud_server.app import RELEASE_KEY_FILE
+from cloud_server.cli import main
 from cloud_server.releases.keys import newest_key, rotate
 from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
 from cloud_server.storage.leases import LEASE_S
-from cloud_server.storage.schema import evaluation
+from cloud_server.storage.schema import evaluation, version
 from cloud_server.tasks import release_of
 from shared.errors import Unauthenticated
 from shared.release import verify_release
@@ -186,6 +189,36 @@ def test_what_is_unknown_or_expired_is_not_promoted_and_the_page_says_so(desk: D
     assert desk.scene.state.promotion == 0
 
 
+def test_a_version_whose_signature_is_wrong_is_released_nowhere(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    before = desk.scene.state
+    with desk.scene.local.parts.database.write() as connection:
+        connection.execute(update(version).where(version.c.number == 1).values(signature=bytes(64)))
+    data = str(desk.scene.local.parts.folder.path)
+    for verb in ("promote", "pin"):
+        status, page = desk.post(verb, version="1", stages="100%")
+        assert (status, "bad-signature" in page) == (401, True), verb
+        assert main(["model", verb, TASK, "1", "--data", data]) == 3
+        assert "code: bad-signature" in capsys.readouterr().err
+    assert desk.scene.state == before
+
+
+def test_nothing_is_released_before_it_is_evaluated(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither by going on early, nor by pinning, nor because nobody came; and the shell says the same."""
+    data = str(desk.scene.local.parts.folder.path)
+    desk.post("promote", version="1", stages=TWO_STAGES, wait="yes")
+    for verb, code in (("proceed", "not-waiting"), ("pin", "not-evaluated")):
+        status, page = desk.post(verb, version="1")
+        assert (status >= 400, code in page) == (True, True), verb
+        assert main(["model", verb, TASK, *(["1"] if verb == "pin" else []), "--data", data]) == 3
+        assert f"code: {code}" in capsys.readouterr().err
+    assert desk.scene.state.released == 0
+    desk.scene.local.clock.time_s += PLAN.deadlines.round_s + 1
+    desk.scene.local.settle()
+    desk.sign_in()
+    (ended,) = desk.read()["ended"]
+    assert (ended["phase"], desk.scene.state.released, desk.scene.uses()) == ("rolled-back", 0, [0] * 6)
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
@@ -313,3 +346,54 @@ def test_a_task_that_is_made_after_the_keys_replacement_is_signed_by_the_new_key
     verify_release(body, signature, public_key=new.public, task="second", min_version=0, now_s=now_s)
     with refused("bad-signature", Unauthenticated):
         verify_release(body, signature, public_key=old.public, task="second", min_version=0, now_s=now_s)
+
+
+def test_weights_are_imported_as_the_command_imports_them(desk: Desk) -> None:
+    def send(revision: int, data: bytes, name: str = "ones.safetensors") -> tuple[int, str]:
+        sent = {"form_token": desk.browser.form_token(), "revision": str(revision), "weights": (io.BytesIO(data), name)}
+        answer = desk.browser._client.post(
+            f"/console/models/{TASK}/import",
+            base_url=BASE,
+            data=sent,
+            content_type="multipart/form-data",
+            headers={"Accept": "text/html"},
+        )
+        return answer.status_code, answer.headers.get("Location", "") + answer.get_data(as_text=True)
+
+    seen = desk.read()["revision"]
+    fits = save({"theta": np.full(8, 3.0, np.float32)})
+    for data, name, code in (
+        (b"", "", "no-weights"),
+        (b"no safetensors", "a.safetensors", "wrong-weights"),
+        (save({"other": np.ones(8, np.float32)}), "a.safetensors", "wrong-weights"),
+        (save({"theta": np.full(8, np.nan, np.float32)}), "a.safetensors", "wrong-weights"),
+    ):
+        status, page = send(seen, data, name)
+        assert (status, code in page) == (400, True), code
+    assert send(seen + 7, fits)[0] == 409
+    assert desk.read()["newest"] == 1
+    status, where = send(seen, fits)
+    assert (status, "done=release-import" in where) == (303, True)
+    assert (desk.read()["newest"], desk.read()["released"], desk.scene.uses()) == (2, 0, [0] * 6)
+    made = load(desk.browser.get(f"/console/models/{TASK}/2/safetensors").get_data())
+    assert made["theta"].tolist() == [3.0] * 8
+    assert entries(desk.scene.local, "version-imported")[-1] == ("operator:ada", TASK)
+    assert Desk(desk.scene.local, "vi", "viewer", desk.scene).post("import")[0] == 403
+
+
+def test_the_gate_is_set_on_the_page_and_shown(desk: Desk) -> None:
+    assert 'name="tolerance" type="number" min="0" max="1" step="any" value="0.01"' in desk.text()
+    for fields, code in (
+        ({"tolerance": "0.2"}, "bad-gate"),
+        ({"tolerance": "nan"}, "bad-number"),
+        ({"largest_drop": "1e9"}, "bad-number"),
+        ({"largest_drop": "2"}, "bad-gate"),
+        ({"tolerance": "-0.1"}, "bad-number"),
+        ({"tolerance": "."}, "bad-number"),
+    ):
+        status, page = desk.post("promote", None, version="1", stages=TWO_STAGES, **fields)
+        assert (status, code in page) == (400, True), fields
+    assert desk.post("promote", version="1", stages=TWO_STAGES, tolerance="0.025", largest_drop="0.5")[0] == 303
+    going = desk.read()["promotion"]
+    assert (going["tolerance"], going["largest_drop"]) == (0.025, 0.5)
+    assert "accepts a drop of 2.5 % beyond chance, and never more than 50 %" in desk.text()

@@ -7,13 +7,17 @@ import json
 import re
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import pytest
+from sqlalchemy import insert, select
 
 from cloud_server.dashboard.facts.rounds import measured
-from cloud_server.dashboard.language import CATALOGUES, LANGUAGES
+from cloud_server.dashboard.language import LANGUAGES
+from cloud_server.dashboard.sentences import CATALOGUES
 from cloud_server.dashboard.showing import SECURITY_HEADERS
 from cloud_server.dashboard.signing_in import STATIC
+from cloud_server.storage.schema import device
 from shared.plan import Stop
 from tests.cloud_server.local import Local, small_plan
 from tests.cloud_server.members import STEPS, Member
@@ -110,10 +114,19 @@ def test_devices_are_paged_searched_and_changed(local: Local, browser: Browser) 
     assert browser.post(f"/console/devices/{chosen}/dance").status_code == 404
 
 
+def hostile_device(local: Local, name: str) -> None:
+    """Enrol a device of a name that no authority gives."""
+    with local.parts.database.write() as connection:
+        row = connection.execute(select(device)).mappings().first()
+        assert row is not None
+        connection.execute(insert(device).values({**row, "device": name}))
+
+
 def test_hostile_texts_stay_texts(local: Local, browser: Browser, members: list[Member]) -> None:
     """Whatever reaches a table, by devices, operators or a damaged database, is shown as it is and does nothing."""
     hostile = HOSTILE.replace("'", "''")
     local.change(f"UPDATE device SET code_group = '{hostile}', state_reason = '{hostile}'")  # noqa: S608
+    hostile_device(local, HOSTILE)
     local.change(f"UPDATE round SET reason = '{hostile}' WHERE number = 1")  # noqa: S608
     local.change(f"UPDATE cohort SET failure = '{hostile}'")  # noqa: S608
     browser.post(f"/console/devices/{members[0].device}/quarantine", reason=HOSTILE)
@@ -123,6 +136,7 @@ def test_hostile_texts_stay_texts(local: Local, browser: Browser, members: list[
         f"/console/devices/{members[0].device}",
         "/console/devices?name=<script>&group=<b>",
     ]
+    paths += [f"/console/devices/{quote(HOSTILE, safe='')}"]
     paths += [
         "/console/overview?task=<script>alert(1)</script>",
         "/console/tasks/<script>",

@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load, save
 from sqlalchemy import Connection, text, update
 
 from cloud_server import audit
+from cloud_server.api.operator import METRICS
 from cloud_server.devices import set_state
 from cloud_server.releases import actions
 from cloud_server.releases.card import card_text, model_card
@@ -34,7 +36,7 @@ from shared.decision import PLACES, Decision, verify_decision
 from shared.errors import Conflict, FedloomError, Missing, Refused, UsageError
 from shared.limits import RETRY_AFTER_MS
 from shared.numeric.contribution_vector import Evaluation
-from shared.plan import Plan, Privacy
+from shared.plan import Eligibility, Plan, Privacy
 from shared.wire.messages import Assignment, CheckIn, read_signed
 from shared.wire.requests import CHECK_IN, DECISION
 from tests.cloud_server.local import HOUR_S, Local, small_plan
@@ -390,6 +392,32 @@ def test_nobody_comes_in_time(scene: Scene) -> None:
     assert scene.uses() == [0] * 6
 
 
+@pytest.mark.parametrize(("rest_s", "waits"), [(PLAN.deadlines.round_s / 2, True), (2 * PLAN.deadlines.round_s, False)])
+def test_a_stage_counts_on_devices_that_rest_only_if_they_are_back_in_time(
+    local: Local, monkeypatch: pytest.MonkeyPatch, rest_s: float, *, waits: bool
+) -> None:
+    """Otherwise it would wait for its whole time for devices of which it is known that they may not come."""
+    monkeypatch.setattr("cloud_server.api.waiting.MAX_POLL_HOLD_S", 0.0)
+    scene = Scene(local, dataclasses.replace(PLAN, eligibility=Eligibility(min_interval_s=rest_s)))
+    names = ", ".join(f"'{member.device}'" for member in scene.members)
+    values = f"contributions = 1, last_contribution_s = {scene.now_s}"
+    local.change(f"UPDATE device SET {values} WHERE device IN ({names})")  # noqa: S608
+    scene.act("promote", 1, Rule((1.0,)))
+    if waits:
+        assert (scene.promotion.phase, scene.promotion.reason) == ("evaluating", "")
+    else:
+        assert scene.promotion.phase == "rolled-back"
+        assert "only 0 devices are left that can evaluate it" in scene.promotion.reason
+    if waits:
+        spent_s = 0.75 * PLAN.deadlines.round_s  # nobody has come, and who contributes again now would be late
+        local.clock.time_s += spent_s
+        local.change(f"UPDATE device SET last_contribution_s = {scene.now_s}")  # noqa: S608
+        local.change(f"UPDATE cohort SET phase = 'failed' WHERE id = '{scene.promotion.cohort}'")  # noqa: S608
+        local.settle()
+        assert scene.promotion.phase == "rolled-back"
+        assert "only 0 devices are left" in scene.promotion.reason
+
+
 def test_without_held_out_examples_nothing_is_released(scene: Scene) -> None:
     scene.act("promote", 1, Rule((1.0,)))
     scene.evaluate((Evaluation(0.0, 0, 0),) * 2)
@@ -544,3 +572,22 @@ def test_a_task_that_follows_the_newest_begins_to_hold_with_its_first_promotion(
     member = local.enrol(PLAN, 1)[0]
     with refused("no-decision", Missing):
         member.transport.send("GET", DECISION)
+
+
+def test_the_metric_tells_which_version_devices_of_which_stage_use(scene: Scene) -> None:
+    def told() -> dict[str, float]:
+        page = scene.local.app.test_client().get(METRICS).get_data(as_text=True)
+        found = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
+        return {one.labels["stage"]: one.value for one in found if one.name == "fedloom_released_version"}
+
+    assert told() == {"all": 0.0}  # held, and version 1 is the newest
+    scene.act("promote", 1, Rule((0.001, 1.0)))
+    assert told() == {"all": 0.0, "1": 1.0}
+    scene.evaluate(GOOD)
+    assert told() == {"all": 0.0, "2": 1.0}
+    scene.act("pin", 0)
+    assert told() == {"all": 0.0}
+    scene.act("unpin")
+    scene.evaluate(GOOD)
+    assert told() == {"all": 1.0}
+    assert scene.uses() == [1] * 6

@@ -26,9 +26,8 @@ from edge_client.enrolment import enrol
 from edge_client.identity import load_enrolment
 from edge_client.journal import Journal, State
 from edge_client.local_tensors import LocalTensors
-from edge_client.model_store import PERSONAL_FILE
 from edge_client.report import status
-from edge_client.state_folder import StateFolder
+from edge_client.state_folder import PERSONAL_FILE, StateFolder
 from edge_client.trainer.protocol import Examples, TrainingRecipe
 from edge_client.trainer.runtime import InferenceModel
 from edge_client.trainer.tflite import TfliteTrainer

@@ -40,7 +40,15 @@ def test_the_agent_needs_no_tensorflow(environment: str) -> None:
     run(ROOT / environment / "bin" / "python", program)
 
 
-@pytest.mark.parametrize("module", ["edge_client.examples", "edge_client.contribution"])
-def test_data_is_read_and_trained_on_without_a_network_or_a_database(module: str) -> None:
-    program = f"import sys, {module}; print(sorted({{'urllib3', 'http.client', 'sqlite3'}} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [
+        ("edge_client.examples", set()),
+        ("edge_client.inference", {"sqlite3"}),
+        ("edge_client.contribution", {"sqlite3"}),
+    ],
+)
+def test_data_is_read_and_trained_on_without_a_network_or_the_journal(module: str, more: set[str]) -> None:
+    unwanted = {"urllib3", "http.client", "ssl", "edge_client.transport", "edge_client.journal"} | more
+    program = f"import sys, {module}; print(sorted({unwanted} & set(sys.modules)))"
     assert run(ROOT / ".venv-edge" / "bin" / "python", program).strip() == "[]"

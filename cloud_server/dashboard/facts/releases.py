@@ -29,7 +29,7 @@ Found = dict[str, Json]
 def show_releases(connection: Connection, stored: Task) -> dict[str, Json]:
     """Return what a task's devices use, the promotion that is under way, and the newest ones that ended."""
     state, newest = load_release(connection, stored.name), newest_version(connection, stored.name)
-    fewest = stored.plan.cohort.min_survivors
+    fewest, usual = stored.plan.cohort.min_survivors, Rule()
     evaluations = shown_evaluations(connection, stored.name, fewest)
     found = {(one["promotion"], one["stage"]): _found(one) for one in evaluations}
     newest_first = reversed(list_promotions(connection, stored.name)[-MOST_PROMOTIONS:])
@@ -44,7 +44,9 @@ def show_releases(connection: Connection, stored: Task) -> dict[str, Json]:
         "told": state is None or state.sequence == state.revision,
         "has_noise": stored.plan.privacy.mechanism != "none",
         "smallest_cohort": fewest,
-        "default_stages": stages_text(Rule().shares),
+        "default_stages": stages_text(usual.shares),
+        "default_tolerance": usual.tolerance,
+        "default_largest_drop": usual.largest_drop,
         "promotion": next((shown for one, shown in promotions if one.under_way), None),
         "ended": [shown for one, shown in promotions if not one.under_way],
     }
@@ -64,6 +66,8 @@ def _promotion(connection: Connection, one: Promotion, found: dict[tuple[Json, J
         "stage": one.stage + 1,
         "stages": stages,
         "automatic": one.rule.automatic,
+        "tolerance": one.rule.tolerance,
+        "largest_drop": one.rule.largest_drop,
         "reach": one.limit / PLACES,
         "cohorts": one.attempts,
         "cohort_phase": connection.execute(phase).scalar_one_or_none() if one.cohort else None,

@@ -1,6 +1,6 @@
-"""This device's own data, read from its folder; nothing in this module can reach a network.
+"""Arrays: ``examples.npz``, written by ``numpy.savez``.
 
-``examples.npz`` holds ``x`` (or ``x_<name>`` for each of several inputs), ``y``, and optionally ``held_out``, bool[n]:
+It holds ``x`` (or ``x_<name>`` for each of several inputs), ``y``, and optionally ``held_out``, bool[n]:
 examples that no training sees, on which models are judged. Whether shapes and labels fit the model is the trainer's
 check.
 """
@@ -42,7 +42,7 @@ _DAMAGE: Final = (  # what NumPy and zipfile were seen to raise for files with f
 )
 
 
-def read_examples(folder: Path) -> tuple[Examples, Examples]:
+def read_npz(folder: Path) -> tuple[Examples, Examples]:
     """Return the examples to train on and the held-out ones.
 
     Raises:
