@@ -127,6 +127,7 @@ def _parsed(data: bytes, path: Path) -> dict[str, Any]:
         raise UsageError("bad-settings", f"{path}: line {line} is not UTF-8.", "save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
         told = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        told = told.replace("at end of document", f"at line {len(data.splitlines())}, the end")
         raise UsageError(
             "bad-settings",
             f"{path} is not TOML: {told}.",

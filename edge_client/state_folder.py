@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from shared.errors import BrokenState, TryLater, UsageError
 
 PERSONAL_FILE = "infer_int8_personal.tflite"  # beside the release's own, where it does better on this device
 _LOCK = "lock"
+_LOCK_TRIES, _LOCK_TRY_S = 3, 0.1
 _CURRENT = ("current", ".current.new")
 _FOLDERS = ("store", "releases")
 _LOCAL = "local_tensors.bin"
@@ -127,21 +129,34 @@ class StateFolder:
         except OSError as error:
             raise self._not_writable(error) from error
         with opened as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise TryLater(
-                    "agent-running", f"Another agent works in {self.path}.", "stop it first, or leave it to its work"
-                ) from error
+            for last in (*[False] * _LOCK_TRIES, True):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if last:
+                        raise TryLater(
+                            "agent-running",
+                            f"Another agent works in {self.path}.",
+                            "stop it first, or leave it to its work",
+                        ) from error
+                    time.sleep(_LOCK_TRY_S)  # it may be somebody who looks whether an agent is at work
             yield
 
     def is_locked(self) -> bool:
         """Say whether an agent is at work here."""
         try:
-            with self.lock():
-                return False
-        except TryLater:
-            return True
+            opened = (self.path / _LOCK).open("rb")
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._not_writable(error) from error
+        with opened as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
 
     def forget_models(self) -> int:
         """Delete every downloaded model, and return how many bytes that were.

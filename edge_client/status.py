@@ -46,6 +46,8 @@ def status(folder: StateFolder, clock: Clock = _SYSTEM, local: LocalTime = syste
     paused_until_s = pause.at(now_s).until_s if pause is not None else 0.0
     if paused_until_s > now_s:
         condition = {"code": "paused", "values": {}, "look_again_s": _finite(paused_until_s)}
+    elif condition and condition["code"] == "paused":  # until a moment ago
+        condition = None
     why = _why(running=running, note=note, last=last, condition=condition)
     return {
         "device": enrolment.device,

@@ -148,8 +148,8 @@ class Keeper:
         """Wait between two batches for as long as this device may not train.
 
         Raises:
-            NotNow: ``paused-too-long`` where that would be longer than the owner lets a training wait;
-                ``day-limit-reached``.
+            NotNow: ``paused-too-long`` where that was longer than the owner lets a training wait, or the reason's own
+                code where that is known at once; ``day-limit-reached``.
         """
         self._end_batch()
         if self._elapsed_s() - self._looked_s >= LOOK_EVERY_S:
@@ -161,7 +161,8 @@ class Keeper:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Count the last batch of the block, too."""
+        """Look at once in the block, and count its last batch, too."""
+        self._looked_s = -math.inf
         try:
             yield
         finally:
@@ -187,8 +188,9 @@ class Keeper:
         self._log(f"the training pauses: {reason_in(English, reason, self._local)}")
         while True:
             waited_s = self._elapsed_s() - began_s
-            wait_s = reason.look_again_s - self._clock.now_s() if reason.code in _UNTIL_A_TIME else 0.0
-            if waited_s + wait_s >= longest_s:
+            if reason.code in _UNTIL_A_TIME and waited_s + reason.look_again_s - self._clock.now_s() >= longest_s:
+                raise self._not_now(reason)
+            if waited_s >= longest_s:
                 raise self._too_long(reason, longest_s)
             self._clock.sleep(LOOK_EVERY_S)
             found = self.verdict()
@@ -205,7 +207,7 @@ class Keeper:
         words = reason_in(English, reason, self._local)
         return NotNow(
             "paused-too-long",
-            f"The training would pause for longer than {longest_s:g} s: {words}",
+            f"The training paused for longer than {longest_s:g} s: {words}",
             "nothing: it trains again when it may; or raise train.pause_at_most_s",
         )
 

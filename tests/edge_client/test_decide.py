@@ -16,6 +16,7 @@ from edge_client.conditions.decide import CLOCK_TOLERANCE_S, No, Now, Yes, decid
 from edge_client.conditions.readings import Readings, UsedToday
 from edge_client.settings import Limits, Settings, Train, windows
 
+ON = True  # mains
 BERLIN = ZoneInfo("Europe/Berlin")
 NOON_S = datetime(2026, 7, 1, 12, 0, tzinfo=BERLIN).timestamp()
 
@@ -71,8 +72,8 @@ limits = st.builds(
 settings_of = st.builds(Settings, trains, limits)
 readings_of = st.builds(
     Readings,
-    mostly(True, st.sampled_from([None, False])),
-    mostly(False, st.sampled_from([None, True])),
+    mostly(ON, st.sampled_from([None, False])),
+    mostly(not ON, st.sampled_from([None, True])),
     mostly(80.0, st.none() | st.floats(0, 100)),
     mostly(None, st.sampled_from([frozenset[str](), frozenset({"under-voltage"})])),
     mostly(50.0, maybe),
