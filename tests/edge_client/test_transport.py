@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_server.tls import ensure_certificates
 from edge_client.download import download
 from edge_client.problems import CohortOver, VersionClosed
 from edge_client.transport import ATTEMPTS, BUSY_PATIENCE_S, MAX_WAIT_MS, Signer, Transport, pinned_pool
@@ -136,6 +138,20 @@ def test_another_certificate_is_not_the_server(certificates: Path, tmp_path: Pat
         with refused("not-the-server", TryLater):
             transport.send("GET", "/v1/root")
         transport.close()
+
+
+def test_a_clock_before_the_certificate_is_named_with_its_time(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path, "127.0.0.1", dt.datetime.now(dt.UTC) + dt.timedelta(days=400))
+    clock = ManualClock(3600.0)
+    with serve(tmp_path, Script(Answer())) as url:
+        pool = pinned_pool((tmp_path / "tls_root.pem").read_text())
+        transport = Transport(url, pool, signer=None, clock=clock, jitter=lambda: 0.5)
+        with refused("clock-wrong", TryLater) as caught:
+            transport.send("GET", "/v1/root")
+        transport.close()
+    assert "1970-01-01 01:00:0" in caught.value.message
+    assert "systemd-timesyncd" in caught.value.remedy
+    assert "fake-hwclock" in caught.value.remedy
 
 
 def test_no_server() -> None:
