@@ -85,7 +85,7 @@ class Agent:
         around: Surroundings,
         conditions: Conditions,
     ) -> None:
-        self._participant = Participant(identity, journal, transport, around)
+        self._participant = Participant(identity, journal, transport, around, conditions.before_joining)
         self._use(identity)
         self._renewal = renewal
         self._renew_after_s = 0.0  # a renewal failed
@@ -510,11 +510,11 @@ def open_agent(
 
 def _close(journal: Journal, transport: Transport | None, conditions: Conditions | None) -> None:
     try:
-        if conditions is not None:
-            conditions.close()
         if transport is not None:
             transport.close()
             journal.add_other_traffic(transport.traffic.take())
+        if conditions is not None:
+            conditions.close()
     finally:
         journal.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from edge_client.journal import Record, State
 from edge_client.problems import CohortOver, utc_text
@@ -31,14 +31,14 @@ from shared.wire.messages import (
 from shared.wire.requests import COHORTS, RENDEZVOUS, VECTOR
 
 
-def find_cohort(transport: Transport, asked: Rendezvous, clock: Clock) -> Meeting:
-    """Wait for a cohort of a version that was trained from, or evaluated.
+def find_cohort(transport: Transport, asked: Rendezvous, clock: Clock, before_each: Callable[[], None]) -> Meeting:
+    """Wait for a cohort of a version that was trained from, or evaluated; ``before_each`` time that it asks may wait.
 
     Raises:
         VersionClosed: if none forms any more.
         TryLater: ``clock-wrong`` where a cohort that forms now has expired by this device's clock.
     """
-    body = transport.poll(RENDEZVOUS, float("inf"), "POST", asked.to_bytes())
+    body = transport.poll(RENDEZVOUS, float("inf"), "POST", asked.to_bytes(), before_each=before_each)
     meeting = Meeting.from_bytes(body)
     require_name(meeting.cohort, "the cohort")  # it becomes part of addresses
     if meeting.expires_at_s < (now_s := clock.now_s()):

@@ -99,6 +99,8 @@ def _why(  # noqa: PLR0911  # one way out per reason
         return {"why": "done"}
     if not running and not (condition and condition["code"] == "paused"):
         return {"why": "no-agent"}
+    if condition and last and last.state is State.TRAINED:
+        return {"why": "condition", **condition}
     if last and last.state not in {*TERMINAL, State.TRAINING}:
         if last.baseline is None:
             return {"why": "in-cohort", "round": last.round_number, "state": str(last.state)}

@@ -226,14 +226,16 @@ class Transport:
         body: bytes = b"",
         *,
         max_bytes: int = MAX_JSON_BYTES,
+        before_each: Callable[[], None] = lambda: None,
     ) -> bytes:
-        """Ask until the answer, of at most ``max_bytes``, is there.
+        """Ask until the answer, of at most ``max_bytes``, is there; ``before_each`` may wait, or end it by raising.
 
         Raises:
             CohortOver: ``deadline-passed`` when it was not by ``deadline_s`` (seconds since the epoch).
             FedloomError: as ``send``.
         """
         while self._clock.now_s() <= deadline_s:
+            before_each()
             until_s = min(deadline_s, self._clock.now_s() + PATIENCE_S)
             reply = self.send(method, target, body, until_s=until_s, max_bytes=max_bytes)
             if reply.status != HTTPStatus.ACCEPTED:

@@ -32,6 +32,10 @@ class Conditions(Protocol):
         """Wait between two batches for as long as this device may not train; raises ``NotNow``."""
         ...
 
+    def before_joining(self) -> None:
+        """Wait before a cohort is asked for, for as long as this device may not work; raises ``NotNow``."""
+        ...
+
     def training(self) -> AbstractContextManager[None]:
         """Count what is trained in the block."""
         ...
@@ -56,6 +60,9 @@ class Unconditional:
         """Go on."""
 
     def before_batch(self) -> None:
+        """Go on."""
+
+    def before_joining(self) -> None:
         """Go on."""
 
     def training(self) -> AbstractContextManager[None]:

@@ -152,12 +152,16 @@ class Keeper:
                 code where that is known at once; ``day-limit-reached``.
         """
         self._end_batch()
+        self.before_joining()
+        self._spending.spend("training_s", self._batch_s)
+        self._batch = self._elapsed_s(), self._batch_s
+
+    def before_joining(self) -> None:
+        """Wait for as long as this device may not work: a trained update is kept meanwhile; raises as above."""
         if self._elapsed_s() - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = self._elapsed_s()
             if isinstance(found := self.verdict(), No):
                 self._wait(found)
-        self._spending.spend("training_s", self._batch_s)
-        self._batch = self._elapsed_s(), self._batch_s
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -185,7 +189,7 @@ class Keeper:
     def _wait(self, reason: No) -> None:
         began_s, longest_s = self._elapsed_s(), self._settings.train.pause_at_most_s
         self._note(reason)
-        self._log(f"the training pauses: {reason_in(English, reason, self._local)}")
+        self._log(f"the work pauses: {reason_in(English, reason, self._local)}")
         while True:
             waited_s = self._elapsed_s() - began_s
             if reason.code in _UNTIL_A_TIME and waited_s + reason.look_again_s - self._clock.now_s() >= longest_s:
@@ -201,13 +205,13 @@ class Keeper:
                 break
         self._looked_s = self._elapsed_s()
         self._note(found)
-        self._log("the training goes on")
+        self._log("the work goes on")
 
     def _too_long(self, reason: No, longest_s: float) -> NotNow:
         words = reason_in(English, reason, self._local)
         return NotNow(
             "paused-too-long",
-            f"The training paused for longer than {longest_s:g} s: {words}",
+            f"The work paused for longer than {longest_s:g} s: {words}",
             "nothing: it trains again when it may; or raise train.pause_at_most_s",
         )
 

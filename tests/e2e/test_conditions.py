@@ -127,7 +127,7 @@ def test_a_training_pauses_in_the_heat_and_is_counted_when_it_is_over(running: D
         assert process.wait(60) == 0, pair.log.read_text()
     other.join(60)
     assert not other.is_alive()
-    assert "the training pauses: it is 80 °C hot, and must be below 70 °C" in pair.log.read_text()
+    assert "the work pauses: it is 80 °C hot, and must be below 70 °C" in pair.log.read_text()
 
 
 def test_killed_while_paused_it_trains_again(running: Deployment, tmp_path: Path) -> None:
@@ -139,8 +139,10 @@ def test_killed_while_paused_it_trains_again(running: Deployment, tmp_path: Path
         process.wait()
     assert status(pair.hot)["running"] is False
     with pair.agent("mild") as process:
-        wait_for(lambda: (status(pair.hot)["condition"] or {}).get("code") == "too-hot", "it to see that it is hot")
-        assert pair.ends() == [("abandoned", "process-ended")]
+        wait_for(lambda: pair.ends() == [("abandoned", "process-ended")], "what was begun to be closed")
+        time.sleep(2.0)
+        assert (status(pair.hot)["condition"] or {}).get("code") == "too-hot"
+        assert len(pair.ends()) == 1, "it is hot still"
         heat(pair.root, 60)
         wait_for(lambda: pair.ends()[-1] == ("counted", ""), "the contribution to be counted")
         assert process.wait(60) == 0, pair.log.read_text()
@@ -178,3 +180,17 @@ def test_a_day_with_too_few_megabytes_is_kept(running: Deployment, tmp_path: Pat
     assert status(pair.hot)["used_today"]["transferred_bytes"] <= 100_000
     assert moved <= 100_000
     assert all(state == "abandoned" for state, _ in pair.ends())
+
+
+def test_a_trained_update_waits_through_a_pause_for_its_cohort(running: Deployment, tmp_path: Path) -> None:
+    pair = Pair(running, tmp_path, "waits")
+    with pair.agent("mild") as process:
+        wait_for(lambda: pair.ends() == [("trained", "")], "it to train")
+        heat(pair.root, 80)
+        wait_for(lambda: (status(pair.hot)["condition"] or {}).get("code") == "too-hot", "it to see that it is hot")
+        other = pair.bring_the_other()
+        heat(pair.root, 60)
+        wait_for(lambda: pair.ends() == [("counted", "")], "the contribution to be counted")
+        assert process.wait(60) == 0, pair.log.read_text()
+    other.join(60)
+    assert not other.is_alive()
