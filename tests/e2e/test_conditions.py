@@ -180,17 +180,3 @@ def test_a_day_with_too_few_megabytes_is_kept(running: Deployment, tmp_path: Pat
     assert status(pair.hot)["used_today"]["transferred_bytes"] <= 100_000
     assert moved <= 100_000
     assert all(state == "abandoned" for state, _ in pair.ends())
-
-
-def test_a_trained_update_waits_through_a_pause_for_its_cohort(running: Deployment, tmp_path: Path) -> None:
-    pair = Pair(running, tmp_path, "waits")
-    with pair.agent("mild") as process:
-        wait_for(lambda: pair.ends() == [("trained", "")], "it to train")
-        heat(pair.root, 80)
-        wait_for(lambda: (status(pair.hot)["condition"] or {}).get("code") == "too-hot", "it to see that it is hot")
-        other = pair.bring_the_other()
-        heat(pair.root, 60)
-        wait_for(lambda: pair.ends() == [("counted", "")], "the contribution to be counted")
-        assert process.wait(60) == 0, pair.log.read_text()
-    other.join(60)
-    assert not other.is_alive()
