@@ -26,8 +26,8 @@ from edge_client.transport import pinned_pool
 from shared.clock import SystemClock
 from shared.errors import FedloomError, Missing, Refused, TryLater, Unauthenticated, UsageError
 from shared.root import EnrolmentCode
+from shared.secagg.floors import DeviceFloors
 from shared.secagg.graph_seed import GraphSeed
-from shared.secagg.session import DeviceFloors
 from shared.wire.canonical import sha256
 from shared.wire.messages import Assignment, CheckIn, read_signed, write_signed
 from shared.wire.requests import ADMIT, CHECK_IN, ENROL
