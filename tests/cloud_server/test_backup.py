@@ -22,8 +22,8 @@ from cloud_server.rounds.driver import RENEWAL_CHECK_S
 from shared.errors import BrokenState, UsageError
 from tests.cloud_server.local import Local, LocalPool, small_plan
 from tests.cloud_server.members import STEPS
-from tests.postgres import Cluster
 from tests.shared.refusals import refused
+from tools.own_postgres import Cluster
 
 Captured = pytest.CaptureFixture[str]
 
