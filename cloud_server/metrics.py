@@ -24,7 +24,7 @@ from cloud_server.releases.state import EVALUATING, RELEASED, ROLLED_BACK, WAITI
 from cloud_server.rounds.machine import Phase
 from cloud_server.rounds.rounds import ABANDONED, CLOSED, OPEN
 from cloud_server.storage.database import Database
-from cloud_server.storage.leases import drivers_until_s
+from cloud_server.storage.leases import drivers_left_s
 from cloud_server.storage.schema import cohort, device, privacy_event, promotion, round_, version
 from cloud_server.tasks import load_task, task_names
 from shared.clock import Clock
@@ -149,8 +149,7 @@ class StateCollector(Collector):
                 "fedloom_task_active", "1 while rounds are planned.", {name: float(name in active) for name in names}
             )
             yield from self._budgets(connection, names)
-            until_s = drivers_until_s(connection)
-        left_s = 0.0 if until_s is None else max(0.0, until_s - self._clock.now_s())
+            left_s = drivers_left_s(connection, self._clock.now_s())
         yield GaugeMetricFamily(
             "fedloom_driver_lease_seconds", "How long the newest driver's lease still holds, 0 without one.", left_s
         )

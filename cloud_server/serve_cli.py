@@ -25,7 +25,7 @@ from cloud_server.rounds.pacing import CHECK_INS_PER_S
 from cloud_server.rounds.retention import Retention
 from cloud_server.serve import Supervisor, run_driver, web_command
 from cloud_server.settings import DataFolder, load_or_create_key, write_private
-from cloud_server.storage.leases import LEASE_S
+from cloud_server.storage.leases import LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE_S
 from cloud_server.storage.opening import open_database
 from cloud_server.storage.schema import device, setting
 from cloud_server.tls import ROOT_FILE
@@ -35,8 +35,6 @@ from shared.root import Root
 from shared.wire.canonical import sha256
 
 ROOT_DOCUMENT: Final = "root.json"  # for the operator of an authority elsewhere
-SHORTEST_LEASE_S: Final = 0.5
-LONGEST_LEASE_S: Final = 600.0
 MAX_PROCESSES: Final = 64
 MOST_CHECK_INS_PER_S: Final = 1e6
 log = logging.getLogger("fedloom")

@@ -24,7 +24,7 @@ from cloud_server.storage.opening import open_blobs, open_database
 from cloud_server.storage.schema import device
 from cloud_server.storage.schema import task as task_table
 from cloud_server.tables import detail, facts, nothing, plain_lines, rounded, significant, table, took, when, word
-from cloud_server.tasks import Task, create_task, load_task, newest_version, task_names
+from cloud_server.tasks import Task, create_task, load_task, newest_version, prepare_task, task_names
 from shared.bundle import read_bundle
 from shared.clock import SystemClock
 from shared.errors import UsageError
@@ -64,9 +64,12 @@ def _create(arguments: argparse.Namespace) -> Json:
     folder = DataFolder.open(arguments.data)
     # Not the whole context: TLS files are made by the first serve, which knows the host name.
     database = open_database(folder, keep_connections=False)
-    with database.write() as connection:
+    now_s = SystemClock().now_s()
+    with database.read() as connection:
         key = newest_key(folder, connection)
-        create_task(connection, open_blobs(folder), bundle, plan, key, SystemClock().now_s())
+    new = prepare_task(open_blobs(folder), bundle, plan, key, now_s)
+    with database.write() as connection:
+        create_task(connection, new, now_s)
     with database.read() as connection:
         Anchor(folder.path / ANCHOR_FILE).extend(connection)
     notes = cautions(plan, paid_cohorts(plan, Layout.of(bundle.manifest.tensors)))

@@ -79,20 +79,27 @@ def task_names(connection: Connection, *, state: str | None = None) -> list[str]
     return list(connection.execute(query).scalars())
 
 
-def create_task(
-    connection: Connection,
-    blobs: BlobStore,
-    bundle: Bundle,
-    plan: Plan,
-    key: SigningKey,
-    now_s: float,
-    *,
-    actor: str = "operator",
-) -> None:
-    """Store a task and publish its version 0, the bundle's initial weights.
+@dataclass(frozen=True)
+class NewTask:
+    """A task whose files are stored, and which is not there yet.
+
+    Attributes:
+        plan: of the task.
+        bundle: hash of each file of the bundle, by name.
+        first: version 0, the bundle's initial weights.
+        master_sha256: hash of the file of its weights.
+    """
+
+    plan: Plan
+    bundle: Mapping[str, str]
+    first: Version
+    master_sha256: str
+
+
+def prepare_task(blobs: BlobStore, bundle: Bundle, plan: Plan, key: SigningKey, now_s: float) -> NewTask:
+    """Store the files of a task, with no transaction open: an object store may take long.
 
     Raises:
-        Conflict: ``task-exists``.
         UsageError: ``unknown-training-input``; ``unknown-tensor`` if nothing is there to personalise;
             ``clip-quantile-statistics`` where it would not be known what was clipped;
             ``bundle-nothing-shared`` for a model of which devices would learn nothing from each other; or what
@@ -115,15 +122,28 @@ def create_task(
             "leave clip_quantile out, or convert the model with --local for its normalisation layers",
         )
     require_possible(plan, layout)
-    if connection.execute(select(task.c.name).where(task.c.name == plan.task)).one_or_none():
-        raise Conflict("task-exists", f"There is a task {plan.task!r} already.", "choose another name in the plan")
     files = {**bundle.files, MANIFEST_FILE: manifest.to_bytes()}
     stored = {name: blobs.put(data) for name, data in files.items()}
+    master = initial_weights(bundle)
+    first = make_version(0, master, plan=plan, manifest=manifest, bundle=files, key=key, now_s=now_s)
+    return NewTask(plan, stored, first, put_version(blobs, first, master, None))
+
+
+def create_task(connection: Connection, new: NewTask, now_s: float, *, actor: str = "operator") -> None:
+    """Store a task and its version 0.
+
+    Raises:
+        Conflict: ``task-exists``.
+        KeyReplaced: ``release-key-replaced``.
+    """
+    plan = new.plan
+    if connection.execute(select(task.c.name).where(task.c.name == plan.task)).one_or_none():
+        raise Conflict("task-exists", f"There is a task {plan.task!r} already.", "choose another name in the plan")
     connection.execute(
         insert(task).values(
             name=plan.task,
             plan=plan.to_bytes(),
-            bundle=encode(dict(stored)),
+            bundle=encode(dict(new.bundle)),
             state="active",
             reason="",
             created_s=now_s,
@@ -135,11 +155,9 @@ def create_task(
         actor,
         "task-created",
         plan.task,
-        {"plan_sha256": plan.sha256.hex(), "bundle": dict(stored)},
+        {"plan_sha256": plan.sha256.hex(), "bundle": dict(new.bundle)},
     )
-    master = initial_weights(bundle)
-    made = make_version(0, master, plan=plan, manifest=manifest, bundle=files, key=key, now_s=now_s)
-    store_version(connection, blobs, plan.task, made, master, now_s)
+    insert_version(connection, plan.task, new.first, new.master_sha256, now_s)
 
 
 def _require_something_to_personalise(manifest: BundleManifest, personalisation: Personalisation) -> None:
@@ -166,19 +184,6 @@ def layout_of(blobs: BlobStore, stored: Task) -> Layout:
 @lru_cache(maxsize=256)
 def _layout(blobs: BlobStore, manifest_sha256: str) -> Layout:
     return Layout.of(BundleManifest.from_bytes(blobs.get(manifest_sha256)).tensors)
-
-
-def store_version(
-    connection: Connection,
-    blobs: BlobStore,
-    task_name: str,
-    made: Version,
-    master: npt.NDArray[np.float32],
-    now_s: float,
-) -> None:
-    """Store a version's files and its row."""
-    before = release_of(connection, task_name, made.number - 1)[0] if made.number else None
-    insert_version(connection, task_name, made, put_version(blobs, made, master, before), now_s)
 
 
 def put_version(blobs: BlobStore, made: Version, master: npt.NDArray[np.float32], before: bytes | None) -> str:

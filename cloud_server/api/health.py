@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloud_server.api.policy import public
 from cloud_server.storage.blobs import lack_of_room
 from cloud_server.storage.database import Database
-from cloud_server.storage.leases import drivers_until_s
+from cloud_server.storage.leases import drivers_left_s
 from shared.clock import Clock
 from shared.errors import TryLater
 from shared.wire.canonical import encode
@@ -70,9 +70,9 @@ def driver_alive(database: Database, clock: Clock) -> Check:
     def check() -> str:
         try:
             with database.read() as connection:
-                until_s = drivers_until_s(connection)
+                left_s = drivers_left_s(connection, clock.now_s())
         except SQLAlchemyError:
             return "not known"
-        return "" if until_s is not None and until_s > clock.now_s() else "no driver holds a lease"
+        return "" if left_s else "no driver holds a lease"
 
     return check

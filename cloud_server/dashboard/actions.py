@@ -21,7 +21,7 @@ from cloud_server.devices import State, set_state
 from cloud_server.durations import seconds_of
 from cloud_server.operators import accounts, tokens
 from cloud_server.releases.keys import newest_key
-from cloud_server.tasks import create_task, load_bundle, load_task, task_names
+from cloud_server.tasks import create_task, load_bundle, load_task, prepare_task, task_names
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, verify_bundle
 from shared.errors import Missing, UsageError
 from shared.limits import MAX_BUNDLE_BYTES, MAX_NAME_CHARACTERS, MAX_SHOWN_CODES
@@ -152,9 +152,11 @@ def create_new_task() -> AnyResponse:
     model = request.form.get("model", "")
     bundle = _stored_bundle(model) if model else _uploaded_bundle()
     parts, who = context(), by()
-    with context().recorded() as connection:
+    with parts.database.read() as connection:
         key = newest_key(parts.folder, connection)
-        create_task(connection, parts.blobs, bundle, plan, key, who.now_s, actor=who.actor)
+    new = prepare_task(parts.blobs, bundle, plan, key, who.now_s)
+    with parts.recorded() as connection:
+        create_task(connection, new, who.now_s, actor=who.actor)
     return done("task-created", url_for("console.show_task", task=plan.task), task=plan.task)
 
 

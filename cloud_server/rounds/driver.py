@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -56,7 +56,7 @@ from cloud_server.rounds.retention import (
     remove_unneeded,
     retire_versions,
 )
-from cloud_server.rounds.rounds import close_round, new_round, open_round, stop_reason
+from cloud_server.rounds.rounds import OpenRound, close_round, new_round, open_round, stop_reason
 from cloud_server.rounds.sealed import cohorts_with_shares, commitments, forget_shares
 from cloud_server.rounds.seen import seen
 from cloud_server.rounds.sums import Sums, forget_partial_sum, words_of
@@ -72,7 +72,6 @@ from cloud_server.tasks import (
     load_bundle,
     load_master,
     load_task,
-    newest_version,
     put_version,
     release_of,
     renew_release,
@@ -95,6 +94,21 @@ TIDYING_S: Final = 3600.0  # every file is looked at
 TOLD_S: Final = 30.0  # between lines about what takes long
 MAX_ATTEMPTS: Final = 20  # cohorts per round, before the round is given up
 log = logging.getLogger("fedloom.driver")
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a step about a task decides by.
+
+    Attributes:
+        task: the task.
+        opened: its open round, if there is one.
+        record: its newest cohort that trains, if there is one.
+    """
+
+    task: Task
+    opened: OpenRound | None
+    record: StoredCohort | None
 
 
 class Driver:
@@ -158,7 +172,8 @@ class Driver:
         with self._database.read() as connection:
             active, released = task_names(connection, state="active"), tasks_to_release(connection)
         steps = [(self._advance_release, name) for name in released] + [(self._advance_task, name) for name in active]
-        held = self._leases.hold([task_lease(name) for name in sorted({*active, *released})], HOUSEKEEPING)
+        wanted = [task_lease(name) for name in sorted({*active, *released})]
+        held = self._leases.hold(wanted, HOUSEKEEPING)
         if HOUSEKEEPING in held:
             if not self._cleans_up:
                 self._clean_up()
@@ -167,7 +182,7 @@ class Driver:
         self._cleans_up = HOUSEKEEPING in held
         moved = False
         for step, name in steps:
-            if task_lease(name) in held:
+            if task_lease(name) in self._leases.hold(wanted, HOUSEKEEPING):  # the step before may have taken long
                 moved |= self._try_step(step, name)  # every task gets its turn
         self._anchor_due |= moved
         if self._anchor_due:
@@ -261,16 +276,17 @@ class Driver:
             opened = open_round(connection, name)
             cohort_id = current_cohort_id(connection, name)
             record = load_cohort(connection, cohort_id) if cohort_id else None
+        look = _Look(task, opened, record)
         if opened is None:
-            return self._open_round(task)
+            return self._open_round(look)
         if record is not None and record.round_number == opened.number and _gradients_are_spent(task, record):
-            return self._publish_again(task, record)
+            return self._publish_again(look, record)
         if record is None or record.round_number != opened.number or record.state.phase is Phase.FAILED:
             attempt = record.attempt + 1 if record is not None and record.round_number == opened.number else 1
-            return self._form_cohort(task, attempt)
+            return self._form_cohort(look, opened, attempt)
         now_s = self._clock.now_s()
         if record.state.phase is Phase.FORMING and now_s - opened.opened_s > task.plan.deadlines.round_s:
-            return self._abandon(task, "nobody came: the round's deadline passed")
+            return self._abandon(look, "nobody came: the round's deadline passed")
         try:
             return self._advance_cohort(task, record)
         except VectorsLost as error:
@@ -297,51 +313,71 @@ class Driver:
         except VectorsLost as error:
             return self._lost(record, error)
 
-    def _refused_by_budget(self, task: Task) -> bool:
+    def _stands(self, connection: Connection, look: _Look) -> bool:
+        """Say whether what a step decided by is still so, and stays so until the transaction ends.
+
+        Who slept longer than its lease finds that another driver went on; an operator may have imported a version.
+        """
+        name, before = look.task.name, look.record
+        if not self._leases.is_mine(connection, task_lease(name)):
+            return False
+        lock_release(connection, name, None)
+        if open_round(connection, name) != look.opened:
+            return False
+        if before is None:
+            return current_cohort_id(connection, name) is None
+        same = current_cohort_id(connection, name) == before.id
+        return same and load_cohort(connection, before.id, lock=True).state == before.state
+
+    def _refused_by_budget(self, look: _Look) -> bool:
         """Finish a task of which one more cohort would reveal too much."""
+        task = look.task
         if task.plan.privacy.mechanism == "none":
             return False
         now_s = self._clock.now_s()
-        with self._database.write() as connection:
-            lock_release(connection, task.name, None)  # the order of locks: the task may be done after this
+        with self._database.read() as connection:  # which takes long the first time, and nobody waits for it
             reason = spent_reason(connection, task.plan, layout_of(self._blobs, task))
-            if reason:
-                close_round(connection, task, None, now_s, reason=reason, stopped=reason)
-        if reason:
-            log.warning("task %s: done, %s", task.name, reason)
-        return bool(reason)
+        if not reason:
+            return False
+        with self._database.write() as connection:
+            if not self._stands(connection, look):
+                return False
+            close_round(connection, task, None, now_s, reason=reason, stopped=reason)
+        log.warning("task %s: done, %s", task.name, reason)
+        return True
 
-    def _open_round(self, task: Task) -> bool:
-        if self._refused_by_budget(task):
+    def _open_round(self, look: _Look) -> bool:
+        if self._refused_by_budget(look):
             return True
         with self._database.write() as connection:
-            number = new_round(connection, task, self._clock.now_s())
-        log.info("task %s: round %d opened", task.name, number)
+            if not self._stands(connection, look):
+                return False
+            number = new_round(connection, look.task, self._clock.now_s())
+        log.info("task %s: round %d opened", look.task.name, number)
         return True
 
-    def _abandon(self, task: Task, reason: str) -> bool:
-        now_s = self._clock.now_s()
+    def _abandon(self, look: _Look, reason: str) -> bool:
+        now_s, record = self._clock.now_s(), look.record
         with self._database.write() as connection:
-            cohort_id = current_cohort_id(connection, task.name)
-            state = load_cohort(connection, cohort_id, lock=True).state if cohort_id else None
-            if cohort_id and state is not None and state.phase not in OVER:
-                failed = replace(state, phase=Phase.FAILED, since_s=now_s, failure=f"round-abandoned: {reason}")
-                save_state(connection, cohort_id, failed)
-            close_round(connection, task, None, now_s, reason=reason)
-        log.warning("task %s: round abandoned, %s", task.name, reason)
+            if not self._stands(connection, look):
+                return False
+            if record is not None and record.state.phase not in OVER:
+                failed = replace(record.state, phase=Phase.FAILED, since_s=now_s, failure=f"round-abandoned: {reason}")
+                save_state(connection, record.id, failed)
+            close_round(connection, look.task, None, now_s, reason=reason)
+        log.warning("task %s: round abandoned, %s", look.task.name, reason)
         return True
 
-    def _publish_again(self, task: Task, record: StoredCohort) -> bool:
+    def _publish_again(self, look: _Look, record: StoredCohort) -> bool:
         """Give up the round and publish its weights under the next number, so that devices may contribute again."""
-        now_s = self._clock.now_s()
+        task, now_s = look.task, self._clock.now_s()
         with self._database.read() as connection:
             master = load_master(connection, self._blobs, task.name, record.base_version)
         made = self._next_version(task, record, master, task.plan, now_s)
         master_sha256 = self._put(task, made, master)
         with self._database.write() as connection:
-            lock_release(connection, task.name, None)
-            if newest_version(connection, task.name) != record.base_version:
-                return True  # an import was quicker
+            if not self._stands(connection, look):
+                return False
             insert_version(connection, task.name, made, master_sha256, now_s)
             close_round(connection, task, None, now_s, reason=record.state.failure)
         log.warning("task %s: round %d abandoned, %s", task.name, record.round_number, record.state.failure)
@@ -368,20 +404,19 @@ class Driver:
             before, _ = release_of(connection, task.name, made.number - 1)
         return put_version(self._blobs, made, weights, before)
 
-    def _form_cohort(self, task: Task, attempt: int) -> bool:
+    def _form_cohort(self, look: _Look, opened: OpenRound, attempt: int) -> bool:
         if attempt > MAX_ATTEMPTS:
-            return self._abandon(task, f"{MAX_ATTEMPTS} cohorts failed")
-        if self._refused_by_budget(task):
+            return self._abandon(look, f"{MAX_ATTEMPTS} cohorts failed")
+        if self._refused_by_budget(look):
             return True
         now_s = self._clock.now_s()
         with self._database.write() as connection:
-            opened = open_round(connection, task.name)
-            if opened is None:
+            if not self._stands(connection, look):
                 return False
             insert_cohort(
                 connection,
                 cohort_id=random_id("cohort", self._random_bytes),
-                task_name=task.name,
+                task_name=look.task.name,
                 round_number=opened.number,
                 attempt=attempt,
                 base_version=opened.base_version,

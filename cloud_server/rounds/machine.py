@@ -33,6 +33,7 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
+CLOCK_SLACK_S = 60.0  # by which the clocks of several machines may differ
 OVER = frozenset({Phase.SUMMED, Phase.FAILED})
 
 
@@ -101,6 +102,9 @@ def advance(state: CohortState, seen: Seen, rules: CohortRules, deadlines: Deadl
     """Return the next state and the one effect that belongs to the step; the same state when nothing is due."""
     if state.phase in OVER:
         return state, Effect.NONE
+    if seen.now_s < state.since_s - CLOCK_SLACK_S:
+        # The clock was ahead and was set back: the phase's time begins now, else it would last until then.
+        return replace(state, since_s=seen.now_s), Effect.NONE
     if state.phase is Phase.FORMING:
         return _forming(state, seen, rules, deadlines)
     limits = thresholds(state.members, rules)
@@ -116,7 +120,8 @@ def advance(state: CohortState, seen: Seen, rules: CohortRules, deadlines: Deadl
 
 def _forming(state: CohortState, seen: Seen, rules: CohortRules, deadlines: Deadlines) -> tuple[CohortState, Effect]:
     full = seen.joined >= rules.largest
-    quiet = seen.joined > 0 and seen.now_s - seen.last_join_s >= deadlines.forming_s
+    waited_s = seen.now_s - seen.last_join_s  # negative where the clock was ahead and was set back
+    quiet = seen.joined > 0 and not -CLOCK_SLACK_S <= waited_s < deadlines.forming_s
     if not (full or quiet):
         return state, Effect.NONE
     try:

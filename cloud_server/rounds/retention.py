@@ -117,7 +117,8 @@ def _oldest_wanted(connection: Connection, task_name: str, count: int) -> int:
 def forget_cohorts(database: Database, retention: Retention, now_s: float, report: Report = unreported) -> int:
     """Delete what members sent to cohorts that have been over for long, and return how many cohorts there were.
 
-    A cohort whose survivors were charged to a privacy budget stays, without its roster.
+    A cohort whose survivors were charged to a privacy budget stays, without its roster. So does one that measured a
+    version that could still be promoted, with the names of who did: nobody's counts of it may be in two sums.
     """
     old_s = now_s - retention.cohort_days * DAY_S
     over = cohort.c.phase.in_([phase.value for phase in OVER])
@@ -127,15 +128,18 @@ def forget_cohorts(database: Database, retention: Retention, now_s: float, repor
         round_.c.number == cohort.c.round,
         round_.c.phase == OPEN,
     )
-    of_promotion = select(promotion.c.number).where(  # under way: who evaluated for it must not do so again
+    of_promotion = select(promotion.c.number).where(  # under way
         cohort.c.purpose == "evaluation",
         promotion.c.task == cohort.c.task,
         promotion.c.number == cohort.c.round,
         promotion.c.ended_s.is_(None),
     )
     charged = select(privacy_event.c.cohort).where(privacy_event.c.cohort == cohort.c.id)
+    of_version = (version.c.task == cohort.c.task) & (version.c.number == cohort.c.base_version)
+    measured = select(version.c.number).where(cohort.c.purpose == "evaluation", of_version)
+    stays = charged.exists() | measured.exists()
     query = select(cohort.c.id).where(over, cohort.c.since_s < old_s, ~of_open_round.exists(), ~of_promotion.exists())
-    query = query.where(~charged.exists() | cohort.c.roster.is_not(None)).limit(COHORTS_AT_ONCE)
+    query = query.where(~stays | cohort.c.roster.is_not(None)).limit(COHORTS_AT_ONCE)
     forgotten = 0
     while True:
         with database.read() as connection:
@@ -143,10 +147,12 @@ def forget_cohorts(database: Database, retention: Retention, now_s: float, repor
         if not names:
             return forgotten
         with database.write() as connection:
-            for table in (step, commitment, box, partial_sum):
+            kept = set(connection.execute(select(cohort.c.id).where(cohort.c.id.in_(names), stays)).scalars())
+            measuring = select(cohort.c.id).where(cohort.c.id.in_(names), measured.exists())
+            proof = (step.c.step == "vector") & step.c.cohort.in_(set(connection.execute(measuring).scalars()))
+            connection.execute(delete(step).where(step.c.cohort.in_(names), ~proof))
+            for table in (commitment, box, partial_sum):
                 connection.execute(delete(table).where(table.c.cohort.in_(names)))
-            still = select(privacy_event.c.cohort).where(privacy_event.c.cohort.in_(names))
-            kept = set(connection.execute(still).scalars())
             connection.execute(update(cohort).where(cohort.c.id.in_(kept)).values(roster=None))
             connection.execute(delete(cohort).where(cohort.c.id.in_(set(names) - kept)))
         forgotten += len(names)
@@ -157,7 +163,7 @@ def forget_versions(database: Database) -> None:
     """Delete the rows of versions whose files are not kept, once no cohort is left that trained from them."""
     with database.read() as connection:
         names = list(connection.execute(select(task_table.c.name)).scalars())
-    of_task = cohort.c.task == version.c.task
+    of_task = (cohort.c.task == version.c.task) & (cohort.c.purpose == "training")
     trained = select(cohort.c.id).where(of_task, cohort.c.base_version == version.c.number)
     for name in names:
         with database.read() as connection:

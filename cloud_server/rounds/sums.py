@@ -92,11 +92,14 @@ class Sums:
             if not self._leases.is_mine(connection, task_lease(record.task)):
                 # Another driver adds up now; what it has not added must stay.
                 raise TryLater("lease-lost", f"Another driver took over task {record.task}.")
-            connection.execute(delete(partial_sum).where(partial_sum.c.cohort == record.id))
+            of_cohort = partial_sum.c.cohort == record.id
+            before = connection.execute(select(partial_sum.c.sha256).where(of_cohort)).scalar_one_or_none()
+            connection.execute(delete(partial_sum).where(of_cohort))
             bitmap = to_bitmap(running.added, record.state.members)
             connection.execute(insert(partial_sum).values(cohort=record.id, members=bitmap, sha256=sha256))
         self._written[record.id] = len(running.added)
-        self._files.keep_only(record.id, sha256)
+        if before is not None and before != sha256:
+            self._files.remove(record.id, before)  # no other: one of them may be of a driver that took over since
         for index in running.added:
             self._uploads.path(record.id, devices[index]).unlink(missing_ok=True)
 

@@ -2,6 +2,8 @@
 
 A lease keeps drivers from doing the same work twice. Correctness never rests on it alone: a driver that slept longer
 than its lease finds, in the transaction that saves, that the state moved on without it.
+
+A lease that ends later than any can was written by a clock that was ahead; it is free.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -18,6 +20,8 @@ from cloud_server.storage.schema import lease
 from shared.clock import Clock
 
 LEASE_S: Final = 10.0
+SHORTEST_LEASE_S: Final = 0.5
+LONGEST_LEASE_S: Final = 600.0
 _DRIVER: Final = "driver:"
 
 
@@ -54,7 +58,7 @@ class Leases:
         """
         now_s = self._clock.now_s()
         wanted = frozenset(shared)
-        if now_s < self._until_s - self._lease_s / 2 and wanted == self._wanted:
+        if self._lease_s / 2 < self._until_s - now_s <= self._lease_s and wanted == self._wanted:
             return self._held
         with self._database.write() as connection:
             self._take(connection, _DRIVER + self._owner, now_s)
@@ -82,10 +86,11 @@ class Leases:
         """Say, inside a transaction, whether a lease is still this driver's; nobody takes it before the commit."""
         query = select(lease.c.owner, lease.c.expires_s).where(lease.c.name == name).with_for_update()
         row = connection.execute(query).one_or_none()
-        return row is not None and row.owner == self._owner and row.expires_s > self._clock.now_s()
+        left_s = 0.0 if row is None else row.expires_s - self._clock.now_s()
+        return row is not None and row.owner == self._owner and 0 < left_s <= LONGEST_LEASE_S
 
     def _take(self, connection: Connection, name: str, now_s: float) -> bool:
-        free = (lease.c.owner == self._owner) | (lease.c.expires_s <= now_s)
+        free = (lease.c.owner == self._owner) | ~_holds(now_s)
         values = {"owner": self._owner, "expires_s": now_s + self._lease_s}
         if connection.execute(update(lease).where(lease.c.name == name, free).values(values)).rowcount:
             return True
@@ -93,14 +98,19 @@ class Leases:
 
     def _living(self, connection: Connection, now_s: float) -> int:
         drivers = lease.c.name.startswith(_DRIVER)
-        connection.execute(delete(lease).where(drivers, lease.c.expires_s <= now_s))
+        connection.execute(delete(lease).where(drivers, ~_holds(now_s)))
         return int(connection.execute(select(func.count()).where(drivers)).scalar_one())
 
 
-def drivers_until_s(connection: Connection) -> float | None:
-    """Return until when the driver that was seen last is known to live, None if there never was one."""
-    query = select(func.max(lease.c.expires_s)).where(lease.c.name.startswith(_DRIVER))
-    return connection.execute(query).scalar_one_or_none()
+def drivers_left_s(connection: Connection, now_s: float) -> float:
+    """Return for how many seconds the driver that was seen last is still known to live, 0 for none."""
+    query = select(func.max(lease.c.expires_s)).where(lease.c.name.startswith(_DRIVER), _holds(now_s))
+    until_s = connection.execute(query).scalar_one_or_none()
+    return 0.0 if until_s is None else float(until_s) - now_s
+
+
+def _holds(now_s: float) -> ColumnElement[bool]:
+    return (lease.c.expires_s > now_s) & (lease.c.expires_s <= now_s + LONGEST_LEASE_S)
 
 
 def _insert_if_new(connection: Connection, values: dict[str, object]) -> bool:

@@ -48,11 +48,9 @@ class PartialSums:
             raise VectorsLost("sum-damaged", f"The sum of cohort {cohort} is not what was written.")
         return np.frombuffer(data, "<u8").astype(np.uint64)
 
-    def keep_only(self, cohort: str, digest: str) -> None:
-        """Delete a cohort's other sums."""
-        for path in (self.folder / cohort).glob(f"{_PREFIX}*"):
-            if path != self._path(cohort, digest):
-                path.unlink(missing_ok=True)
+    def remove(self, cohort: str, digest: str) -> None:
+        """Delete a sum; those that killed drivers left go with the cohort's folder."""
+        self._path(cohort, digest).unlink(missing_ok=True)
 
     def _path(self, cohort: str, digest: str) -> Path:
         return self.folder / cohort / f"{_PREFIX}{digest}"

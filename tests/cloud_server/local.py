@@ -26,7 +26,7 @@ from cloud_server.storage.blobs import FolderBlobs
 from cloud_server.storage.leases import LEASE_S
 from cloud_server.storage.object_store import Address, ObjectBlobs
 from cloud_server.storage.opening import use_database
-from cloud_server.tasks import create_task
+from cloud_server.tasks import create_task, prepare_task
 from cloud_server.tls import ensure_certificates
 from shared.plan import Cohort, Deadlines, Plan, Server, Stop, Update
 from shared.root import EnrolmentCode
@@ -135,7 +135,11 @@ class Local:
         """Make a task."""
         with self.parts.database.write() as connection:
             bundle = quadratic_bundle(dimension)
-            create_task(connection, self.parts.blobs, bundle, plan, self.release_key, self.clock.now_s())
+            create_task(
+                connection,
+                prepare_task(self.parts.blobs, bundle, plan, self.release_key, self.clock.now_s()),
+                self.clock.now_s(),
+            )
 
     def enrol(self, plan: Plan, count: int, group: str = "") -> list[Member]:
         """Enrol devices."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cloud_server.aggregation.clip_norm import RATE, next_plan
 from cloud_server.rounds.records import load_cohort
-from cloud_server.tasks import create_task, load_task
+from cloud_server.tasks import create_task, load_task, prepare_task
 from shared.bundle import TensorSpec
 from shared.errors import ProtocolAbort, UsageError
 from shared.numeric.contribution_vector import AggregateSum, Evaluation
@@ -178,4 +178,4 @@ def test_what_would_be_counted_wrongly_or_without_noise_is_refused(local: Local)
     )
     moving = replace(bundle, manifest=replace(bundle.manifest, tensors=tensors))
     with local.parts.database.write() as connection, refused("clip-quantile-statistics"):
-        create_task(connection, local.parts.blobs, moving, adaptive(), local.release_key, 0.0)
+        create_task(connection, prepare_task(local.parts.blobs, moving, adaptive(), local.release_key, 0.0), 0.0)

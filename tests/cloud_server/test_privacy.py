@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from cloud_server.aggregation.central_noise import gaussian, with_central_noise
 from cloud_server.api.operator import METRICS
 from cloud_server.privacy import privacy_report, spent_reason
-from cloud_server.tasks import create_task, load_task
+from cloud_server.tasks import create_task, load_task, prepare_task
 from shared.bundle import TensorSpec
 from shared.layout import Layout
 from shared.numeric.contribution_vector import AggregateSum, Evaluation
@@ -165,7 +165,9 @@ def test_plans_that_can_never_run_are_refused_when_the_task_is_made(local: Local
     }
     for code, plan in cases.items():
         with local.parts.database.write() as connection, refused(code):
-            create_task(connection, local.parts.blobs, quadratic_bundle(8), plan, local.release_key, 0.0)
+            create_task(
+                connection, prepare_task(local.parts.blobs, quadratic_bundle(8), plan, local.release_key, 0.0), 0.0
+            )
 
 
 def test_central_noise_has_the_deviation_that_its_multiplier_says() -> None:

@@ -253,8 +253,32 @@ def test_the_cohorts_of_a_promotion_under_way_are_not_forgotten(scene: Scene) ->
     with refused("already-evaluated", Refused):
         first[0].do("join")
     scene.act("roll_back")
-    scene.local.clock.time_s += 100 * DAY_S
-    assert forget_cohorts(scene.local.parts.database, Retention(cohort_days=8.0), scene.now_s)
+
+
+def test_who_has_measured_a_version_is_known_as_long_as_it_can_be_promoted(scene: Scene) -> None:
+    database, local = scene.local.parts.database, scene.local
+    scene.act("promote", 1, Rule((0.001, 1.0)))
+    first = scene.evaluate(GOOD)
+    scene.act("roll_back")
+    local.clock.time_s += 100 * DAY_S
+    assert forget_cohorts(database, Retention(cohort_days=8.0), scene.now_s)
+    assert not forget_cohorts(database, Retention(cohort_days=8.0), scene.now_s)
+    assert [local.rows(f"SELECT count(*) FROM {table}")[0][0] for table in ("box", "commitment")] == [0, 0]  # noqa: S608
+    for member in scene.members:
+        scene.ask(member)  # seen lately
+    scene.act("promote", 1, Rule((0.001, 1.0)))
+    first[0].meet_to_evaluate(1, 0, GOOD)
+    with refused("already-evaluated", Refused):
+        first[0].do("join")
+    scene.act("roll_back")
+    for value in range(2, 8):
+        scene.publish(float(value))
+    retire_versions(database, Retention(2))
+    forget_versions(database)
+    local.clock.time_s += 100 * DAY_S
+    assert forget_cohorts(database, Retention(cohort_days=8.0), scene.now_s)
+    assert local.rows("SELECT number FROM version WHERE number = 1") == []
+    assert local.rows("SELECT count(*) FROM step WHERE step = 'vector'") == [(0,)]
 
 
 def test_a_last_stage_of_too_few_is_judged_by_the_stages_before(scene: Scene) -> None:

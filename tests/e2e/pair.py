@@ -13,7 +13,7 @@ from cloud_server.authority.remote import Description, RemoteAuthority
 from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import FolderBlobs
 from cloud_server.storage.opening import open_database
-from cloud_server.tasks import create_task
+from cloud_server.tasks import create_task, prepare_task
 from shared.plan import Plan
 from shared.root import Root
 from shared.wire.canonical import sha256
@@ -57,7 +57,11 @@ class Pair:
         database = open_database(data)
         with database.write() as connection:
             bundle = quadratic_bundle(dimension)
-            create_task(connection, FolderBlobs(data.blobs), bundle, plan, self.release_key, time.time())
+            create_task(
+                connection,
+                prepare_task(FolderBlobs(data.blobs), bundle, plan, self.release_key, time.time()),
+                time.time(),
+            )
         database.close()
 
     def codes(self, count: int, task: str = "point") -> list[str]:

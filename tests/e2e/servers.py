@@ -22,7 +22,7 @@ from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.blobs import BlobStore, UploadStore
 from cloud_server.storage.object_store import Address, ObjectBlobs
 from cloud_server.storage.opening import open_blobs, open_database, use_database
-from cloud_server.tasks import create_task
+from cloud_server.tasks import create_task, prepare_task
 from edge_client.transport import pinned_pool
 from shared.bundle import Bundle, read_bundle
 from shared.clock import SystemClock
@@ -112,7 +112,7 @@ class Deployment:
         """Make a task with a model."""
         key = load_or_create_key(self._folder.keys / RELEASE_KEY_FILE)
         with self._database.write() as connection:
-            create_task(connection, self.blobs, bundle, plan, key, time.time())
+            create_task(connection, prepare_task(self.blobs, bundle, plan, key, time.time()), time.time())
 
     def codes(self, task: str, count: int, valid_s: float = 3600.0) -> list[EnrolmentCode]:
         """Mint enrolment codes."""

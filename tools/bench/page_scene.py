@@ -17,7 +17,7 @@ from cloud_server import audit
 from cloud_server.api.context import Context
 from cloud_server.storage.schema import cohort, device, invitation, lease, privacy_event, round_, step, version
 from cloud_server.storage.schema import task as task_table
-from cloud_server.tasks import create_task
+from cloud_server.tasks import create_task, prepare_task
 from shared.bundle import read_bundle
 from shared.plan import Cohort, Deadlines, Plan, Privacy, Stop, Update
 from shared.privacy.charges import loss_of
@@ -61,7 +61,7 @@ def fill(parts: Context, folder: Path, key: SigningKey, name: str, size: Size, n
     plan, dice = scene_plan(name), random.Random(name)
     begun_s = now_s - size.rounds * _ROUND_S
     with parts.database.write() as connection:
-        create_task(connection, parts.blobs, read_bundle(folder), plan, key, begun_s)
+        create_task(connection, prepare_task(parts.blobs, read_bundle(folder), plan, key, begun_s), begun_s)
         connection.execute(update(task_table).where(task_table.c.name == name).values(created_s=begun_s))
         names = insert_devices(connection, plan, size, now_s, dice)
         _rounds(connection, plan, size, now_s, dice)

@@ -22,7 +22,7 @@ from cloud_server.releases.stages import settle_stage
 from cloud_server.releases.state import load_release, under_way
 from cloud_server.rounds.releasing import sign_due
 from cloud_server.storage.schema import cohort
-from cloud_server.tasks import create_task, load_task
+from cloud_server.tasks import create_task, load_task, prepare_task
 from shared.bundle import read_bundle
 from shared.numeric.contribution_vector import Evaluation
 from shared.numeric.evaluation_vector import ComparedSum, Spread
@@ -56,7 +56,11 @@ class ReleaseScene:
         write_quadratic_bundle(folder, DIMENSION)
         plan = replace(scene_plan(self.name), privacy=Privacy())
         with self.parts.database.write() as connection:
-            create_task(connection, self.parts.blobs, read_bundle(folder), plan, self.key, now_s - 40 * _HOUR_S)
+            create_task(
+                connection,
+                prepare_task(self.parts.blobs, read_bundle(folder), plan, self.key, now_s - 40 * _HOUR_S),
+                now_s - 40 * _HOUR_S,
+            )
             insert_devices(connection, plan, Size(devices, 40), now_s - 30 * _HOUR_S, random.Random(self.name))
         self.publish(1.0, now_s - 30 * _HOUR_S)
         self.promote(1, now_s - 29 * _HOUR_S)

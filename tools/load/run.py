@@ -20,7 +20,7 @@ from cloud_server.settings import DataFolder, load_or_create_key
 from cloud_server.storage.blobs import FolderBlobs
 from cloud_server.storage.opening import open_database
 from cloud_server.storage.schema import version
-from cloud_server.tasks import create_task, load_master, load_task
+from cloud_server.tasks import create_task, load_master, load_task, prepare_task
 from shared.bundle import read_bundle
 from shared.layout import Layout
 from shared.plan import Cohort, Deadlines, Plan, Stop, Update
@@ -128,7 +128,11 @@ def _create(server: Server, plan: Plan, parameters: int, folder: Path) -> None:
     key = load_or_create_key(data.keys / RELEASE_KEY_FILE)
     database = open_database(data)
     with database.write() as connection:
-        create_task(connection, FolderBlobs(data.blobs), read_bundle(folder / "bundle"), plan, key, time.time())
+        create_task(
+            connection,
+            prepare_task(FolderBlobs(data.blobs), read_bundle(folder / "bundle"), plan, key, time.time()),
+            time.time(),
+        )
     database.close()
     (folder / "plan.json").write_bytes(plan.to_bytes())
 
