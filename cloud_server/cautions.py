@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from shared.plan import Plan
-from shared.secagg.session import DeviceFloors
+from shared.secagg.floors import DeviceFloors
 
 FEW_FOR_NOISE: Final = 100  # members; with fewer, noise of a useful strength drowns the update
 

@@ -144,7 +144,7 @@ def serve(arguments: argparse.Namespace) -> int:
     tls = tls_files(arguments, folder.keys, public_host)
     described = _described(arguments.authority) if arguments.authority else description_of(folder)
     release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
-    root = authority_of(folder, release_key, SystemClock(), described).root(release_key.public, tls.root_pem)
+    root = authority_of(folder, release_key.sign, SystemClock(), described).root(release_key.public, tls.root_pem)
     _require_same_root(folder, root)
     write_private(folder.keys / ROOT_FILE, tls.root_pem.encode("ascii"))
     if described is not None:

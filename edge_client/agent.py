@@ -15,33 +15,29 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from time import perf_counter
-from typing import Any
 
 from edge_client import contribution
 from edge_client.cohort_client import CohortClient
+from edge_client.conditions.asked import Conditions, Unconditional
 from edge_client.contribution import TrainedUpdate
-from edge_client.examples import expect, read_examples
 from edge_client.following import Follower
 from edge_client.identity import Enrolment, Identity, load_enrolment, load_identity, save_enrolment, use_next_key
-from edge_client.int8_check import count_correct, does_worse
 from edge_client.journal import Contribution, Journal, State
+from edge_client.local_work import LocalWork
 from edge_client.memory import total_memory_mib
-from edge_client.model_store import Installed, ModelStore, patched_twin
+from edge_client.model_store import Installed, ModelStore
 from edge_client.participant import Charge, Errand, OnState, Participant, Surroundings
-from edge_client.personal import Personal, personalise
+from edge_client.problems import NotNow
 from edge_client.renewal import Renewal, is_due, signer_of
 from edge_client.state_folder import StateFolder
-from edge_client.trainer.protocol import Trainer
-from edge_client.trainer.select import make_trainer
 from edge_client.transport import Transport, pinned_pool
 from edge_client.waits import WAITS_FOR
-from shared.bundle import Bundle
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokenState, FedloomError, Missing, ProtocolAbort, Refused, TryLater, Unauthenticated
 from shared.ids import random_id
 from shared.numeric.contribution_vector import Evaluation
 from shared.privacy.charges import loss_of
+from shared.secagg.masking import WORD_BYTES
 from shared.secagg.roster import compared_hash
 from shared.secagg.session import DeviceSession
 from shared.wire.messages import Assignment, CheckIn, Rendezvous
@@ -50,6 +46,7 @@ from shared.wire.signed import Certificate
 
 SHORTEST_WAIT_S = 0.05
 LONGEST_WAIT_S = 60.0
+COHORT_BYTES = 256 * 1024  # that a small cohort moves besides the vector
 RENEWAL_PAUSE_S = 3600.0  # before a renewal of the key that failed is tried again
 
 
@@ -86,8 +83,9 @@ class Agent:
         store: ModelStore,
         renewal: Renewal,
         around: Surroundings,
+        conditions: Conditions,
     ) -> None:
-        self._participant = Participant(identity, journal, transport, around)
+        self._participant = Participant(identity, journal, transport, around, conditions.before_joining)
         self._use(identity)
         self._renewal = renewal
         self._renew_after_s = 0.0  # a renewal failed
@@ -96,11 +94,11 @@ class Agent:
         self._transport = transport
         self._store = store
         self._around = around
+        self._conditions = conditions
+        self._work = LocalWork(self._enrolment.examples, journal, store, self._participant.record, around, conditions)
         self._follower = Follower(self._enrolment, journal, store, transport, around.clock, around.log)
-        self._loaded: tuple[Bundle, Trainer] | None = None
         self._evaluated: int | None = None
         self._failures = 0  # since something last worked
-        self._personalised: int | None = None  # the version that this process tried to train further
         self._ruled_out: ProtocolAbort | None = None  # why no round of this task can have this device any more
         self._finished = False
         self._given_up = -1  # the round in which this device failed for a reason of its own
@@ -113,6 +111,7 @@ class Agent:
             TryLater: ``no-round-open``, or what the network or the cohort did.
             FedloomError: what is wrong with the data, the model or the protocol.
         """
+        self._conditions.require()
         assignment = self._check_in_between_rounds()
         try:
             return self._once(assignment)
@@ -125,7 +124,7 @@ class Agent:
     def _once(self, assignment: Assignment) -> Contribution | None:
         installed = self._install_for(assignment)
         if assignment.action == "done":
-            self._personalise(installed)
+            self._work.personalise(installed)
             return None
         if assignment.action == "wait":
             raise TryLater("no-round-open", f"Not now: {WAITS_FOR[assignment.reason]}.", "run it again later")
@@ -158,6 +157,8 @@ class Agent:
             BrokenState: if this device's own state is damaged.
         """
         self._finished = False
+        if (hold_s := self._conditions.hold_s()) is not None:
+            return max(SHORTEST_WAIT_S, hold_s)
         try:
             assignment = self._check_in_between_rounds()
         except TryLater as error:
@@ -183,7 +184,7 @@ class Agent:
             else:
                 self._remember(assignment)
                 if assignment.action == "done":
-                    self._personalise(installed)
+                    self._work.personalise(installed)
         except BrokenState:
             raise
         except FedloomError as error:
@@ -194,6 +195,8 @@ class Agent:
     def _failed(self, error: FedloomError) -> float:
         """Remember an error, and return how many seconds to wait."""
         self._around.log(str(error))
+        if isinstance(error, NotNow):  # the next turn begins with asking for how long
+            return SHORTEST_WAIT_S
         self._journal.put("note", json.dumps({"error": error.to_json()}))
         return self._pause_s()
 
@@ -321,28 +324,8 @@ class Agent:
         if self._evaluated != installed.version:
             self._evaluated = installed.version
             self._around.log(f"version {installed.version}: {word}")
-            self._tell_recorders(installed)
-            self._judge_int8(installed)
-
-    def _tell_recorders(self, installed: Installed) -> None:
-        manifest = installed.bundle.manifest
-        try:
-            expect(self._enrolment.examples, manifest.inputs, manifest.labels)
-        except FedloomError as error:
-            self._around.log(f"applications that record are not told what the model takes: {error}")
-
-    def _judge_int8(self, installed: Installed) -> None:
-        try:
-            _, held_out = read_examples(self._enrolment.examples)
-            result = count_correct(installed.int8, installed.bundle.manifest, held_out)
-        except FedloomError as error:
-            self._around.log(f"version {installed.version}: the int8 model was not judged: {error}")
-            return
-        if result is None:
-            return
-        correct, count = result
-        self._journal.put("int8", json.dumps({"version": installed.version, "correct": correct, "count": count}))
-        self._around.log(f"version {installed.version}: int8 model is right on {correct} of {count} held-out examples")
+            self._work.tell_recorders(installed)
+            self._work.judge_int8(installed)
 
     def _contribute(self, round_number: int, installed: Installed) -> Contribution:
         """Train and take part; the journal says how it ended, whatever happens.
@@ -362,7 +345,8 @@ class Agent:
         entry = self._journal.begin(round_number, installed.version, self._around.clock.now_s())
         self._around.on_state(State.TRAINING, round_number)
         try:
-            trained = self._train(entry, round_number, installed)
+            self._conditions.require_transfer(_vector_bytes(installed) + COHORT_BYTES)
+            trained = self._work.train(entry, round_number, installed)
             self._take_part(entry, round_number, installed, trained)
         except FedloomError as error:
             refused = isinstance(error, ProtocolAbort | Unauthenticated)
@@ -386,68 +370,6 @@ class Agent:
         except ProtocolAbort as error:
             self._refuse(round_number, installed.version, error)
             raise
-
-    def _train(self, entry: int, round_number: int, installed: Installed) -> TrainedUpdate:
-        examples, held_out = read_examples(self._enrolment.examples, self._around.log)
-        seed = int.from_bytes(self._around.random_bytes(8), "big")
-        started = perf_counter()
-        trainer = self._trainer(installed)
-        trained = contribution.train(
-            trainer, installed.weights, examples, held_out, installed.plan, installed.layout, seed
-        )
-        seconds = perf_counter() - started
-        self._store.keep_local(installed, trained.local)
-        if trained.failure is not None:
-            self._journal.note_failed_training(entry, trained.failure.code)
-        self._participant.record(entry, State.TRAINED, seconds_training=seconds)
-        if trained.failure is not None:
-            self._around.log(f"round {round_number}: this device takes part with zeros: {trained.failure}")
-            return trained
-        loss = "" if trained.mean_loss is None else f", loss {trained.mean_loss:.4g}"
-        self._around.log(f"round {round_number}: trained on {trained.examples} examples in {seconds:.1f} s{loss}")
-        return trained
-
-    def _personalise(self, installed: Installed) -> None:
-        """Train the task's last version further on this device's examples, once; keep it where that is better.
-
-        A failure is remembered and not repeated before the next start: the task is done, and nothing waits for it.
-        """
-        done = json.loads(self._journal.get("personal") or "{}")
-        tried = done.get("version") == installed.version
-        settled = tried and ("reason" not in done or self._personalised == installed.version)
-        if settled or not installed.plan.personalisation.epochs:
-            return
-        self._personalised, started = installed.version, perf_counter()
-        try:
-            entry = self._own_model(installed)
-        except (BrokenState, TryLater):
-            raise
-        except FedloomError as error:
-            entry = Personal.none().to_json() | {"kept": False, "reason": error.code}
-            self._around.log(f"version {installed.version}: no model of this device's own: {error}")
-        entry |= {"version": installed.version, "seconds": round(perf_counter() - started, 3)}
-        self._journal.put("personal", json.dumps(entry))
-
-    def _own_model(self, installed: Installed) -> dict[str, Any]:
-        examples, held_out = read_examples(self._enrolment.examples)
-        seed = int.from_bytes(self._around.random_bytes(8), "big")
-        trainer, manifest = self._trainer(installed), installed.bundle.manifest
-        found = personalise(trainer, installed.weights, examples, held_out, installed.plan, manifest, seed)
-        twin = installed.int8 and patched_twin(installed.int8, manifest, found.weights)
-        kept = found.better and not does_worse(twin, installed.int8, manifest, held_out)
-        if twin and kept:
-            self._store.keep_personal(installed, twin)
-        self._around.log(
-            f"version {installed.version}: trained further on this device's own examples, right on"
-            f" {found.after.correct} of {found.after.count} held-out ones ({found.before.correct} before);"
-            f" {'kept' if kept else 'not kept'}"
-        )
-        return found.to_json() | {"kept": kept}
-
-    def _trainer(self, installed: Installed) -> Trainer:
-        if self._loaded is None or self._loaded[0] != installed.bundle:
-            self._loaded = installed.bundle, make_trainer(installed.bundle)
-        return self._loaded[1]
 
     def _take_part(self, entry: int, round_number: int, installed: Installed, trained: TrainedUpdate) -> None:
         plan, clock, random_bytes = installed.plan, self._around.clock, self._around.random_bytes
@@ -490,7 +412,7 @@ class Agent:
         entry = self._journal.begin(promotion, version, self._around.clock.now_s(), baseline.version)
         self._around.on_state(State.TRAINING, promotion)
         try:
-            both = self._compare(entry, candidate, baseline)
+            both = self._work.compare(entry, candidate, baseline)
             self._participant.take_part(entry, self._evaluation(candidate, baseline, both))
         except FedloomError as error:
             refused = isinstance(error, ProtocolAbort | Unauthenticated)
@@ -499,17 +421,6 @@ class Agent:
                 self._declined_evaluation = promotion
             raise
         return self._journal.contribution(entry)
-
-    def _compare(self, entry: int, candidate: Installed, baseline: Installed) -> tuple[Evaluation, Evaluation]:
-        _, held_out = read_examples(self._enrolment.examples)
-        started = perf_counter()
-        found, before = (
-            contribution.evaluate(self._trainer(one), one.weights, held_out) for one in (candidate, baseline)
-        )
-        seconds = perf_counter() - started
-        self._participant.record(entry, State.TRAINED, seconds_training=seconds)
-        self._around.log(f"version {candidate.version} is compared with {baseline.version} in {seconds:.1f} s")
-        return found, before
 
     def _evaluation(self, candidate: Installed, baseline: Installed, both: tuple[Evaluation, Evaluation]) -> Errand:
         clock = self._around.clock
@@ -539,13 +450,17 @@ def open_agent(
     random_bytes: Callable[[int], bytes] = os.urandom,
     jitter: Callable[[], float] = random.random,
     memory_mib: int | None = None,
+    conditions: Callable[[Journal], Conditions] | None = None,
 ) -> Iterator[Agent]:
     """Open an enrolled device's state, close what an earlier process left unfinished, and yield the agent.
+
+    ``conditions`` makes what keeps it to its owner's settings; without it nothing does.
 
     Raises:
         Refused: ``identity-missing``, ``certificate-expired``.
         BrokenState: ``identity-damaged``, ``journal-damaged``.
         TryLater: ``agent-running``.
+        UsageError: ``settings-unreadable``, ``bad-settings``.
     """
     memory = total_memory_mib() if memory_mib is None else memory_mib
     around = Surroundings(clock or SystemClock(), random_bytes, jitter, log, memory, on_state)
@@ -565,10 +480,17 @@ def open_agent(
             enrolment = replace(enrolment, journal_id=journal.adopt_id(random_id("journal", random_bytes)))
             save_enrolment(folder, enrolment)
             identity = replace(identity, enrolment=enrolment)
-        pool = pinned_pool(enrolment.root.tls_root_pem)
-        signer = signer_of(identity, journal.next_counter)
-        transport = Transport(enrolment.url, pool, signer=signer, clock=around.clock, jitter=around.jitter)
+        kept, transport = None, None
         try:
+            kept = conditions(journal) if conditions else Unconditional()
+            transport = Transport(
+                enrolment.url,
+                pinned_pool(enrolment.root.tls_root_pem),
+                signer=signer_of(identity, journal.next_counter),
+                clock=around.clock,
+                jitter=around.jitter,
+                permits=kept.permits,
+            )
             for row in journal.recover(around.clock.now_s()):
                 log(f"round {row.round_number}: the last process ended in state {row.state}; its update is not used")
             store = ModelStore(folder, enrolment, transport, journal, around.clock, log)
@@ -581,14 +503,23 @@ def open_agent(
                 around.jitter,
                 lambda step: on_state(step, 0),
             )
-            yield Agent(identity, journal, transport, store, renewal, around)
+            yield Agent(identity, journal, transport, store, renewal, around, kept)
         finally:
-            transport.close()
-            _close(journal, transport)
+            _close(journal, transport, kept)
 
 
-def _close(journal: Journal, transport: Transport) -> None:
+def _close(journal: Journal, transport: Transport | None, conditions: Conditions | None) -> None:
     try:
-        journal.add_other_traffic(transport.traffic.take())
+        if transport is not None:
+            transport.close()
+            journal.add_other_traffic(transport.traffic.take())
+        if conditions is not None:
+            conditions.close()
     finally:
         journal.close()
+
+
+def _vector_bytes(installed: Installed) -> int:
+    """Return how long every masked vector of a plan is, whatever the roster."""
+    layout = installed.layout
+    return WORD_BYTES * installed.plan.vector_words(layout.shared.size, layout.statistics.size)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 
 from edge_client.journal import Record, State
-from edge_client.problems import CohortOver
+from edge_client.problems import CohortOver, utc_text
 from edge_client.transport import PATIENCE_S, Transport
 from edge_client.upload import send_vector
 from shared.clock import Clock
@@ -32,31 +31,24 @@ from shared.wire.messages import (
 from shared.wire.requests import COHORTS, RENDEZVOUS, VECTOR
 
 
-def find_cohort(transport: Transport, asked: Rendezvous, clock: Clock) -> Meeting:
-    """Wait for a cohort of a version that was trained from, or evaluated.
+def find_cohort(transport: Transport, asked: Rendezvous, clock: Clock, before_each: Callable[[], None]) -> Meeting:
+    """Wait for a cohort of a version that was trained from, or evaluated; ``before_each`` time that it asks may wait.
 
     Raises:
         VersionClosed: if none forms any more.
         TryLater: ``clock-wrong`` where a cohort that forms now has expired by this device's clock.
     """
-    body = transport.poll(RENDEZVOUS, float("inf"), "POST", asked.to_bytes())
+    body = transport.poll(RENDEZVOUS, float("inf"), "POST", asked.to_bytes(), before_each=before_each)
     meeting = Meeting.from_bytes(body)
     require_name(meeting.cohort, "the cohort")  # it becomes part of addresses
     if meeting.expires_at_s < (now_s := clock.now_s()):
         raise TryLater(
             "clock-wrong",
-            f"By this device's clock it is {_utc(now_s)}, but a new cohort expires before that,"
-            f" at {_utc(meeting.expires_at_s)}.",
+            f"By this device's clock it is {utc_text(now_s)}, but a new cohort expires before that,"
+            f" at {utc_text(meeting.expires_at_s)}.",
             "set this device's clock; it is tried again later",
         )
     return meeting
-
-
-def _utc(time_s: float) -> str:
-    try:
-        return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):  # beyond what dates can express
-        return f"{time_s:.0f} s after 1970"
 
 
 class CohortClient:

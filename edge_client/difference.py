@@ -58,6 +58,7 @@ def _go_on(transport: Transport, target: str, arrived: bytearray, max_bytes: int
             if response.status == HTTPStatus.OK:
                 arrived.clear()
             for piece in response.stream(READ_PIECE_BYTES):
+                transport.permits.piece(len(piece))
                 transport.traffic.count("weights_down", len(piece))
                 arrived += piece
                 if len(arrived) > max_bytes:

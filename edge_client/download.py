@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from edge_client.durable import naming_disk_errors, replace_durably
 from edge_client.problems import not_the_server, problem
 from edge_client.traffic import Downward
-from edge_client.transport import ATTEMPTS, Transport, unreachable
+from edge_client.transport import ATTEMPTS, Transport
 from shared.errors import FedloomError, Refused, TryLater
 from shared.limits import MAX_JSON_BYTES, READ_PIECE_BYTES
 from shared.release import FileEntry
@@ -28,6 +28,7 @@ def download(transport: Transport, entry: FileEntry, path: Path, *, counts_as: D
         TryLater: ``no-connection`` and others, with what arrived kept for the next time; ``disk-write-failed``.
     """
     partial = path.with_name(path.name + ".part")
+    transport.permits.download(max(0, entry.size_bytes - _size(partial)))
     failures, busy_until_s = 0, transport.busy_until_s(0.0)
     while (have := _size(partial)) < entry.size_bytes or not partial.exists():
         transport.back_off(failures)
@@ -65,7 +66,7 @@ def _go_on(transport: Transport, entry: FileEntry, partial: Path, counts_as: Dow
             _append(transport, response, entry, partial, counts_as)
             response.release_conn()
     except (HTTPError, OSError) as error:
-        return unreachable(error)
+        return transport.unreachable(error)
     return None
 
 
@@ -79,7 +80,7 @@ def _append(
 ) -> None:
     resumed = response.status == HTTPStatus.PARTIAL_CONTENT
     with naming_disk_errors(partial), partial.open("ab" if resumed else "wb") as file:
-        for piece in _pieces(response):
+        for piece in _pieces(response, transport, entry.size_bytes - file.tell()):
             transport.traffic.count(counts_as, len(piece))
             if file.tell() + len(piece) > entry.size_bytes:
                 break
@@ -91,12 +92,19 @@ def _append(
     raise Refused("wrong-file-size", f"The server sent more than the announced {entry.size_bytes} bytes.")
 
 
-def _pieces(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Yield the body; a broken connection is no error of the disk."""
-    try:
-        yield from response.stream(READ_PIECE_BYTES)
-    except OSError as error:
-        raise ProtocolError(str(error)) from error
+def _pieces(response: urllib3.BaseHTTPResponse, transport: Transport, missing: int) -> Iterator[bytes]:
+    """Yield the body, each piece once it is permitted; a broken connection is no error of the disk."""
+    pieces, left = response.stream(READ_PIECE_BYTES), missing
+    while True:
+        transport.permits.piece(max(0, min(READ_PIECE_BYTES, left)))
+        try:
+            piece = next(pieces, None)
+        except OSError as error:
+            raise ProtocolError(str(error)) from error
+        if piece is None:
+            return
+        left -= len(piece)
+        yield piece
 
 
 def _size(path: Path) -> int:

@@ -14,9 +14,9 @@ from edge_client.transport import Transport, unverified_pool
 from shared.clock import Clock
 from shared.errors import Refused, UsageError
 from shared.ids import random_id
-from shared.privacy.charges import PrivacyFloors
+from shared.privacy.floors import PrivacyFloors
 from shared.root import EnrolmentCode, Root
-from shared.secagg.session import DeviceFloors
+from shared.secagg.floors import DeviceFloors
 from shared.wire.messages import EnrolRequest, read_signed, write_signed
 from shared.wire.requests import ADMIT, ENROL, ROOT, enrolment_message
 from shared.wire.signed import Certificate, SigningKey

@@ -12,9 +12,9 @@ from pathlib import Path
 from edge_client.durable import replace_durably, write_durably
 from edge_client.state_folder import StateFolder
 from shared.errors import BrokenState, FedloomError, Refused
-from shared.privacy.charges import PrivacyFloors
+from shared.privacy.floors import PrivacyFloors
 from shared.root import Root
-from shared.secagg.session import DeviceFloors
+from shared.secagg.floors import DeviceFloors
 from shared.wire.canonical import Fields, Json, decode, encode, octets_to_text
 from shared.wire.signed import Certificate, Signed, SigningKey
 

@@ -25,10 +25,11 @@ from edge_client.journal_file import adopt_id, open_journal
 from edge_client.traffic import Traffic
 from shared.decision import Decision, parse_decision
 from shared.errors import FedloomError, ProtocolAbort
-from shared.privacy.charges import Loss
+from shared.privacy.floors import Loss
 from shared.release_key import ReleaseKey
 from shared.wire.signed import Certificate
 
+SIGNED_TIME: Final = "signed-time-s"  # the name of the latest time in anything that the server signed
 COUNTER_BLOCK: Final = 1000  # counters reserved by one write
 
 

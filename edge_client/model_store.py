@@ -20,10 +20,10 @@ from edge_client.difference import download_difference
 from edge_client.download import download
 from edge_client.durable import naming_disk_errors, sync_folder, write_durably
 from edge_client.identity import Enrolment
-from edge_client.journal import Journal
+from edge_client.journal import SIGNED_TIME, Journal
 from edge_client.local_tensors import LocalTensors
 from edge_client.problems import VersionClosed
-from edge_client.state_folder import PERSONAL_FILE, StateFolder
+from edge_client.state_folder import PERSONAL_FILE, StateFolder, current_version
 from edge_client.traffic import Downward
 from edge_client.trainer.protocol import F32
 from edge_client.transport import Transport
@@ -273,6 +273,8 @@ class ModelStore:
     def _keep(self, release: Release, installed: Installed, body: bytes, signature: bytes) -> None:
         """Write down what the release is, and its inference twin."""
         self._journal.use_version(release.version)
+        if release.issued_at_s > float(self._journal.get(SIGNED_TIME) or 0.0):
+            self._journal.put(SIGNED_TIME, str(release.issued_at_s))
         place = self._folder.releases / str(release.version)
         place.mkdir(parents=True, exist_ok=True)
         write_durably(place / RELEASE_FILE, body)
@@ -348,11 +350,3 @@ def kept_versions(folder: StateFolder) -> list[int]:
     """Return the versions that are on this device."""
     names = (path.name for path in folder.releases.iterdir()) if folder.releases.is_dir() else ()
     return [int(name) for name in names if name.isascii() and name.isdigit()]
-
-
-def current_version(folder: StateFolder) -> int | None:
-    """Return the version in use, None before the first."""
-    try:
-        return int(folder.current.readlink().name)
-    except (OSError, ValueError):
-        return None

@@ -13,7 +13,7 @@ from edge_client.problems import CohortOver
 from edge_client.transport import Transport
 from shared.clock import Clock
 from shared.errors import ProtocolAbort
-from shared.privacy.charges import Loss
+from shared.privacy.floors import Loss
 from shared.secagg.roster import CohortBinding
 from shared.secagg.session import DeviceSession
 from shared.wire.messages import Meeting, Rendezvous
@@ -74,9 +74,18 @@ class Participant:
         journal: says how each contribution stands, before every message.
         transport: the way to the server.
         around: what the agent does not decide itself.
+        before_joining: called each time before it asks for a cohort; may wait, or give up by raising.
     """
 
-    def __init__(self, identity: Identity, journal: Journal, transport: Transport, around: Surroundings) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        journal: Journal,
+        transport: Transport,
+        around: Surroundings,
+        before_joining: Callable[[], None],
+    ) -> None:
+        self._before_joining = before_joining
         self.use(identity)
         self._journal = journal
         self._transport = transport
@@ -90,7 +99,7 @@ class Participant:
         """Go into a cohort, and into another one as long as no byte of the vector has left."""
         failures = 0
         while True:
-            meeting = find_cohort(self._transport, errand.asked, self._around.clock)
+            meeting = find_cohort(self._transport, errand.asked, self._around.clock, self._before_joining)
             try:
                 counted = self._in_cohort(entry, meeting, errand)
                 break

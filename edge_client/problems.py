@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from http import HTTPStatus
 
 from shared.errors import (
@@ -37,6 +38,10 @@ class VersionClosed(TryLater):
     """No cohort forms any more for this version, or the server does not keep it any more."""
 
 
+class NotNow(TryLater):
+    """What the owner of this device set does not let it go on now; nobody else can change that."""
+
+
 def not_the_server(why: str, *, also: str = "") -> TryLater:
     """Return the error for an answer that this protocol's server does not give."""
     return TryLater(
@@ -44,6 +49,29 @@ def not_the_server(why: str, *, also: str = "") -> TryLater:
         f"Something else than the server answered: {why}.",
         f"look for a captive portal or a proxy on this network{also}; it is tried again later",
     )
+
+
+def clock_behind(why: str, now_s: float) -> TryLater:
+    """Return the error for a clock that shows an earlier time than it can be.
+
+    Args:
+        why: that is known.
+        now_s: what it shows, seconds since the epoch.
+    """
+    return TryLater(
+        "clock-wrong",
+        f"This device's clock says {utc_text(now_s)}, but {why}.",
+        "set the clock: `timedatectl` says whether systemd-timesyncd does; a board without a clock chip needs that and"
+        " the package fake-hwclock; it is tried again later",
+    )
+
+
+def utc_text(time_s: float) -> str:
+    """Return a time for people."""
+    try:
+        return f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):  # beyond what dates can express
+        return f"{time_s:.0f} s after 1970"
 
 
 def problem(status: int, body: bytes) -> FedloomError:

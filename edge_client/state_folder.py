@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,12 +15,17 @@ from shared.errors import BrokenState, TryLater, UsageError
 
 PERSONAL_FILE = "infer_int8_personal.tflite"  # beside the release's own, where it does better on this device
 _LOCK = "lock"
+_LOCK_TRIES, _LOCK_TRY_S = 3, 0.1
 _CURRENT = ("current", ".current.new")
 _FOLDERS = ("store", "releases")
 _LOCAL = "local_tensors.bin"
 _JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm")
-_FILES = (*_JOURNAL, "enrolment.json", _LOCAL)
-_HALF_WRITTEN = re.compile(r"\.((?:next_)?identity\.key|enrolment\.json|local_tensors\.bin)\.[0-9]+\.new", re.ASCII)
+_SETTINGS = "agent.toml"  # the owner's; leaving lets it stay
+_PAUSE = "pause.json"
+_FILES = (*_JOURNAL, "enrolment.json", _LOCAL, _PAUSE)
+_HALF_WRITTEN = re.compile(
+    r"\.((?:next_)?identity\.key|enrolment\.json|local_tensors\.bin|agent\.toml|pause\.json)\.[0-9]+\.new", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,16 @@ class StateFolder:
     def journal_file(self) -> Path:
         """The record of every step."""
         return self.path / _JOURNAL[0]
+
+    @property
+    def settings_file(self) -> Path:
+        """What the owner sets, unless a command is given another file."""
+        return self.path / _SETTINGS
+
+    @property
+    def pause_file(self) -> Path:
+        """Until when the owner lets the agent pause."""
+        return self.path / _PAUSE
 
     @property
     def local_tensors(self) -> Path:
@@ -91,7 +107,8 @@ class StateFolder:
         """Say whether an agent enrolled here, or began to, or nobody uses the folder."""
         if self.enrolment_file.exists():
             return True
-        rest = {path.name for path in self.path.iterdir()} - {_LOCK, self.key_file.name, *_JOURNAL}
+        known = {_LOCK, self.key_file.name, _SETTINGS, _PAUSE, *_JOURNAL}
+        rest = {path.name for path in self.path.iterdir()} - known
         return all(_HALF_WRITTEN.fullmatch(name) for name in rest)
 
     def _not_writable(self, error: OSError) -> BrokenState:
@@ -112,21 +129,52 @@ class StateFolder:
         except OSError as error:
             raise self._not_writable(error) from error
         with opened as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise TryLater(
-                    "agent-running", f"Another agent works in {self.path}.", "stop it first, or leave it to its work"
-                ) from error
+            for last in (*[False] * _LOCK_TRIES, True):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if last:
+                        raise TryLater(
+                            "agent-running",
+                            f"Another agent works in {self.path}.",
+                            "stop it first, or leave it to its work",
+                        ) from error
+                    time.sleep(_LOCK_TRY_S)  # it may be somebody who looks whether an agent is at work
             yield
 
     def is_locked(self) -> bool:
         """Say whether an agent is at work here."""
         try:
-            with self.lock():
-                return False
-        except TryLater:
-            return True
+            opened = (self.path / _LOCK).open("rb")
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._not_writable(error) from error
+        with opened as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def forget_models(self) -> int:
+        """Delete every downloaded model, and return how many bytes that were.
+
+        Raises:
+            BrokenState: ``state-not-writable``; what is left can be deleted later.
+        """
+        try:
+            files = [file for name in _FOLDERS for file in (self.path / name).rglob("*") if file.is_file()]
+            freed = sum(file.stat().st_size for file in files)
+            for name in _CURRENT:
+                (self.path / name).unlink(missing_ok=True)
+            for name in _FOLDERS:
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+        except OSError as error:
+            raise self._not_writable(error) from error
+        return freed
 
     def erase(self) -> None:
         """Delete what an agent makes, the keys first, and the folder if nothing else is in it.
@@ -147,3 +195,11 @@ class StateFolder:
             raise self._not_writable(error) from error
         with suppress(OSError):  # files of somebody else
             self.path.rmdir()
+
+
+def current_version(folder: StateFolder) -> int | None:
+    """Return the version in use, None before the first."""
+    try:
+        return int(folder.current.readlink().name)
+    except (OSError, ValueError):
+        return None

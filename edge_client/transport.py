@@ -17,7 +17,8 @@ from http import HTTPStatus
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
-from edge_client.problems import CohortOver, VersionClosed, not_the_server, problem
+from edge_client.permits import Permits
+from edge_client.problems import CohortOver, NotNow, VersionClosed, clock_behind, not_the_server, problem
 from edge_client.traffic import Downward, Traffic, Upward
 from shared.clock import Clock
 from shared.errors import BrokenState, FedloomError, TooManyRequests, TryLater
@@ -42,6 +43,8 @@ MAX_BACKOFF_S = 8.0
 BUSY_PATIENCE_S = 120.0  # with a server that says that it gets too many requests
 MAX_WAIT_MS = 60_000  # a longer retry_after_ms is cut: the server may open a round earlier
 USER_AGENT = "fedloom-agent/1"
+_HEAD_BYTES = 512  # that the head of an answer may have
+_NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID of OpenSSL
 _NOTHING_SENT = (NewConnectionError, ConnectTimeoutError, SSLError)
 
 
@@ -109,6 +112,7 @@ class Transport:
         signer: None before enrolment.
         clock: for waiting between attempts.
         jitter: random numbers in [0, 1), so that devices do not come back all at once.
+        permits: asked before bytes are moved.
     """
 
     def __init__(
@@ -119,8 +123,10 @@ class Transport:
         signer: Signer | None,
         clock: Clock,
         jitter: Callable[[], float],
+        permits: Permits | None = None,
     ) -> None:
         self.traffic = Traffic()
+        self.permits = permits or Permits()
         self._url = url
         self._pool = pool
         self._signer = signer
@@ -173,7 +179,7 @@ class Transport:
                 if self.come_back(error, busy_until_s):
                     continue
                 failures += 1
-                if isinstance(error, CohortOver | VersionClosed) or (
+                if isinstance(error, CohortOver | VersionClosed | NotNow) or (
                     failures >= ATTEMPTS and self._clock.now_s() >= until_s
                 ):
                     raise
@@ -207,7 +213,7 @@ class Transport:
             with self.open(method, target, headers, body, counts_as=counts_as) as response:
                 reply = Reply(response.status, self.read(response, max_bytes))
         except (HTTPError, OSError) as error:
-            raise unreachable(error) from error
+            raise self.unreachable(error) from error
         if reply.status >= HTTPStatus.BAD_REQUEST:
             raise problem(reply.status, reply.body)
         return _expected(reply)
@@ -220,14 +226,16 @@ class Transport:
         body: bytes = b"",
         *,
         max_bytes: int = MAX_JSON_BYTES,
+        before_each: Callable[[], None] = lambda: None,
     ) -> bytes:
-        """Ask until the answer, of at most ``max_bytes``, is there.
+        """Ask until the answer, of at most ``max_bytes``, is there; ``before_each`` may wait, or end it by raising.
 
         Raises:
             CohortOver: ``deadline-passed`` when it was not by ``deadline_s`` (seconds since the epoch).
             FedloomError: as ``send``.
         """
         while self._clock.now_s() <= deadline_s:
+            before_each()
             until_s = min(deadline_s, self._clock.now_s() + PATIENCE_S)
             reply = self.send(method, target, body, until_s=until_s, max_bytes=max_bytes)
             if reply.status != HTTPStatus.ACCEPTED:
@@ -269,6 +277,7 @@ class Transport:
         source = io.BytesIO(body)
         head = len(f"{method} {target} HTTP/1.1\r\nHost: {self._url[8:]}\r\n\r\n")
         head += sum(len(name) + len(value) + 4 for name, value in headers.items())
+        self.permits.transfer(head + len(body) + _HEAD_BYTES)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
@@ -301,6 +310,10 @@ class Transport:
         Raises:
             TryLater: ``not-the-server`` for a longer one.
         """
+        announced = response.headers.get("Content-Length", "")
+        self.permits.transfer(
+            min(max_bytes, int(announced)) if announced.isascii() and announced.isdigit() else max_bytes
+        )
         data: bytes = response.read(max_bytes + 1)
         self.traffic.count(counts_as, len(data))
         if len(data) > max_bytes:
@@ -309,13 +322,19 @@ class Transport:
         response.release_conn()
         return data
 
+    def unreachable(self, error: Exception) -> TryLater:
+        """Return the error for a request that found no server, or another one."""
+        return unreachable(error, self._clock.now_s())
+
     def _count_up(self, head: int, body: int, counts_as: Upward) -> None:
         self.traffic.count("other_up", head)
         self.traffic.count(counts_as, body)
 
 
-def unreachable(error: Exception) -> TryLater:
-    """Return the error for a request that found no server, or another one."""
+def unreachable(error: Exception, now_s: float) -> TryLater:
+    """Return the error for a request that found no server, or another one, by a clock that shows ``now_s``."""
+    if _is_not_valid_yet(error):
+        return clock_behind("the server's certificate is valid from a later time on", now_s)
     if isinstance(error, SSLError):
         return not_the_server(
             "its TLS certificate is not valid now, or not the one that the enrolment code leads to",
@@ -326,6 +345,12 @@ def unreachable(error: Exception) -> TryLater:
         f"The server cannot be reached ({type(error).__name__}).",
         "check the network; it is tried again later",
     )
+
+
+def _is_not_valid_yet(error: BaseException) -> bool:
+    """Say whether a certificate was refused because it begins later than now."""
+    causes = (error, error.__cause__, *error.args)
+    return any(isinstance(one, ssl.SSLCertVerificationError) and one.verify_code == _NOT_YET_VALID for one in causes)
 
 
 def _expected(reply: Reply) -> Reply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_client.problems import CohortOver, VersionClosed
+from edge_client.problems import CohortOver, NotNow, VersionClosed
 from edge_client.transport import ATTEMPTS, Transport
 from shared.clock import Clock
 from shared.errors import Conflict, FedloomError, TryLater
@@ -60,4 +60,4 @@ def send_vector(
 def _may_go_on(error: FedloomError) -> bool:
     if isinstance(error, Conflict):
         return error.code in _ASK_AGAIN
-    return isinstance(error, TryLater) and not isinstance(error, CohortOver | VersionClosed)
+    return isinstance(error, TryLater) and not isinstance(error, CohortOver | NotNow | VersionClosed)

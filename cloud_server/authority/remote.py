@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -15,7 +16,7 @@ from shared.root import Root, require_url
 from shared.wire.canonical import Fields, decode, encode, octets_to_text
 from shared.wire.messages import EnrolRequest, RenewalRequest, SeedRequest, read_signed
 from shared.wire.requests import JSON, SEEDS, seed_request_message
-from shared.wire.signed import PUBLIC_KEY_BYTES, Certificate, Signed, SigningKey
+from shared.wire.signed import PUBLIC_KEY_BYTES, Certificate, Signed
 
 DESCRIPTION_FILE: Final = "authority.json"
 TIMEOUT_S: Final = 10.0
@@ -69,12 +70,12 @@ class RemoteAuthority:
 
     Args:
         described: who it is.
-        release_key: of the aggregator; the authority answers its requests only.
+        sign: signs with the aggregator's release key of now; the authority answers its requests only.
     """
 
-    def __init__(self, described: Description, release_key: SigningKey) -> None:
+    def __init__(self, described: Description, sign: Callable[[bytes], bytes]) -> None:
         self._described = described
-        self._release_key = release_key
+        self._sign = sign
 
     @property
     def public_key(self) -> bytes:
@@ -112,7 +113,7 @@ class RemoteAuthority:
             TryLater: ``no-authority`` while it cannot be reached or cannot answer.
             Refused: with its own code, ``seed-drawn`` or ``bad-signature``; ``seed-refused`` for any other text.
         """
-        signature = self._release_key.sign(seed_request_message(cohort, roster_root))
+        signature = self._sign(seed_request_message(cohort, roster_root))
         status, body = self._post(SEEDS, SeedRequest(cohort, roster_root, signature).to_bytes())
         if status == HTTPStatus.OK:
             return read_signed(body, "seed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -15,9 +15,20 @@ from shared.layout import Part
 from shared.numeric.contribution_vector import Evaluation
 
 F32: TypeAlias = NDArray[np.float32]
+BeforeBatch: TypeAlias = Callable[[], None]  # may wait, or end the training by raising
 
 
-__all__ = ["Evaluation", "Examples", "FullGradient", "Trained", "Trainer", "TrainingDiverged", "TrainingRecipe"]
+__all__ = [
+    "BeforeBatch",
+    "Evaluation",
+    "Examples",
+    "FullGradient",
+    "Trained",
+    "Trainer",
+    "TrainingDiverged",
+    "TrainingRecipe",
+    "go_on",
+]
 
 
 class TrainingDiverged(FedloomError):
@@ -66,6 +77,10 @@ class FullGradient:
     total: F32
     examples: int
     moved: F32
+
+
+def go_on() -> None:
+    """Wait for nothing before a batch."""
 
 
 class Trainer(Protocol):

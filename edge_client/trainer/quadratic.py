@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from edge_client.trainer.protocol import (
     F32,
+    BeforeBatch,
     Evaluation,
     Examples,
     FullGradient,
     Trained,
     TrainingDiverged,
     TrainingRecipe,
+    go_on,
 )
 from shared.bundle import BundleManifest
 from shared.errors import UsageError
@@ -30,7 +32,8 @@ F64 = NDArray[np.float64]
 class QuadraticTrainer:
     """The engine for bundles without programs; computes in f64, gives and takes f32."""
 
-    def __init__(self, manifest: BundleManifest) -> None:
+    def __init__(self, manifest: BundleManifest, before_batch: BeforeBatch = go_on) -> None:
+        self._before_batch = before_batch
         self._batch_size = manifest.batch_size
         self._parameters = manifest.parameters
 
@@ -47,6 +50,7 @@ class QuadraticTrainer:
         theta, loss_sum = start.copy(), 0.0
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is checked once, at the end
             for rows in batches:
+                self._before_batch()
                 distance = theta - x[rows]
                 loss_sum += float(np.sum(distance**2))
                 pull = recipe.proximal_mu * (theta - start)
@@ -65,6 +69,7 @@ class QuadraticTrainer:
     def gradient_sum(self, weights: F32, examples: Examples, seed: int = 0) -> FullGradient:  # noqa: ARG002
         """Return ``2 sum(theta - x_i)``, f32[d]; the model has no statistics that move."""
         x = self._checked(weights, examples)
+        self._before_batch()
         return FullGradient(_finite(2.0 * (weights.astype(np.float64) - x).sum(axis=0)), len(x), weights)
 
     def evaluate(self, weights: F32, examples: Examples) -> Evaluation:

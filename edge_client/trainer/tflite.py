@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_client.trainer.protocol import (
+    BeforeBatch,
     Evaluation,
     Examples,
     FullGradient,
     Trained,
     TrainingDiverged,
     TrainingRecipe,
+    go_on,
 )
 from edge_client.trainer.runtime import load_interpreter
 from shared.bundle import TRAIN_FILE, Bundle
@@ -39,9 +41,17 @@ class TfliteTrainer:
         bundle: a verified bundle.
         num_threads: of the runtime; more than the device has idle slow it down.
         runtime: "ai-edge-litert" or "tflite-runtime"; by default the one that is installed.
+        before_batch: asked before each batch of a training or an evaluation.
     """
 
-    def __init__(self, bundle: Bundle, num_threads: int = 1, runtime: str | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        num_threads: int = 1,
+        runtime: str | None = None,
+        before_batch: BeforeBatch = go_on,
+    ) -> None:
+        self._before_batch = before_batch
         self._manifest = bundle.manifest
         self._interpreter = load_interpreter(bundle.files[TRAIN_FILE], num_threads, runtime)
         names = ("set_weights", "get_weights", "train", "evaluate", "infer")
@@ -81,6 +91,7 @@ class TfliteTrainer:
                 break
             if within == 0:
                 order = generator.permutation(len(examples))
+            self._before_batch()
             batch, count = self._batch(examples, order, within)
             loss_sum += self._step(batch, inputs) * count  # finite or not: how long training takes must not tell
             if recipe.frozen.size:
@@ -109,6 +120,7 @@ class TfliteTrainer:
         try:
             with np.errstate(invalid="ignore"):
                 for batch, _ in self._all_batches(examples):
+                    self._before_batch()
                     got = self._evaluate(**batch)
                     sums += [float(got[name][0]) for name in ("loss_sum", "metric_sum")]
         except (RuntimeError, ValueError):
@@ -139,6 +151,7 @@ class TfliteTrainer:
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is checked once, at the end
             for number, (batch, count) in enumerate(self._all_batches(examples)):
                 self._start(start)
+                self._before_batch()
                 # Dropout drops others in every batch: a number of its own, as the step is the first one each time.
                 loss_sum += self._step(batch, gradient_inputs(self._manifest, seed + number)) * count
                 after = self._weights()

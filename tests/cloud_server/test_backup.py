@@ -27,8 +27,8 @@ from shared.wire.requests import ADMIT, ENROL, JSON
 from shared.wire.signed import SigningKey
 from tests.cloud_server.local import HOUR_S, URL, Local, LocalPool, small_plan
 from tests.cloud_server.members import STEPS, redeem_body
-from tests.postgres import Cluster
 from tests.shared.refusals import refused
+from tools.own_postgres import Cluster
 
 Captured = pytest.CaptureFixture[str]
 

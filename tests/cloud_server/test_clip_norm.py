@@ -19,7 +19,7 @@ from shared.errors import ProtocolAbort, UsageError
 from shared.numeric.contribution_vector import AggregateSum, Evaluation
 from shared.plan import LARGEST_NORM, SMALLEST_NORM, Plan, Privacy, Stop, Update
 from shared.release import PLAN_FILE
-from shared.secagg.session import DeviceFloors
+from shared.secagg.floors import DeviceFloors
 from shared.wire.canonical import sha256
 from tests.cloud_server.local import Local, small_plan
 from tests.cloud_server.members import STEPS, Member, one_hot

@@ -37,7 +37,7 @@ from edge_client.transport import pinned_pool
 from shared.errors import BrokenState, FedloomError, Missing, Refused, TryLater, Unauthenticated
 from shared.plan import Eligibility
 from shared.root import EnrolmentCode
-from shared.secagg.session import DeviceFloors
+from shared.secagg.floors import DeviceFloors
 from shared.wire.canonical import Json
 from shared.wire.messages import read_signed
 from shared.wire.requests import CERTIFICATE, CHECK_IN, RENEW

@@ -19,7 +19,7 @@ from shared.wire.requests import CHECK_IN, DEVICE_HEADER, JSON, RELEASES, RENDEZ
 from tests.cloud_server.local import Local, small_plan
 from tests.cloud_server.members import Member
 from tests.cloud_server.signed_in import Browser, SignedIn
-from tests.postgres import Cluster
+from tools.own_postgres import Cluster
 
 TOO_LARGE: Final = (2**31, 2**53 - 1, 2**63, 10**30)
 CHECKED_IN: Final[dict[str, Json]] = {"version": 0, "memory_mib": 1, "declined": 0, "declined_evaluation": 0}

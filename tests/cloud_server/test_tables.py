@@ -30,7 +30,7 @@ from tests.cloud_server.members import STEPS
 from tests.cloud_server.test_pages import hostile_device
 
 Captured = pytest.CaptureFixture[str]
-HOSTILE: Final = "\x1b]0;owned\x07\x1b[2J\r\u202eevil\u2066\u200b\x9b31m\ninjected line\x00"
+HOSTILE: Final = "\x1b]0;owned\x07\x1b[2J\r\u202eevil\u2066\u200b\x9b31m\ninjected line"
 OBEYED: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 EPOCH: Final = re.compile(r"(?<![\w.])1[5-9]\d{8}(?:\.\d+)?(?![\w])")
 LONG_FLOAT: Final = re.compile(r"\d\.\d{7,}")
@@ -205,6 +205,7 @@ def test_columns_are_aligned_by_what_a_terminal_shows() -> None:
     assert lines == ["number  name  last", "     7  设备  a", "    12  e\u0301     b", "   300  x"]
     assert plain("a\x1b[31mb\u202ec\nd") == "a\\x1b[31mb\\u202ec\\nd"
     assert plain("naïve 设备 ✓") == "naïve 设备 ✓"
+    assert plain("a\x00b") == "a\\x00b"
     assert plain("\ud800") == "\\ud800"
 
 

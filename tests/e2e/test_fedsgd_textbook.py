@@ -28,7 +28,7 @@ from shared.errors import FedloomError
 from shared.numeric.contribution_vector import Evaluation
 from shared.plan import Cohort, Deadlines, Plan, Server, Stop, Training, Update
 from shared.release import WEIGHTS_FILE
-from shared.secagg.session import DeviceFloors
+from shared.secagg.floors import DeviceFloors
 from shared.wire.canonical import decode
 from tests.cloud_server.members import STEPS, one_hot
 from tests.e2e.servers import Deployment, run_steps

@@ -39,7 +39,7 @@ from shared.layout import Layout, Part, outside
 from shared.numeric.starting_weights import read_start
 from shared.plan import Cohort, Deadlines, Personalisation, Plan, Server, Stop, Training, Update
 from shared.release import LOCAL_FILE, WEIGHTS_FILE
-from shared.secagg.session import DeviceFloors
+from shared.secagg.floors import DeviceFloors
 from shared.wire.canonical import decode, sha256
 from tests.e2e.servers import Deployment, deployment, wait_for
 from tests.e2e.test_no_single_update_on_the_server import everything, needles

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from edge_client.model_store import current_version
-from edge_client.state_folder import StateFolder
+from edge_client.state_folder import StateFolder, current_version
 from shared.decision import place_of
 from shared.plan import Cohort, Deadlines, Plan, Server, Stop, Training, Update
 from tests.e2e.servers import Deployment, _below, deployment, wait_for

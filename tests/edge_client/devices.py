@@ -15,8 +15,8 @@ from edge_client.journal_file import make_journal
 from edge_client.state_folder import StateFolder
 from edge_client.turns import take_turns
 from shared.clock import Clock, SystemClock
-from shared.privacy.charges import PrivacyFloors
-from shared.secagg.session import DeviceFloors
+from shared.privacy.floors import PrivacyFloors
+from shared.secagg.floors import DeviceFloors
 from tests.edge_client.aggregator import DIMENSION, Aggregator
 
 

@@ -12,8 +12,8 @@ import pytest
 from edge_client.cli import main
 from edge_client.identity import load_enrolment
 from edge_client.state_folder import StateFolder
-from shared.privacy.charges import PrivacyFloors
-from shared.secagg.session import DeviceFloors
+from shared.privacy.floors import PrivacyFloors
+from shared.secagg.floors import DeviceFloors
 from tests.edge_client.aggregator import Aggregator
 from tests.edge_client.devices import enrolled, write_points
 from tests.edge_client.loopback import refusal, serve
@@ -141,7 +141,7 @@ def test_being_stopped(
     before = signal.getsignal(signal.SIGTERM)
     with serve(certificates, aggregator) as url:
         enrolled(tmp_path, aggregator, url)
-    monkeypatch.setattr(f"edge_client.cli.{'enrol' if command == 'enroll' else 'open_agent'}", stopped)
+    monkeypatch.setattr(f"edge_client.{'enrolment.enrol' if command == 'enroll' else 'agent.open_agent'}", stopped)
     words = [command, "--state", str(tmp_path / "state"), "--json"]
     try:
         assert main([*words, "code", "--examples", "E"] if command == "enroll" else words) == exit_code

@@ -11,8 +11,8 @@ import pytest
 from edge_client import report
 from edge_client.agent import Agent, open_agent
 from edge_client.journal import State
-from edge_client.model_store import current_version, kept_versions
-from edge_client.state_folder import StateFolder
+from edge_client.model_store import kept_versions
+from edge_client.state_folder import StateFolder, current_version
 from shared.decision import PLACES, Decision
 from shared.errors import Refused, TryLater, Unauthenticated
 from shared.release_key import ReleaseKey, certify_release_key

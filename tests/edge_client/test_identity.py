@@ -11,7 +11,7 @@ import pytest
 from edge_client.identity import load_identity
 from edge_client.state_folder import StateFolder
 from shared.errors import BrokenState, FedloomError, ProtocolAbort, Refused, UsageError
-from shared.secagg.session import DeviceFloors
+from shared.secagg.floors import DeviceFloors
 from shared.wire.canonical import encode, sha256
 from shared.wire.signed import Certificate, SigningKey
 from tests.edge_client.aggregator import AUTHORITY, FAR_S, Aggregator

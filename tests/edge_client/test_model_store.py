@@ -15,9 +15,9 @@ from cloud_server.publishing import make_version
 from edge_client.identity import Enrolment, load_identity
 from edge_client.int8_check import count_correct
 from edge_client.journal import Journal
-from edge_client.model_store import ModelStore, current_version
+from edge_client.model_store import ModelStore
 from edge_client.problems import VersionClosed
-from edge_client.state_folder import StateFolder
+from edge_client.state_folder import StateFolder, current_version
 from edge_client.trainer.protocol import F32, Examples
 from edge_client.trainer.runtime import InferenceModel
 from edge_client.trainer.tflite import TfliteTrainer

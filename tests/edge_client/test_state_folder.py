@@ -13,7 +13,7 @@ from edge_client.enrolment import enrol
 from edge_client.state_folder import StateFolder
 from shared.clock import SystemClock
 from shared.errors import BrokenState, UsageError
-from shared.secagg.session import DeviceFloors
+from shared.secagg.floors import DeviceFloors
 from tests.edge_client.aggregator import Aggregator
 from tests.edge_client.devices import enrolled, write_points
 from tests.edge_client.loopback import serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cloud_server.tls import ensure_certificates
 from edge_client.download import download
-from edge_client.problems import CohortOver, VersionClosed
+from edge_client.permits import Permits
+from edge_client.problems import CohortOver, NotNow, VersionClosed
 from edge_client.transport import ATTEMPTS, BUSY_PATIENCE_S, MAX_WAIT_MS, Signer, Transport, pinned_pool
 from edge_client.upload import send_vector
 from shared.errors import Conflict, FedloomError, Missing, Refused, TryLater, Unauthenticated, UsageError
@@ -138,6 +141,20 @@ def test_another_certificate_is_not_the_server(certificates: Path, tmp_path: Pat
         transport.close()
 
 
+def test_a_clock_before_the_certificate_is_named_with_its_time(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path, "127.0.0.1", dt.datetime.now(dt.UTC) + dt.timedelta(days=400))
+    clock = ManualClock(3600.0)
+    with serve(tmp_path, Script(Answer())) as url:
+        pool = pinned_pool((tmp_path / "tls_root.pem").read_text())
+        transport = Transport(url, pool, signer=None, clock=clock, jitter=lambda: 0.5)
+        with refused("clock-wrong", TryLater) as caught:
+            transport.send("GET", "/v1/root")
+        transport.close()
+    assert "1970-01-01 01:00:0" in caught.value.message
+    assert "systemd-timesyncd" in caught.value.remedy
+    assert "fake-hwclock" in caught.value.remedy
+
+
 def test_no_server() -> None:
     transport = Transport("https://127.0.0.1:1", pinned_pool(""), signer=None, clock=ManualClock(), jitter=lambda: 0.0)
     with refused("no-connection", TryLater):
@@ -150,6 +167,31 @@ def test_poll_waits_as_told(certificates: Path) -> None:
     with connected(certificates, Script(wait, wait, Answer(body=b'{"a":1}')), clock) as transport:
         assert transport.poll("/v1/x", clock.now_s() + 60) == b'{"a":1}'
     assert clock.slept_s == [1.5, 1.5]
+
+
+def test_a_poll_ends_when_the_owner_does_not_let_it_go_on(certificates: Path) -> None:
+    script, asked = Script(*[Answer(202, b'{"retry_after_ms":5}')] * 5), list[int]()
+
+    def before_each() -> None:
+        asked.append(len(script.seen))
+        if len(asked) == 3:
+            raise NotNow("paused", "Its owner paused it.")
+
+    with connected(certificates, script, ManualClock()) as transport, refused("paused", NotNow):
+        transport.poll("/v1/rendezvous", float("inf"), "POST", b"{}", before_each=before_each)
+    assert asked == [0, 1, 2]
+
+
+def test_a_limit_of_the_day_ends_a_request_before_it_is_sent(certificates: Path) -> None:
+    def full(_octets: int) -> None:
+        raise NotNow("day-limit-reached", "The day is full.")
+
+    script, clock = Script(Answer()), ManualClock()
+    with connected(certificates, script, clock) as transport:
+        transport.permits = Permits(transfer=full)
+        with refused("day-limit-reached", NotNow):
+            transport.send("POST", "/v1/check-in", b"{}")
+    assert (script.seen, clock.slept_s) == ([], []), "neither sent nor tried again"
 
 
 def test_poll_ends_at_its_deadline(certificates: Path) -> None:

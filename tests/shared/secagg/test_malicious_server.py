@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from shared.errors import FedloomError, ProtocolAbort, Unauthenticated, UsageError
+from shared.secagg.floors import DeviceFloors
 from shared.secagg.keys import KeyPair
 from shared.secagg.masking import Words
 from shared.secagg.parameters import CohortRules
 from shared.secagg.roster import CohortBinding, Member, Roster, make_member, to_bitmap
-from shared.secagg.session import DeviceFloors, Phase, agreement_message
+from shared.secagg.session import Phase, agreement_message
 from shared.wire.canonical import Json, sha256
 from shared.wire.signed import SigningKey
 from tests.shared.cohort_simulation import (

@@ -1,0 +1,163 @@
+"""What the commands of ``fedloom-agent`` do that need the whole agent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from edge_client import agent, enrolment, report
+from edge_client.conditions.asked import Conditions
+from edge_client.conditions.keeper import Keeper, Owner
+from edge_client.conditions.probes import Probes, run_program
+from edge_client.identity import load_enrolment
+from edge_client.journal import Journal
+from edge_client.settings_file import SettingsFile
+from edge_client.state_folder import StateFolder
+from edge_client.texts import system_local_time
+from edge_client.turns import take_turns
+from shared.clock import SystemClock
+from shared.errors import UsageError
+from shared.privacy.floors import PrivacyFloors
+from shared.secagg.floors import DeviceFloors
+
+
+class Stopped(BaseException):
+    """The process was asked to end."""
+
+
+def enroll(arguments: argparse.Namespace) -> None:
+    """Redeem a code."""
+    signal.signal(signal.SIGTERM, _stop)
+    floors = DeviceFloors(
+        max_l2_norm=arguments.max_clip_norm,
+        semi_honest=arguments.allow_semi_honest,
+        min_corrupt_share=arguments.min_corrupt_share,
+    )
+    if arguments.allow_cohorts_of is not None:
+        floors = replace(floors, min_survivors=arguments.allow_cohorts_of)
+    enrolled = enrolment.enrol(
+        arguments.code,
+        StateFolder(arguments.state),
+        arguments.examples,
+        floors=floors,
+        privacy_floors=PrivacyFloors(
+            arguments.min_noise, arguments.max_participations, arguments.max_epsilon, arguments.delta
+        ),
+        name=arguments.name,
+        renew_key_days=arguments.renew_key_days,
+        clock=SystemClock(),
+        random_bytes=os.urandom,
+        jitter=random.random,
+    )
+    if floors.min_survivors < DeviceFloors().min_survivors:
+        others = floors.min_survivors - 1
+        say(
+            f"Sums of {floors.min_survivors} devices are allowed: together, the other {others} could compute"
+            " what this device contributed."
+        )
+    say(f"Enrolled in {enrolled.task} as {enrolled.device}.")
+    if arguments.json:
+        print(json.dumps({"device": enrolled.device, "task": enrolled.task}))
+
+
+def once(arguments: argparse.Namespace) -> None:
+    """Contribute once."""
+    signal.signal(signal.SIGTERM, _stop)
+    folder = StateFolder(arguments.state)
+    with agent.open_agent(folder, log=say, conditions=conditions_of(folder, arguments.config, say)) as working:
+        row = working.once()
+    if row is None:
+        say("The task is done; nothing was contributed.")
+    if arguments.json:
+        print(json.dumps({"contribution": report.contribution_report(row) if row else None}))
+
+
+def renew(arguments: argparse.Namespace) -> None:
+    """Renew the key."""
+    signal.signal(signal.SIGTERM, _stop)
+    with agent.open_agent(StateFolder(arguments.state), log=say) as working:
+        certificate = working.renew_key(arguments.renew_key_days)
+    if arguments.json:
+        print(json.dumps({"device": certificate.device, "serial": certificate.serial}))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Contribute until it is stopped."""
+    signal.signal(signal.SIGTERM, _stop)
+    folders = [StateFolder(path) for path in dict.fromkeys(path.resolve() for path in arguments.state)]
+    with ExitStack() as opened:
+        agents = []
+        for folder in folders:
+            log = _log_of(folder, folders)
+            conditions = conditions_of(folder, arguments.config, log)
+            agents.append(opened.enter_context(agent.open_agent(folder, log=log, conditions=conditions)))
+        take_turns(agents, SystemClock(), say, exit_when_done=arguments.exit_when_done)
+    if arguments.json:
+        for folder in folders:
+            print(json.dumps(report.status(folder)))
+
+
+def conditions_of(
+    folder: StateFolder, config: Path | None, log: Callable[[str], None], root: Path = Path("/")
+) -> Callable[[Journal], Conditions]:
+    """Return what makes the conditions of this machine, by the settings of its owner.
+
+    Args:
+        folder: the agent's state.
+        config: the file of settings that the command was given.
+        log: takes one line per event.
+        root: below which /proc and /sys are.
+    """
+
+    def conditions(journal: Journal) -> Conditions:
+        owner = Owner(SettingsFile.of(folder, config), folder.pause_file)
+        machine = Probes(root, run_program, time.monotonic, os.cpu_count() or 1)
+        return Keeper(owner, machine, journal, SystemClock(), time.monotonic, system_local_time, log)
+
+    return conditions
+
+
+def _log_of(folder: StateFolder, folders: Sequence[StateFolder]) -> Callable[[str], None]:
+    """Return what tells lines of one of several tasks apart."""
+    if len(folders) == 1:
+        return say
+    task = load_enrolment(folder).task
+    return lambda text: say(f"{task}: {text}")
+
+
+def ledger(arguments: argparse.Namespace) -> None:
+    """Show what left this device."""
+    result = report.ledger(StateFolder(arguments.state))
+    print(json.dumps(result) if arguments.json else report.ledger_text(result))
+
+
+def leave(arguments: argparse.Namespace) -> None:
+    """Delete this device's key and state."""
+    folder = StateFolder(arguments.state)
+    if not (folder.key_file.exists() or folder.enrolment_file.exists()):
+        load_enrolment(folder)
+    if not arguments.yes:
+        raise UsageError("not-confirmed", f"This deletes the key in {folder.path} for good.", "add --yes to do it")
+    with folder.lock():
+        folder.erase()
+    rest = "; other files in it were left alone" if folder.path.exists() else ""
+    say(f"This device's state in {folder.path} is deleted{rest}; the server keeps the contributions that it has.")
+
+
+def say(text: str) -> None:
+    """Tell a person something."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _stop(_number: int, _frame: object) -> NoReturn:
+    raise Stopped

@@ -1,0 +1,73 @@
+"""What an agent asks before it works."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+from edge_client.permits import Permits
+
+
+class Conditions(Protocol):
+    """What an agent asks before it works; ``Keeper``, or nobody."""
+
+    @property
+    def permits(self) -> Permits:
+        """What a transport asks."""
+        ...
+
+    def hold_s(self) -> float | None:
+        """Return how long to wait before asking again, None if the agent may go on."""
+        ...
+
+    def require(self) -> None:
+        """Go on only if the agent may; raises ``NotNow``."""
+        ...
+
+    def require_transfer(self, octets: int) -> None:
+        """Go on only if so many bytes may still be moved today; raises ``NotNow``."""
+        ...
+
+    def before_batch(self) -> None:
+        """Wait between two batches for as long as this device may not train; raises ``NotNow``."""
+        ...
+
+    def before_joining(self) -> None:
+        """Wait before a cohort is asked for, for as long as this device may not work; raises ``NotNow``."""
+        ...
+
+    def training(self) -> AbstractContextManager[None]:
+        """Count what is trained in the block."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is spent."""
+        ...
+
+
+class Unconditional:
+    """Conditions that always hold, for a process whose owner is elsewhere."""
+
+    permits = Permits()
+
+    def hold_s(self) -> None:
+        """Do not wait."""
+
+    def require(self) -> None:
+        """Go on."""
+
+    def require_transfer(self, octets: int) -> None:
+        """Go on."""
+
+    def before_batch(self) -> None:
+        """Go on."""
+
+    def before_joining(self) -> None:
+        """Go on."""
+
+    def training(self) -> AbstractContextManager[None]:
+        """Count nothing."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Count nothing."""
