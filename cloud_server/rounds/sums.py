@@ -61,7 +61,7 @@ class Sums:
             TryLater: ``lease-lost``.
         """
         with self._database.read() as connection:
-            arrived = step_bodies(connection, record.id, "vector").keys()
+            arrived = step_bodies(connection, record.id, "vector")  # their hashes
         running = self._running.get(record.id)
         if running is None:
             running = self._restored(record, words())
@@ -69,7 +69,7 @@ class Sums:
         devices = devices_in_order(record.roster_body or b"")
         for index, device in enumerate(devices):
             if device in arrived and index not in running.added and (only is None or index in only):
-                running.add(index, self._uploads.path(record.id, device))
+                running.add(index, self._uploads.path(record.id, device), arrived[device].decode("ascii"))
                 if len(running.added) - self._written.get(record.id, 0) >= CHECKPOINT_VECTORS:
                     self._checkpoint(record, running, devices)
         return running

@@ -103,3 +103,8 @@ def apply_masks(words: Words, masks: Iterable[Mask], cipher: CipherName) -> None
 def add_into(total: Words, addend: Words) -> None:
     """Add one masked vector to the running sum in place, modulo 2^64."""
     np.add(total, addend, out=total)
+
+
+def subtract_from(total: Words, subtrahend: Words) -> None:
+    """Undo ``add_into``."""
+    np.subtract(total, subtrahend, out=total)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+import os
+from pathlib import Path, PosixPath
 from typing import Final
 
 import numpy as np
@@ -19,6 +21,7 @@ from shared.layout import Layout
 from shared.limits import READ_PIECE_BYTES
 from shared.numeric.contribution_vector import AggregateSum, Evaluation
 from shared.plan import Plan, Server, Update
+from shared.wire.canonical import sha256
 from tests.shared.refusals import refused
 
 DIMENSION: Final = 7
@@ -69,9 +72,10 @@ def test_vectors_are_added_modulo_two_to_the_64_each_once(tmp_path: Path, words:
     vectors = [random.integers(0, 2**64, words, dtype=np.uint64) for _ in range(3)]
     running = RunningSum(words)
     for index, vector in enumerate(vectors):
-        (tmp_path / str(index)).write_bytes(vector.astype("<u8").tobytes())
-        running.add(index, tmp_path / str(index))
-        running.add(index, tmp_path / str(index))
+        data = vector.astype("<u8").tobytes()
+        (tmp_path / str(index)).write_bytes(data)
+        running.add(index, tmp_path / str(index), sha256(data).hex())
+        running.add(index, tmp_path / str(index), sha256(data).hex())
     for place in (0, words // 2, words - 1):
         assert int(running.total[place]) == sum(int(vector[place]) for vector in vectors) % 2**64
     assert running.added == {0, 1, 2}
@@ -81,8 +85,47 @@ def test_a_stored_vector_of_another_length_is_not_counted(tmp_path: Path) -> Non
     (tmp_path / "short").write_bytes(bytes(16))
     running = RunningSum(3)
     with refused("vector-lost", VectorsLost):
-        running.add(0, tmp_path / "short")
+        running.add(0, tmp_path / "short", sha256(bytes(16)).hex())
     assert running.added == frozenset()
+
+
+class Unsteady(PosixPath):
+    """A file that a failing disk reads differently each time."""
+
+    def open(self, *_: object, **__: object) -> io.BytesIO:  # type: ignore[override]
+        return io.BytesIO(os.urandom(self.stat().st_size))
+
+
+@pytest.mark.parametrize("place", [0, READ_PIECE_BYTES, -1])
+def test_a_vector_with_a_bit_that_the_disk_turned_is_not_added(tmp_path: Path, place: int) -> None:
+    words = READ_PIECE_BYTES // 8 + 3
+    first, second = (np.random.default_rng(seed).bytes(8 * words) for seed in (1, 2))
+    (tmp_path / "first").write_bytes(first)
+    damaged = bytearray(second)
+    damaged[place] ^= 0x10
+    (tmp_path / "second").write_bytes(damaged)
+    running = RunningSum(words)
+    running.add(0, tmp_path / "first", sha256(first).hex())
+    with refused("vector-lost", VectorsLost):
+        running.add(1, tmp_path / "second", sha256(second).hex())
+    assert running.added == {0}
+    assert running.total.tobytes() == first  # as if nobody had looked at the other one
+    (tmp_path / "second").write_bytes(second)
+    running.add(1, tmp_path / "second", sha256(second).hex())
+    assert running.added == {0, 1}
+
+
+def test_a_disk_that_reads_differently_each_time_leaves_nothing_in_the_sum(tmp_path: Path) -> None:
+    """What was added of it cannot be taken out again: whoever goes on begins anew, and misses no device's vector."""
+    data = bytes(range(24))
+    (tmp_path / "first").write_bytes(data)
+    (tmp_path / "second").write_bytes(data)
+    running = RunningSum(3)
+    running.add(0, tmp_path / "first", sha256(data).hex())
+    with refused("vector-lost", VectorsLost):
+        running.add(1, Unsteady(tmp_path / "second"), sha256(data).hex())
+    assert running.added == frozenset()
+    assert not running.total.any()
 
 
 ROLES: Final = Layout.of(

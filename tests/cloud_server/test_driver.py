@@ -34,6 +34,28 @@ def assert_each_counted_once(local: Local, members: list[Member], counted: int) 
     assert not list((local.parts.folder.uploads).iterdir())
 
 
+def test_a_vector_in_which_the_disk_turned_a_bit_is_not_published(local: Local) -> None:
+    """Its members contribute anew, as where it is gone; nobody is told a sum that no device has made."""
+    members = local.cohort(small_plan("point"), 4)
+    for step in ("join", "share"):
+        local.do(members, step)
+    for member in members:
+        member.do("upload")
+    path = local.parts.uploads.path(members[0].cohort, members[0].device)
+    data = bytearray(path.read_bytes())
+    data[2] ^= 0x10
+    path.write_bytes(data)
+    local.settle()
+    ((phase, failure),) = local.rows("SELECT phase, failure FROM cohort WHERE attempt = 1")
+    assert (phase, failure.partition(":")[0]) == ("failed", "vector-lost")
+    local.meet(members)
+    for step in STEPS:
+        local.do(members, step)
+    assert [member.counted() for member in members] == [True] * 4
+    theta = load(members[0].weights(1))["theta"]
+    np.testing.assert_allclose(theta, [1.0] * 4 + [0.0] * 4, atol=1e-6)
+
+
 class Killed(BaseException):
     """The process is gone."""
 

@@ -35,7 +35,7 @@ from shared.numeric.contribution_vector import Evaluation
 from shared.plan import Cohort, CohortEncoding, Plan
 from shared.secagg.masking import Words
 from shared.secagg.roster import CohortBinding
-from shared.wire.canonical import Json, encode, octets_to_text
+from shared.wire.canonical import Json, encode, octets_to_text, sha256
 from tools.inspection.memory import peak_bytes
 
 PARAMETERS: Final = 1_000_000
@@ -80,11 +80,12 @@ def _sum(updates: int, plan: Plan, layout: Layout, encoding: CohortEncoding, vec
     """Return the seconds from durable uploads to new weights, every file, row and checkpoint included."""
     with tempfile.TemporaryDirectory(prefix="fedloom-bench-") as name:
         folder, clock = Path(name), SystemClock()
+        hashes = [sha256(words.astype("<u8").tobytes()).hex().encode() for words in vectors]
         database = Database(sqlite_url(folder / "server.db"), AGGREGATOR)
         uploads = UploadStore(folder / "uploads")
         leases = Leases(database, clock, "bench", 600.0)
         with database.write() as connection:
-            _uploaded(connection, updates)
+            _uploaded(connection, updates, hashes)
         _write(uploads, updates, vectors)
         leases.hold([task_lease(TASK)], "nothing")
         record = _record(updates, plan)
@@ -97,7 +98,7 @@ def _sum(updates: int, plan: Plan, layout: Layout, encoding: CohortEncoding, vec
     return seconds
 
 
-def _uploaded(connection: Connection, updates: int) -> None:
+def _uploaded(connection: Connection, updates: int, hashes: Sequence[bytes]) -> None:
     """Put what web processes would have recorded into the database."""
     connection.execute(insert(task).values(name=TASK, plan=b"", bundle=b"", state="active", reason="", created_s=0.0))
     values = {"task": TASK, "certificate": b"", "identity_key": b"", "enrolled_s": 0.0, "counter": 0}
@@ -107,8 +108,9 @@ def _uploaded(connection: Connection, updates: int) -> None:
     connection.execute(
         insert(cohort).values(id=COHORT, task=TASK, phase=Phase.COLLECTING.value, since_s=0.0, failure="", **numbers)
     )
-    vector = {"cohort": COHORT, "step": "vector", "body": b"", "received_s": 0.0}
-    connection.execute(insert(step), [{"device": _name(number), **vector} for number in range(updates)])
+    vector = {"cohort": COHORT, "step": "vector", "received_s": 0.0}
+    rows = [{"device": _name(number), "body": hashes[number % DISTINCT], **vector} for number in range(updates)]
+    connection.execute(insert(step), rows)
 
 
 def _write(uploads: UploadStore, updates: int, vectors: Sequence[Words]) -> None:

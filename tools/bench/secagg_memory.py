@@ -13,6 +13,7 @@ from pathlib import Path
 from cloud_server.aggregation.running_sum import RunningSum
 from shared.secagg.masking import WORD_BYTES
 from shared.secagg.parameters import CohortRules, thresholds
+from shared.wire.canonical import sha256
 from tools.bench.secagg_scene import make_scene
 from tools.inspection.memory import peak_bytes
 
@@ -26,9 +27,10 @@ def main() -> None:
     running = RunningSum(_WORDS)
     with tempfile.TemporaryDirectory(prefix="fedloom-bench-") as folder:
         vector = Path(folder) / "vector"
-        vector.write_bytes(os.urandom(_WORDS * WORD_BYTES))
+        data = os.urandom(_WORDS * WORD_BYTES)
+        vector.write_bytes(data)
         for index in scene.fates.survivors:
-            running.add(index, vector)
+            running.add(index, vector, sha256(data).hex())
     scene.unmask(running.total, 1)
     print(peak_bytes())
 
