@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,17 @@ def test_defaults_are_what_the_rules_allow() -> None:
         values.setdefault(section, {})[key] = value
     assert from_values(values, "defaults") == Settings()
     assert list(as_values(Settings())) == list(RULES)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("there", [True, False])
+def test_what_root_sets_the_agents_user_can_read(tmp_path: Path, there: bool) -> None:  # noqa: FBT001  # a case
+    file = SettingsFile(tmp_path / "agent.toml")
+    if there:
+        file.path.write_text(FILE)
+        os.chown(file.path, 1234, 2345)
+    else:
+        os.chown(tmp_path, 1234, 2345)
+    file.change("train.metered", "true")
+    found = file.path.stat()
+    assert (found.st_uid, found.st_gid) == (1234, 2345)
