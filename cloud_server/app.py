@@ -15,6 +15,7 @@ from cloud_server.api.context import EXTENSION, Context
 from cloud_server.api.limiting import Limits, limit
 from cloud_server.api.observing import observe
 from cloud_server.api.operator import Audience
+from cloud_server.api.paths import check_paths
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.authority.registry import Authority
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description, RemoteAuthority
@@ -25,6 +26,7 @@ from cloud_server.device_keys import IdentityKeys
 from cloud_server.devices import Acceptor
 from cloud_server.metrics import RequestMetrics, StateCollector, read_metrics, registry_for_values
 from cloud_server.proxies import Proxies
+from cloud_server.releases.keys import newest_key
 from cloud_server.rounds.assigning import Assigner
 from cloud_server.rounds.pacing import CHECK_INS_PER_S, Pacer
 from cloud_server.settings import FOLDER_MODE, DataFolder, load_or_create_key
@@ -35,7 +37,6 @@ from cloud_server.tls import ROOT_FILE
 from shared.clock import Clock, SystemClock
 from shared.errors import UsageError
 from shared.limits import MAX_VECTOR_BYTES, POLL_INTERVAL_S, REMOTE_POLL_INTERVAL_S
-from shared.wire.signed import SigningKey
 
 RELEASE_KEY_FILE = "release.key"
 DEFAULT_LIMITS: Final = Limits()
@@ -71,9 +72,14 @@ def make_context(
             "start `fedloom-server serve` with this --data once; it makes one",
         )
     release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
-    authority = authority_of(folder, release_key, clock, description_of(folder))
     database = open_database(folder, keep_connections=keep_connections)
     anchor = Anchor(folder.path / ANCHOR_FILE)
+
+    def sign(message: bytes) -> bytes:
+        with database.read() as connection:
+            return newest_key(folder, connection).sign(message)
+
+    authority = authority_of(folder, sign, clock, description_of(folder))
     with database.read() as connection:
         anchor.require_contained(connection)
         anchor.extend(connection)
@@ -106,11 +112,11 @@ def description_of(folder: DataFolder) -> Description | None:
 
 
 def authority_of(
-    folder: DataFolder, release_key: SigningKey, clock: Clock, described: Description | None
+    folder: DataFolder, sign: Callable[[bytes], bytes], clock: Clock, described: Description | None
 ) -> Authority | RemoteAuthority:
-    """Return the authority that is ``described``, else the one in this folder."""
+    """Return the authority that is ``described``, which ``sign`` signs requests for, else the one in this folder."""
     if described is not None:
-        return RemoteAuthority(described, release_key)
+        return RemoteAuthority(described, sign)
     folder.authority.mkdir(mode=FOLDER_MODE, exist_ok=True)
     return Authority(folder.authority, clock, os.urandom)
 
@@ -150,6 +156,7 @@ def create_app(
     dashboard.register(app, parts, checks, sign_in)
     observe(app, os.urandom, RequestMetrics(registry).record)
     limit(app, limits)
+    check_paths(app)
     return app
 
 

@@ -1,4 +1,4 @@
-"""The audit log: what operators and drivers did, each entry's hash covering the one before it.
+"""The audit log: what operators and drivers did, which devices enrolled; each entry's hash covers the one before.
 
 The last hashes are also appended to a file outside the database, the anchor. A database that does not contain what its
 anchor names is an older copy: it would lower versions and forget what of a privacy budget was spent, so nothing
@@ -50,7 +50,7 @@ def record(
     Args:
         connection: of the transaction that does what is recorded.
         now_s: the time.
-        actor: ``operator``, ``driver`` or ``server``.
+        actor: ``operator``, ``operator:NAME``, ``driver``, ``server`` or ``device``.
         action: a verb in the past, such as ``task-created``.
         subject: what it was done to.
         detail: nothing secret.

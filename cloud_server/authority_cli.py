@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cloud_server.authority.app import AGGREGATOR_FILE, read_root
 from cloud_server.authority.registry import Authority
+from cloud_server.authority.release_keys import certify
 from cloud_server.authority.remote import DESCRIPTION_FILE, Description
 from cloud_server.listening import add_listening, limits, public_url, read_text, tls_files
 from cloud_server.logs import choose_form
@@ -21,13 +22,38 @@ from cloud_server.serve import Supervisor, web_command
 from cloud_server.settings import FOLDER_MODE, write_private
 from shared.clock import SystemClock
 from shared.errors import UsageError
+from shared.release import key_id
 from shared.root import Root, require_url
-from shared.wire.canonical import sha256
+from shared.wire.canonical import Json, sha256
 
 
 def add_authority(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_listening(parser, 8444)
+
+
+def add_certify(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of what certifies a release key."""
+    parser.add_argument("request", type=Path, metavar="REQUEST", help="that `model rotate-key` wrote at the aggregator")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="to hand back; nothing in it is secret")
+
+
+def certify_key(arguments: argparse.Namespace) -> Json:
+    """Certify the next release key of the aggregator that this authority serves.
+
+    Raises:
+        UsageError: ``no-authority-folder``, ``bad-release-key``; else as ``release_keys.certify``.
+    """
+    folder: Path = arguments.data.resolve()
+    if not is_authority(folder):
+        raise UsageError(
+            "no-authority-folder", f"{arguments.data} is no separate authority's folder.", "give the authority's --data"
+        )
+    request = read_text(arguments.request, "utf-8", "bad-release-key", "the aggregator's request").encode("utf-8")
+    authority = Authority(folder, SystemClock(), os.urandom)
+    key, word = certify(authority, folder, request, read_root(folder))
+    arguments.out.write_bytes(word)
+    return {"number": key.number, "key_id": key_id(key.public_key), "certified": str(arguments.out)}
 
 
 def is_authority(folder: Path) -> bool:

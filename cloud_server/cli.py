@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
-from cloud_server.authority_cli import add_authority, serve_authority
+from cloud_server.authority_cli import add_authority, add_certify, certify_key, serve_authority
 from cloud_server.blobs_cli import add_blobs
 from cloud_server.code_cli import add_codes
 from cloud_server.database_cli import add_database
@@ -89,6 +89,7 @@ def command_line() -> argparse.ArgumentParser:
     add_authority(
         _add(commands, "authority", "run the enrolment authority by itself", serve_authority, json_option=False)
     )
+    add_certify(_add(commands, "certify", "at an authority: certify its aggregator's next release key", certify_key))
     add_driver(_add(commands, "driver", "run only the driver (serve starts one by itself)", drive, json_option=False))
     task = commands.add_parser("task", help="tasks and their rounds").add_subparsers(required=True, metavar="VERB")
     add_tasks(lambda name, text, run: _add(task, name, text, run))

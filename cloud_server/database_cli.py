@@ -15,12 +15,13 @@ from cloud_server.authority.registry import DATABASE_FILE
 from cloud_server.authority_cli import is_authority
 from cloud_server.listening import read_text
 from cloud_server.progress import progress
-from cloud_server.settings import DataFolder, write_private
-from cloud_server.storage.backup import restore, write_backup
+from cloud_server.settings import DataFolder
+from cloud_server.storage.backup import write_backup
 from cloud_server.storage.blobs import UploadStore
 from cloud_server.storage.check import find_damage
 from cloud_server.storage.database import no_database, sqlite_url, unprepared
 from cloud_server.storage.opening import database_url, open_blobs, open_database, use_database
+from cloud_server.storage.restoring import restore
 from cloud_server.storage.revisions import AGGREGATOR, AUTHORITY
 from cloud_server.tables import bytes_of, facts, word
 from shared.clock import SystemClock
@@ -44,7 +45,11 @@ def add_database(add: Add) -> None:
     add("check", "look for damage: database, audit log, released files, vectors", _check)
     backing_up = add("backup", "write everything into one file, while the server runs", _backup)
     backing_up.add_argument("--out", type=Path, required=True, metavar="FILE", help="it will hold secret keys")
-    restoring = add("restore", "fill an empty folder from a backup", _restore)
+    restoring = add(
+        "restore",
+        "fill an empty folder from a backup; one that has a database is refused, and stays as it is",
+        _restore,
+    )
     restoring.add_argument("backup", type=Path, metavar="FILE")
     restoring.add_argument(
         "--anchor", type=Path, metavar="FILE", help="the deployment's audit.anchor, if --data does not have it"
@@ -122,16 +127,11 @@ def _backup(arguments: argparse.Namespace) -> Json:
 def _restore(arguments: argparse.Namespace) -> Json:
     if not arguments.backup.is_file():
         raise UsageError("no-backup", f"{arguments.backup} is not a file.", "give a file that `db backup` wrote")
-    folder = DataFolder.open(arguments.data)
     if arguments.anchor is not None:
-        text = read_text(arguments.anchor, "ascii", "bad-anchor", "the deployment's audit.anchor")
-        write_private(folder.path / ANCHOR_FILE, text.encode("ascii"))
-    if arguments.database is not None:
-        use_database(folder, arguments.database)
-    database, anchor = open_database(folder, keep_connections=False), Anchor(folder.path / ANCHOR_FILE)
+        read_text(arguments.anchor, "ascii", "bad-anchor", "the deployment's audit.anchor")
+    folder, now_s = DataFolder.open(arguments.data, to_restore=True), SystemClock().now_s()
     with progress(sys.stderr) as report:
-        now_s = SystemClock().now_s()
-        manifest = restore(arguments.backup, folder, database, open_blobs(folder), anchor, now_s, report)
-    with database.read() as connection:
-        anchor.extend(connection)
+        manifest = restore(
+            arguments.backup, folder, now_s, report, anchor=arguments.anchor, database_url=arguments.database
+        )
     return {"audit_entries": manifest["audit"]["number"], "parts": len(manifest["parts"])}

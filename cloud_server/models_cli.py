@@ -12,6 +12,8 @@ from sqlalchemy import Connection
 from cloud_server.api.context import Context
 from cloud_server.app import open_existing
 from cloud_server.authority.registry import Authority
+from cloud_server.authority.release_keys import CERTIFIED, REQUEST
+from cloud_server.listening import read_text
 from cloud_server.models_text import release_text, versions_text
 from cloud_server.progress import progress
 from cloud_server.releases import actions
@@ -19,15 +21,18 @@ from cloud_server.releases.card import card_text, model_card
 from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form, list_versions, release_report
 from cloud_server.releases.gate import Rule, parse_stages
 from cloud_server.releases.importing import import_weights
-from cloud_server.releases.keys import rotate, signing_key
+from cloud_server.releases.keys import adopt, next_key, rotate, signing_key
 from cloud_server.releases.state import ReleaseState
 from cloud_server.settings import AUTHORITY_KEY_FILE, load_or_create_key
+from cloud_server.stored_numbers import stored_number
 from cloud_server.tables import bytes_of, facts
 from cloud_server.tasks import file_of_release, load_task, newest_version, release_of
-from shared.errors import Refused, UsageError
+from shared.errors import UsageError
 from shared.limits import MAX_BLOB_BYTES
 from shared.release import RELEASE_FILE, SIGNATURE_FILE, key_id
+from shared.release_key import request_release_key
 from shared.wire.canonical import Json, decode
+from shared.wire.messages import read_signed, write_signed
 from shared.wire.signed import SigningKey
 
 Add = Callable[[str, str, Callable[[argparse.Namespace], Json]], argparse.ArgumentParser]
@@ -53,7 +58,10 @@ def add_models(add: Add) -> None:
     _changing(add("roll-back", "let devices use the previous release again", _roll_back), reason=True)
     importing = _changing(add("import", "publish weights from elsewhere as the next version", _import))
     importing.add_argument("--weights", type=Path, required=True, metavar="FILE", help="safetensors, by tensor path")
-    add("rotate-key", "replace the key that signs versions and releases; with every process stopped", _rotate_key)
+    rotating = add(
+        "rotate-key", "replace the key that signs versions and releases; with every process stopped", _rotate_key
+    )
+    rotating.add_argument("--certified", type=Path, metavar="FILE", help="what an authority elsewhere handed back")
     download = _of_task(add("download", "write a version as one file", _download), version=True)
     download.add_argument("--as", dest="form", choices=FORMS, default="float")
     download.add_argument("--out", type=Path, help="default: TASK-VERSION with the form's suffix")
@@ -66,7 +74,7 @@ def add_models(add: Add) -> None:
 def _of_task(parser: argparse.ArgumentParser, *, version: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("task")
     if version:
-        parser.add_argument("--version", type=int, help="default: the newest")
+        parser.add_argument("--version", type=stored_number, help="default: the newest")
     return parser
 
 
@@ -75,11 +83,11 @@ def _changing(
 ) -> argparse.ArgumentParser:
     parser.add_argument("task")
     if version:
-        parser.add_argument("version", type=int)
+        parser.add_argument("version", type=stored_number)
     if reason:
         parser.add_argument("--reason", default="", help="for the audit log")
     parser.add_argument(
-        "--revision", type=int, help="that `model show` told; somebody else's change since then is a conflict"
+        "--revision", type=stored_number, help="that `model show` told; somebody else's change since then is a conflict"
     )
     return parser
 
@@ -210,16 +218,39 @@ def _import(arguments: argparse.Namespace) -> Json:
 
 def _rotate_key(arguments: argparse.Namespace) -> Json:
     parts = open_existing(arguments.data)
-    if not isinstance(parts.authority, Authority):
-        raise Refused(
-            "authority-elsewhere",
-            "The authority, which has to certify a new release key, is not in this folder.",
-            "a deployment with an authority of its own cannot replace its release key yet",
-        )
-    authority = load_or_create_key(parts.folder.authority / AUTHORITY_KEY_FILE)
-    key = rotate(parts.database, parts.folder, authority, OPERATOR, parts.clock.now_s())
+    now_s, authority_key = parts.clock.now_s(), parts.authority.public_key
+    if arguments.certified is not None:
+        word = read_signed(_file(arguments.certified, "what the authority's operator handed back"), CERTIFIED)
+        key = adopt(parts.database, parts.folder, word, authority_key, OPERATOR, now_s)
+    elif isinstance(parts.authority, Authority):
+        secret = load_or_create_key(parts.folder.authority / AUTHORITY_KEY_FILE)
+        key = rotate(parts.database, parts.folder, secret, OPERATOR, now_s)
+    else:
+        return _ask_for_certificate(parts, arguments)
     parts.anchor_audit()
     return {"number": key.number, "key_id": key_id(key.public_key)}
+
+
+def _ask_for_certificate(parts: Context, arguments: argparse.Namespace) -> Json:
+    """Write what an authority elsewhere certifies; nothing is signed anew yet."""
+    number, new = next_key(parts.database, parts.folder, parts.authority.public_key)
+    path = parts.folder.path / f"release_key_{number}_request.json"
+    path.write_bytes(write_signed(REQUEST, request_release_key(new, number, parts.root.fingerprint)))
+    if arguments.json:
+        return {"number": number, "key_id": key_id(new.public), "request": str(path)}
+    return facts(
+        [
+            ("key", f"number {number}, {key_id(new.public)}; not in use yet"),
+            ("request", str(path)),
+            ("next", "stop every process here, and hand the request to the authority's operator, who runs"),
+            ("", "fedloom-server certify REQUEST --data AUTHORITY --out CERTIFIED, and compares the key's id;"),
+            ("", f"then fedloom-server model rotate-key --certified CERTIFIED --data {arguments.data}"),
+        ]
+    )
+
+
+def _file(path: Path, what: str) -> bytes:
+    return read_text(path, "utf-8", "bad-release-key", what).encode("utf-8")
 
 
 def _number_of(connection: Connection, arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cloud_server.app import make_context
 from cloud_server.logs import set_up_logging
@@ -77,7 +78,7 @@ def run_driver(data: Path, supervisor: int, lease_s: float = LEASE_S, retention:
                     now_s = time.monotonic()
                 time.sleep(min(IDLE_TICK_S, REST * (time.monotonic() - now_s)))
             failures = 0
-        except (OSError, DBAPIError, sqlite3.Error) as error:
+        except (OSError, DBAPIError, PoolTimeout, sqlite3.Error) as error:
             failures += 1
             log.error("the driver waits: %s", failure_of(error))  # noqa: TRY400  # its text may quote rows
             driver.forget()

@@ -28,6 +28,7 @@ from cloud_server.settings import DataFolder, load_or_create_key, write_private
 from cloud_server.storage.leases import LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE_S
 from cloud_server.storage.opening import open_database
 from cloud_server.storage.schema import device, setting
+from cloud_server.stored_numbers import stored_number
 from cloud_server.tls import ROOT_FILE
 from shared.clock import SystemClock
 from shared.errors import UsageError
@@ -88,7 +89,7 @@ def _add_driving(parser: argparse.ArgumentParser) -> None:
     kept = Retention()
     parser.add_argument(
         "--keep-versions",
-        type=int,
+        type=stored_number,
         default=kept.versions,
         metavar="N",
         help="how many of each task's newest versions are kept (default %(default)d)",
@@ -143,7 +144,7 @@ def serve(arguments: argparse.Namespace) -> int:
     tls = tls_files(arguments, folder.keys, public_host)
     described = _described(arguments.authority) if arguments.authority else description_of(folder)
     release_key = load_or_create_key(folder.keys / RELEASE_KEY_FILE)
-    root = authority_of(folder, release_key, SystemClock(), described).root(release_key.public, tls.root_pem)
+    root = authority_of(folder, release_key.sign, SystemClock(), described).root(release_key.public, tls.root_pem)
     _require_same_root(folder, root)
     write_private(folder.keys / ROOT_FILE, tls.root_pem.encode("ascii"))
     if described is not None:

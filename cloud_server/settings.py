@@ -27,17 +27,24 @@ class DataFolder:
     path: Path
 
     @classmethod
-    def open(cls, path: Path) -> DataFolder:
+    def open(cls, path: Path, *, to_restore: bool = False) -> DataFolder:
         """Create the folder and its parts where they are missing.
 
+        Args:
+            path: of the folder.
+            to_restore: whether it is opened to have a backup restored into it.
+
         Raises:
-            UsageError: ``bad-data-folder`` for one that cannot be used, or a separate authority's.
+            UsageError: ``bad-data-folder`` for one that cannot be used, or a separate authority's;
+                ``restore-unfinished``.
         """
         folder = cls(path.resolve())
         if (folder.path / AUTHORITY_KEY_FILE).exists():
             raise UsageError(
                 "bad-data-folder", f"{path} is an enrolment authority's.", "give the aggregator a folder of its own"
             )
+        if not to_restore:
+            folder._require_whole()
         try:
             for part in (folder.path, folder.blobs, folder.uploads, folder.keys):
                 part.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
@@ -55,9 +62,32 @@ class DataFolder:
             UsageError: ``no-data``, so that a mistyped folder does not become a new deployment.
         """
         folder = cls(path.resolve())
-        if not (folder.database.is_file() or folder.database_url_file.is_file()):
+        folder._require_whole()
+        if not folder.has_database():
             raise UsageError("no-data", f"{path} is not an aggregator's folder.", "check --data")
         return cls.open(path)
+
+    def has_database(self) -> bool:
+        """Say whether there is a database, or the address of one."""
+        return self.database.is_file() or self.database_url_file.is_file()
+
+    def _require_whole(self) -> None:
+        """Refuse what a restore that broke off has left: its keys with an empty database would be another deployment.
+
+        Raises:
+            UsageError: ``restore-unfinished``.
+        """
+        if self.restoring.exists() and not self.has_database():
+            raise UsageError(
+                "restore-unfinished",
+                f"A backup was being restored into {self.path}, and that broke off.",
+                "run the same `fedloom-server db restore` again; with --database, give an empty one",
+            )
+
+    @property
+    def restoring(self) -> Path:
+        """A note that a restore began; it means nothing once there is a database."""
+        return self.path / "restore.unfinished"
 
     @property
     def database(self) -> Path:

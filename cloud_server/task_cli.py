@@ -23,6 +23,7 @@ from cloud_server.settings import DataFolder
 from cloud_server.storage.opening import open_blobs, open_database
 from cloud_server.storage.schema import device
 from cloud_server.storage.schema import task as task_table
+from cloud_server.stored_numbers import stored_number
 from cloud_server.tables import detail, facts, nothing, plain_lines, rounded, significant, table, took, when, word
 from cloud_server.tasks import Task, create_task, load_task, newest_version, prepare_task, task_names
 from shared.bundle import read_bundle
@@ -48,7 +49,7 @@ def add_tasks(add: Add) -> None:
 def add_audit(add: Add) -> None:
     """Declare the verb of the audit log."""
     listing = add("list", "list the audit log", _audit_list)
-    listing.add_argument("--after", type=int, default=0, metavar="N", help="only entries after number N")
+    listing.add_argument("--after", type=stored_number, default=0, metavar="N", help="only entries after number N")
 
 
 def add_privacy(add: Add) -> None:

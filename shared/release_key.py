@@ -16,6 +16,8 @@ from shared.wire.signed import PUBLIC_KEY_BYTES, Signed, SigningKey
 
 _DOMAIN: Final = "fedloom/1/release-key"
 _FORMAT: Final = "fedloom-release-key-1"
+_REQUEST_DOMAIN: Final = "fedloom/1/release-key-request"
+_REQUEST_FORMAT: Final = "fedloom-release-key-request-1"
 _YEAR_9999_S: Final = 253_402_300_799
 
 
@@ -65,4 +67,44 @@ def verify_release_key(signed: Signed, authority_key: bytes, *, min_number: int 
             f"The server shows release key {key.number}; this device already trusts {min_number}.",
             "the server may have been restored from an old backup: ask its operator",
         )
+    return key
+
+
+def request_release_key(key: SigningKey, number: int, fingerprint: bytes) -> Signed:
+    """Return what an aggregator hands to an authority elsewhere, signed by the key that is to be certified.
+
+    Args:
+        key: the next release key.
+        number: of it.
+        fingerprint: of the aggregator's root document, 32 octets.
+    """
+    body = encode(
+        {
+            "format": _REQUEST_FORMAT,
+            "number": number,
+            "release_key": octets_to_text(key.public),
+            "root": octets_to_text(fingerprint),
+        }
+    )
+    return Signed.make(key, _REQUEST_DOMAIN, body)
+
+
+def requested_release_key(signed: Signed, fingerprint: bytes) -> ReleaseKey:
+    """Return the key that is to be certified, after checking that whoever asks has it.
+
+    Raises:
+        Refused: ``other-aggregator`` for another root document than ``fingerprint``'s.
+        Unauthenticated: ``bad-signature``.
+        UsageError: for a malformed body.
+    """
+    fields = Fields(decode(signed.body), "request for a release key")
+    fields.choice("format", (_REQUEST_FORMAT,))
+    key = ReleaseKey(fields.integer("number", 1, MAX_VERSION), fields.octets("release_key", PUBLIC_KEY_BYTES))
+    root = fields.octets("root", 32)
+    fields.end()
+    if root != fingerprint:
+        raise Refused(
+            "other-aggregator", "The request is another aggregator's than this authority's.", "check whose file it is"
+        )
+    signed.verify(key.public_key, _REQUEST_DOMAIN, "the request for a release key")
     return key

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests import postgres as postgresql
 from tests import s3 as object_stores
-from tests.postgres import Cluster
 from tests.s3 import S3
+from tools import own_postgres
+from tools.own_postgres import Cluster
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
     """Return a real PostgreSQL of this worker's own."""
-    with postgresql.cluster() as running:
+    with own_postgres.cluster() as running:
         yield running
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Row
 from cloud_server.api.context import context
 from cloud_server.api.limiting import limiter
 from cloud_server.api.policy import stating
-from cloud_server.device_keys import made_by
+from cloud_server.device_keys import made_by, unknown
 from cloud_server.devices import Request, take_key
 from shared.errors import FedloomError, Unauthenticated, UsageError
 from shared.limits import MAX_JSON_BYTES
@@ -134,7 +134,7 @@ class Claim:
         """Read the current request's headers.
 
         Raises:
-            Unauthenticated: ``unsigned-request``.
+            Unauthenticated: ``unsigned-request``; ``unknown-device`` for a name that no device can have.
             UsageError: ``bad-octets``.
         """
         name = request.headers.get(DEVICE_HEADER, "")
@@ -143,6 +143,8 @@ class Claim:
         signature = octets_from_text(request.headers.get(SIGNATURE_HEADER, ""))
         if not _SHA256.fullmatch(body_sha256) or len(signature) != SIGNATURE_BYTES:
             raise Unauthenticated("unsigned-request", "The request is not signed.", "use fedloom-agent")
+        if not name.isprintable():
+            raise unknown()
         target = request.full_path if request.query_string else request.path
         fingerprint = context().root.fingerprint
         message = request_message(fingerprint, name, counter, request.method, target, body_sha256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 from sqlalchemy import insert, select
 
+from cloud_server import audit
 from cloud_server.api.auth import Claim, body, take_certificate
 from cloud_server.api.context import Context, context
 from cloud_server.api.policy import public, stating
@@ -84,20 +85,24 @@ def _current(parts: Context, data: bytes) -> Certificate:
 def _admit(parts: Context, certificate: Certificate) -> None:
     """Let the certified device send requests; once is enough.
 
+    It is in the audit log, and anchored before the device is answered: a restore from before would let its code be
+    redeemed by another key, and know nothing of the device.
+
     Raises:
         Missing: ``task-unknown``, where an authority elsewhere made codes for a task that was never created here.
     """
-    with parts.database.write() as connection:
+    with parts.recorded() as connection:
         load_task(connection, certificate.task)
         if connection.execute(select(device.c.device).where(device.c.device == certificate.device)).one_or_none():
             return
+        now_s = parts.clock.now_s()
         connection.execute(
             insert(device).values(
                 device=certificate.device,
                 task=certificate.task,
                 certificate=certificate.signed.to_bytes(),
                 identity_key=certificate.identity_key,
-                enrolled_s=parts.clock.now_s(),
+                enrolled_s=now_s,
                 counter=0,
                 last_request="",
                 last_seen_s=0.0,
@@ -106,3 +111,5 @@ def _admit(parts: Context, certificate: Certificate) -> None:
                 serial=certificate.serial,
             )
         )
+        detail = {"task": certificate.task, "group": certificate.group}
+        audit.record(connection, now_s, "device", "device-enrolled", certificate.device, detail)

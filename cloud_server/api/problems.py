@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from flask import Flask, Response, request
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from cloud_server import logs
@@ -40,7 +41,7 @@ def problem(status: int, code: str, detail: str, remedy: str = "") -> Response:
 
 def register(app: Flask) -> None:
     """Turn every exception of ``app`` into a problem document."""
-    for kind in (FedloomError, HTTPException, OSError, DBAPIError, Exception):
+    for kind in (FedloomError, HTTPException, OSError, DBAPIError, PoolTimeout, Exception):
         app.register_error_handler(kind, answer)
 
 
@@ -51,7 +52,11 @@ def answer(error: Exception) -> Response:
     if isinstance(error, HTTPException):
         code = (error.name or "error").lower().replace(" ", "-")
         return problem(error.code or 500, code, error.description or "")
-    if isinstance(error, OSError | DBAPIError):
+    if isinstance(error, DataError):
+        # PostgreSQL stores no NUL in a text: nothing is wrong with it, and trying again does not help.
+        log.info("%s %s: %s", request.method, request.endpoint, failure_of(error))
+        return problem(400, "bad-value", "The request has a text or number that cannot be stored.", "mend it")
+    if isinstance(error, OSError | DBAPIError | PoolTimeout):
         # Nothing was acknowledged, so the same request may be sent again.
         log.error("%s %s: %s", request.method, request.endpoint, failure_of(error))
         return problem(503, "storage-unavailable", "The server cannot store anything now.", "it is tried again later")

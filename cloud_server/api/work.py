@@ -25,7 +25,6 @@ from cloud_server.storage.schema import device as device_table
 from cloud_server.tasks import release_of
 from shared.errors import Conflict, FedloomError, Missing
 from shared.limits import READ_PIECE_BYTES
-from shared.release import MAX_VERSION
 from shared.wire.messages import CheckIn, Meeting, Rendezvous, write_release, write_signed
 from shared.wire.requests import BLOBS, CHECK_IN, DECISION, JSON, OCTETS, RELEASE_KEY, RELEASES, RENDEZVOUS
 
@@ -77,8 +76,6 @@ def _remember(message: CheckIn) -> Row[*tuple[Any, ...]]:
 @for_devices
 def release(number: int) -> Response:
     """Return a version's release.json and its signature."""
-    if number > MAX_VERSION:  # the database could not even compare it
-        raise Missing("version-unknown", "There is no such version.")
     with context().database.read() as connection:
         if not is_kept(connection, caller().task, number):
             raise VersionRemoved("version-removed", f"Version {number} is not kept any more.", "use the newest one")

@@ -13,6 +13,7 @@ from cloud_server.api.limiting import Limits, limit
 from cloud_server.api.observing import observe
 from cloud_server.api.policy import public, stating
 from cloud_server.authority.registry import Authority
+from cloud_server.authority.release_keys import key_of_now
 from shared.clock import SystemClock
 from shared.errors import TryLater
 from shared.root import Root
@@ -73,7 +74,8 @@ def create_app(authority: Authority, folder: Path, limits: Limits = DEFAULT_LIMI
         """Draw for the aggregator alone: anybody else could use up its cohorts' ids."""
         wanted = SeedRequest.from_bytes(request.get_data())
         message = seed_request_message(wanted.cohort, wanted.roster_root)
-        verify(read_root(folder).release_key, message, wanted.signature, "a request for a seed")
+        key = key_of_now(folder, authority.public_key, read_root(folder))
+        verify(key, message, wanted.signature, "a request for a seed")
         return Response(write_signed("seed", authority.draw_seed(wanted.cohort, wanted.roster_root)), content_type=JSON)
 
     return app

@@ -18,6 +18,7 @@ from shared.clock import Clock
 from shared.errors import Conflict, Refused, UsageError
 from shared.ids import random_id, require_name
 from shared.limits import MAX_FORMER_KEYS_TRIED, MIN_RENEWAL_INTERVAL_S
+from shared.release_key import ReleaseKey, certify_release_key
 from shared.root import SECRET_BYTES, Root
 from shared.secagg.graph_seed import SEED_BYTES, GraphSeed
 from shared.wire.canonical import sha256
@@ -213,6 +214,10 @@ class Authority:
                 "This device's key was renewed not long ago, and every one stays in the log.",
                 f"try again in {math.ceil(wait_s / 60)} minutes",
             )
+
+    def certify_release_key(self, key: ReleaseKey) -> Signed:
+        """Return this authority's word that an aggregator's releases are signed by ``key`` from now on."""
+        return certify_release_key(self._key, key, self._clock.now_s())
 
     def draw_seed(self, cohort: str, roster_root: bytes) -> Signed:
         """Return the seed of a cohort's graph: drawn once, the same again for the same roster, never for another.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -15,7 +16,7 @@ from shared.root import Root, require_url
 from shared.wire.canonical import Fields, decode, encode, octets_to_text
 from shared.wire.messages import EnrolRequest, RenewalRequest, SeedRequest, read_signed
 from shared.wire.requests import JSON, SEEDS, seed_request_message
-from shared.wire.signed import PUBLIC_KEY_BYTES, Certificate, Signed, SigningKey
+from shared.wire.signed import PUBLIC_KEY_BYTES, Certificate, Signed
 
 DESCRIPTION_FILE: Final = "authority.json"
 TIMEOUT_S: Final = 10.0
@@ -61,17 +62,20 @@ class Description:
         return described
 
 
+_REFUSALS: Final = frozenset({"seed-drawn", "bad-signature"})
+
+
 class RemoteAuthority:
     """An authority in another process, under another operator.
 
     Args:
         described: who it is.
-        release_key: of the aggregator; the authority answers its requests only.
+        sign: signs with the aggregator's release key of now; the authority answers its requests only.
     """
 
-    def __init__(self, described: Description, release_key: SigningKey) -> None:
+    def __init__(self, described: Description, sign: Callable[[bytes], bytes]) -> None:
         self._described = described
-        self._release_key = release_key
+        self._sign = sign
 
     @property
     def public_key(self) -> bytes:
@@ -107,15 +111,18 @@ class RemoteAuthority:
 
         Raises:
             TryLater: ``no-authority`` while it cannot be reached or cannot answer.
-            Refused: with its own code.
+            Refused: with its own code, ``seed-drawn`` or ``bad-signature``; ``seed-refused`` for any other text.
         """
-        signature = self._release_key.sign(seed_request_message(cohort, roster_root))
+        signature = self._sign(seed_request_message(cohort, roster_root))
         status, body = self._post(SEEDS, SeedRequest(cohort, roster_root, signature).to_bytes())
         if status == HTTPStatus.OK:
             return read_signed(body, "seed")
         code = Fields(decode(body), "problem").text("code") if body.startswith(b"{") else "no-answer"
         if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise Refused(code, f"The authority refused to draw a seed ({code}).", "read the authority's messages")
+            message, remedy = f"The authority refused to draw a seed ({code}).", "read the authority's messages"
+            if code not in _REFUSALS:
+                raise Refused("seed-refused", message, remedy)  # members are shown it: no text of somebody else's
+            raise Refused(code, message, remedy)
         raise TryLater("no-authority", f"The authority cannot draw a seed now ({code}).", "it is tried again")
 
     def _post(self, target: str, body: bytes) -> tuple[int, bytes]:

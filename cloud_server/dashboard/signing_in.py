@@ -19,7 +19,7 @@ from cloud_server.dashboard.showing import action, everybody, local_path, render
 from cloud_server.operators import sessions
 from cloud_server.operators.accounts import any_operator
 from cloud_server.operators.passwords import password_fits
-from shared.errors import Missing, UsageError
+from shared.errors import Missing, Unauthenticated, UsageError
 from shared.limits import SESSION_LASTS_S
 from shared.wire.canonical import Json, sha256
 
@@ -33,7 +33,8 @@ def sign_in() -> AnyResponse:
     """Show the form; who a trusted proxy names is signed in at once."""
     where = local_path(request.args.get("next", ""))
     if name := sign_in_header().told():
-        return _signed_in(name, where)
+        # Who is signed in already stays so: asking for a page writes nothing.
+        return redirect(where, HTTPStatus.SEE_OTHER) if _has_session(name) else _signed_in(name, where)
     secret = request.cookies.get(FORM_COOKIE, "") or secrets.token_urlsafe(32)
     with context().database.read() as connection:
         first = not any_operator(connection)
@@ -110,6 +111,17 @@ def static_version(name: str) -> str:
 
 def _form_token(secret: str) -> str:
     return sha256(f"fedloom sign-in form {secret}".encode()).hex()
+
+
+def _has_session(name: str) -> bool:
+    parts = context()
+    try:
+        with parts.database.read() as connection:
+            secret = request.cookies.get(SESSION_COOKIE, "")
+            session, _ = sessions.find_session(connection, secret, parts.clock.now_s())
+    except Unauthenticated:
+        return False
+    return session.operator == name
 
 
 def _signed_in(name: str, where: str) -> Response:

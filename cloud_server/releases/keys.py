@@ -113,6 +113,13 @@ def require_current_key(connection: Connection, signed_by: str) -> None:
         )
 
 
+def next_key(database: Database, folder: DataFolder, authority_key: bytes) -> tuple[int, SigningKey]:
+    """Return number and key of what may sign next; one that an interrupted rotation made is used."""
+    with database.read() as connection:
+        number = key_number(connection, authority_key) + 1
+    return number, load_or_create_key(_path(folder, number))
+
+
 def rotate(database: Database, folder: DataFolder, authority: SigningKey, who: str, now_s: float) -> ReleaseKey:
     """Make a new release key, let the authority certify it, and sign every version with it; return it.
 
@@ -126,13 +133,28 @@ def rotate(database: Database, folder: DataFolder, authority: SigningKey, who: s
     Raises:
         Conflict: ``server-running``.
     """
+    number, new = next_key(database, folder, authority.public)
+    word = certify_release_key(authority, ReleaseKey(number, new.public), now_s)
+    return adopt(database, folder, word, authority.public, who, now_s)
+
+
+def adopt(
+    database: Database, folder: DataFolder, word: Signed, authority_key: bytes, who: str, now_s: float
+) -> ReleaseKey:
+    """Sign every version with the key that the authority's word is about, and return it; see ``rotate``.
+
+    Raises:
+        Unauthenticated: ``bad-signature`` of another authority's word.
+        Refused: ``release-key-replayed`` for the word on a key that was replaced.
+        Conflict: ``server-running``.
+        BrokenState: ``missing-key-file`` or ``other-key-file`` where the key was not made here.
+    """
     with database.read() as connection:
-        number = key_number(connection, authority.public) + 1
+        key = verify_release_key(word, authority_key, min_number=key_number(connection, authority_key) + 1)
         before = _successor(connection)
     # Of the key so far only the public half is needed: it may be lost.
     old = load_or_create_key(folder.keys / FIRST_KEY_FILE).public if before is None else before.public_key
-    new = load_or_create_key(_path(folder, number))  # one that an interrupted rotation made is used
-    key = ReleaseKey(number, new.public)
+    new = _load(folder, key)
     with database.write() as connection:
         lock_last(connection)  # a version that is being stored is there before, or refused after
         if connection.execute(select(lease.c.name).where(lease.c.expires_s > now_s).limit(1)).one_or_none():
@@ -142,9 +164,8 @@ def rotate(database: Database, folder: DataFolder, authority: SigningKey, who: s
             body, signature = sign_release(replace(parse_release(row.release), key_id=key_id(new.public)), new)
             one = (version.c.task == row.task, version.c.number == row.number)
             connection.execute(update(version).where(*one).values(release=body, signature=signature))
-        word = octets_to_text(certify_release_key(authority, key, now_s).to_bytes())
         connection.execute(delete(setting).where(setting.c.name == _SETTING))
-        connection.execute(insert(setting).values(name=_SETTING, value=word))
-        audit.record(connection, now_s, who, "release-key-rotated", key_id(new.public), {"number": number})
+        connection.execute(insert(setting).values(name=_SETTING, value=octets_to_text(word.to_bytes())))
+        audit.record(connection, now_s, who, "release-key-rotated", key_id(new.public), {"number": key.number})
         bump(connection)
     return key

@@ -572,9 +572,7 @@ class Driver:
             self._count(connection, record, now_s)
             insert_version(connection, task.name, made, master_sha256, now_s)
             save_state(connection, record.id, replace(record.state, phase=Phase.SUMMED, since_s=now_s))
-            stopped = stop_reason(connection, task, aggregate.evaluation, now_s)
-            members = record.state.members
-            close_round(connection, task, aggregate, now_s, members=members, stopped=stopped)
+            stopped = self._close(connection, task, record, aggregate, now_s)
         log.info(
             "task %s: round %d closed with %d of %d devices, version %d%s",
             task.name,
@@ -586,6 +584,13 @@ class Driver:
         )
         self._forget(record.id)
         return True
+
+    def _close(
+        self, connection: Connection, task: Task, record: StoredCohort, aggregate: AggregateSum, now_s: float
+    ) -> str:
+        stopped = stop_reason(connection, task, aggregate.evaluation, now_s)
+        close_round(connection, task, aggregate, now_s, members=record.state.members, stopped=stopped)
+        return stopped
 
     def _count(self, connection: Connection, record: StoredCohort, now_s: float) -> None:
         devices = devices_in_order(record.roster_body or b"")

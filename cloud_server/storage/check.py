@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 from sqlalchemy import select
 
 from cloud_server import audit
@@ -35,14 +38,19 @@ def find_damage(
         digests = sorted(needed(connection))
         running = list(connection.execute(select(cohort).where(cohort.c.phase.not_in([p.value for p in OVER]))))
         vectors = 0
+        stored: list[tuple[str, str, bytes]] = []  # cohort, device, hash
         for row in running:
             added = connection.execute(select(partial_sum.c.members).where(partial_sum.c.cohort == row.id)).scalar()
             done = from_bitmap(added, row.members) if added is not None else frozenset()
             devices = devices_in_order(row.roster) if row.roster is not None else ()
-            for device in step_bodies(connection, row.id, "vector"):
+            for device, acknowledged in step_bodies(connection, row.id, "vector").items():
                 vectors += 1
-                if devices.index(device) not in done and not uploads.path(row.id, device).is_file():
-                    problems.append(f"The vector of {device} in cohort {row.id} is not there.")
+                if devices.index(device) not in done:
+                    stored.append((row.id, device, acknowledged))
+    for place, (cohort_id, device, acknowledged) in enumerate(stored):
+        report("vectors of cohorts", place, len(stored))
+        if (problem := _damage(uploads.path(cohort_id, device), acknowledged)) is not None:
+            problems.append(f"The vector of {device} in cohort {cohort_id} {problem}.")
     for place, digest in enumerate(digests):
         report("files of releases", place, len(digests))
         try:
@@ -50,3 +58,13 @@ def find_damage(
         except FedloomError as error:
             problems.append(f"{digest}: {error}")
     return {"audit_entries": entries, "blobs": len(digests), "vectors": vectors, "problems": problems}
+
+
+def _damage(path: Path, digest: bytes) -> str | None:
+    """Say what is wrong with a stored vector whose hexadecimal SHA-256 was acknowledged, None if nothing is."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "is not there"
+    return None if found.encode() == digest else "is not what was stored"

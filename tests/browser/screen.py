@@ -82,10 +82,14 @@ class Screen:
 
     def wait_for_text(self, selector: str, text: str) -> None:
         """Wait until an element, which may be replaced meanwhile, says something."""
-        script = "return [...document.querySelectorAll(arguments[0])].map(found => found.textContent).join(' ')"
         WebDriverWait(self.chrome, PATIENCE_S).until(
-            lambda chrome: text in chrome.execute_script(script, selector), f"{selector} does not say {text!r}"
+            lambda _chrome: text in self.said(selector), f"{selector} does not say {text!r}"
         )
+
+    def said(self, selector: str) -> str:
+        """Return what elements say now, nothing where there are none."""
+        script = "return [...document.querySelectorAll(arguments[0])].map(found => found.textContent).join(' ')"
+        return str(self.chrome.execute_script(script, selector)).replace("\N{NO-BREAK SPACE}", " ")
 
     def write(self, selector: str, text: str) -> None:
         """Type into a field that is emptied first."""

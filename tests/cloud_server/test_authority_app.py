@@ -34,7 +34,7 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def root(authority: Authority, tmp_path: Path) -> Root:
     """The aggregator's root document, which the authority was given."""
-    found = RemoteAuthority(Description(authority.public_key, URL, PEM), RELEASE_KEY).root(RELEASE_KEY.public, PEM)
+    found = RemoteAuthority(Description(authority.public_key, URL, PEM), RELEASE_KEY.sign).root(RELEASE_KEY.public, PEM)
     (tmp_path / AGGREGATOR_FILE).write_bytes(found.to_bytes())
     return found
 
@@ -113,7 +113,7 @@ class TestSeeds:
 
 
 def test_an_aggregator_with_an_authority_elsewhere_makes_and_takes_no_codes(authority: Authority) -> None:
-    remote = RemoteAuthority(Description(authority.public_key, URL, PEM), RELEASE_KEY)
+    remote = RemoteAuthority(Description(authority.public_key, URL, PEM), RELEASE_KEY.sign)
     with refused("other-authority", UsageError):
         remote.mint("point", count=1, valid_s=60)
     with refused("other-authority", Refused):

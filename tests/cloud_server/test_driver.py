@@ -88,7 +88,7 @@ def test_killed_in_a_cohort_with_a_drop_out_the_cohort_completes_once(
     assert_each_counted_once(local, present, 3)
 
 
-@pytest.mark.parametrize("moment", ["_messages", "_close", "_forget"])
+@pytest.mark.parametrize("moment", ["_messages", "_count", "_close", "_forget"])
 def test_killed_while_closing_the_cohort_completes_once(
     local: Local, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

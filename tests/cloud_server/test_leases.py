@@ -14,7 +14,7 @@ from cloud_server.storage.leases import LEASE_S, Leases
 from cloud_server.storage.revisions import AGGREGATOR
 from cloud_server.storage.schema import lease
 from tests.edge_client.devices import ManualClock
-from tests.postgres import Cluster
+from tools.own_postgres import Cluster
 
 TASKS = tuple(f"task:{number}" for number in range(6))
 HOUSEKEEPING = "housekeeping"

@@ -6,19 +6,19 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args, get_type_hints
 from urllib.parse import quote
 
 import pytest
 from sqlalchemy import insert, select
 
 from cloud_server.dashboard.facts.rounds import measured
-from cloud_server.dashboard.language import LANGUAGES
+from cloud_server.dashboard.language import LANGUAGES, catalogue
 from cloud_server.dashboard.sentences import CATALOGUES
 from cloud_server.dashboard.showing import SECURITY_HEADERS
 from cloud_server.dashboard.signing_in import STATIC
 from cloud_server.storage.schema import device
-from shared.plan import Stop
+from shared.plan import Privacy, Stop
 from tests.cloud_server.local import Local, small_plan
 from tests.cloud_server.members import STEPS, Member
 from tests.cloud_server.signed_in import BASE, Browser, SignedIn
@@ -291,6 +291,13 @@ def test_every_text_is_there_in_every_language() -> None:
         key for path in TEMPLATES.glob("*.html") for key in re.findall(r't\("([\w.-]+)" ~', path.read_text("utf-8"))
     }
     assert {prefix for prefix in begins if not any(key.startswith(prefix) for key in english)} == set()
+
+
+def test_every_mechanism_has_a_name_in_every_language() -> None:
+    names = {f"mechanism.{name}" for name in get_args(get_type_hints(Privacy)["mechanism"])}
+    assert len(names) == 3
+    for code in LANGUAGES:
+        assert names - catalogue(code).texts.keys() == set()
 
 
 @pytest.mark.parametrize(("accepted", "said"), [("zh-CN,zh;q=0.9", "登录"), ("de", "Sign in"), ("", "Sign in")])

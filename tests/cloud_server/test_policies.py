@@ -65,7 +65,7 @@ def authority_app(tmp_path: Path) -> Iterator[Flask]:
     authority = Authority(tmp_path, ManualClock(), os.urandom)
     described = Description(authority.public_key, "https://authority.test", "")
     release_key = SigningKey(sha256(b"release"))
-    root = RemoteAuthority(described, release_key).root(release_key.public, "")
+    root = RemoteAuthority(described, release_key.sign).root(release_key.public, "")
     (tmp_path / AGGREGATOR_FILE).write_bytes(root.to_bytes())
     yield create_authority_app(authority, tmp_path)
     authority._database.close()

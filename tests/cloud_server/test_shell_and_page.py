@@ -49,6 +49,7 @@ AT_THE_MACHINE: Final = {  # and why no browser may
     "serve": "starts what answers the page",
     "authority": "is another process in another folder",
     "driver": "is another process",
+    "certify": "is the authority's, which the aggregator's page cannot reach",
     "operator add": "a password or a first account: whoever has the machine vouches for it",
     "operator set-password": "helps who cannot sign in",
     "operator token create": "shows a secret, which no browser's history shall have",

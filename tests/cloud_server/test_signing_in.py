@@ -12,7 +12,7 @@ from cloud_server.operators.accounts import add_operator, remove_operator, set_p
 from cloud_server.operators.tokens import create_token
 from cloud_server.proxies import Proxies
 from shared.errors import Conflict, FedloomError, Refused, UsageError
-from shared.limits import MAX_ACCOUNT_ATTEMPTS, MAX_ADDRESS_ATTEMPTS, SIGN_IN_WINDOW_S
+from shared.limits import MAX_ACCOUNT_ATTEMPTS, MAX_ADDRESS_ATTEMPTS, SESSION_IDLE_S, SIGN_IN_WINDOW_S
 from tests.cloud_server.local import Local
 from tests.cloud_server.signed_in import BASE, PASSWORD, Browser, SignedIn, form_token
 from tests.shared.refusals import refused
@@ -165,6 +165,35 @@ def test_a_trusted_proxys_word_signs_in_and_nobody_elses_does(local: Local) -> N
     assert ask(browser, "10.9.0.1", "ada", "/console/overview") == 200
     assert ask(browser, "10.9.0.1", "eve", "/console/overview.json") == 401  # somebody else at the same browser
     assert not local.rows("SELECT * FROM operator_session WHERE operator <> 'ada'")
+
+
+def test_who_a_proxy_names_is_signed_in_once(local: Local) -> None:
+    """Asking for the door again makes neither a session nor an audit entry, unless there is none to go on."""
+    signed_in = SignedIn(local)
+    for name in ("ada", "bob"):
+        signed_in.account(name, "viewer", None)
+    local.app = create_app(local.parts, sign_in=SignInHeader("X-Forwarded-User", Proxies.from_text("10.9.0.0/16")))
+    browser = Browser(local)
+
+    def names(name: str) -> list[str]:
+        """Come as somebody and return whose sessions there are, one entry each."""
+        answer = browser._client.get(
+            "/console/sign-in?next=/console/tasks",
+            base_url=BASE,
+            headers={"X-Forwarded-User": name},
+            environ_overrides={"REMOTE_ADDR": "10.9.0.1"},
+        )
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/console/tasks")
+        entries = local.rows("SELECT COUNT(*) FROM audit WHERE action = 'signed-in'")
+        sessions = [str(one) for (one,) in local.rows("SELECT operator FROM operator_session ORDER BY began_s")]
+        assert len(sessions) <= entries[0][0]
+        return [*sessions, str(entries[0][0])]
+
+    assert [names("ada") for _ in range(3)] == [["ada", "1"]] * 3
+    assert names("bob") == ["bob", "2"]  # another person at the same browser; the session before is gone
+    local.clock.time_s += SESSION_IDLE_S + 1
+    assert names("bob") == ["bob", "3"]
+    assert names("bob") == ["bob", "3"]
 
 
 @pytest.mark.parametrize(("name", "proxies"), [("X-User", ""), ("", "10.0.0.1"), ("X User\n", "10.0.0.1")])

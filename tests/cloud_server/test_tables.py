@@ -20,11 +20,9 @@ from cloud_server.figures import ago
 from cloud_server.progress import progress
 from cloud_server.rounds.retention import remove_unneeded
 from cloud_server.settings import DataFolder
-from cloud_server.storage.backup import restore, write_backup
-from cloud_server.storage.blobs import FolderBlobs
+from cloud_server.storage.backup import write_backup
 from cloud_server.storage.check import find_damage
-from cloud_server.storage.database import Database, sqlite_url
-from cloud_server.storage.revisions import AGGREGATOR
+from cloud_server.storage.restoring import restore
 from cloud_server.tables import plain, table
 from shared.plan import Privacy, Stop, Update
 from tests.cloud_server.local import Local, small_plan
@@ -32,7 +30,7 @@ from tests.cloud_server.members import STEPS
 from tests.cloud_server.test_pages import hostile_device
 
 Captured = pytest.CaptureFixture[str]
-HOSTILE: Final = "\x1b]0;owned\x07\x1b[2J\r\u202eevil\u2066\u200b\x9b31m\ninjected line\x00"
+HOSTILE: Final = "\x1b]0;owned\x07\x1b[2J\r\u202eevil\u2066\u200b\x9b31m\ninjected line"
 OBEYED: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 EPOCH: Final = re.compile(r"(?<![\w.])1[5-9]\d{8}(?:\.\d+)?(?![\w])")
 LONG_FLOAT: Final = re.compile(r"\d\.\d{7,}")
@@ -207,6 +205,7 @@ def test_columns_are_aligned_by_what_a_terminal_shows() -> None:
     assert lines == ["number  name  last", "     7  设备  a", "    12  e\u0301     b", "   300  x"]
     assert plain("a\x1b[31mb\u202ec\nd") == "a\\x1b[31mb\\u202ec\\nd"
     assert plain("naïve 设备 ✓") == "naïve 设备 ✓"
+    assert plain("a\x00b") == "a\\x00b"
     assert plain("\ud800") == "\\ud800"
 
 
@@ -260,9 +259,7 @@ def test_what_takes_long_says_how_far_it_is(busy: Local, tmp_path: Path) -> None
     find_damage(parts.database, parts.blobs, parts.uploads, parts.anchor, report)
     remove_unneeded(parts.database, parts.blobs, busy.clock.now_s(), report)
     empty = DataFolder.open(tmp_path / "restored")
-    database = Database(sqlite_url(empty.database), AGGREGATOR)
-    restore(out, empty, database, FolderBlobs(empty.blobs), parts.anchor, busy.clock.now_s(), report)
-    database.close()
+    restore(out, empty, busy.clock.now_s(), report, anchor=parts.anchor.path)
     names = {"tables", "files of releases", "files looked at", "parts checked", "tables filled", "parts put in place"}
     assert told.keys() == names
     for what, steps in told.items():

@@ -32,7 +32,7 @@ from tests.cloud_server.local import Local, small_plan
 from tests.cloud_server.members import STEPS
 from tests.cloud_server.signed_in import SignedIn
 from tests.cloud_server.test_releases import TASK, Scene
-from tests.postgres import Cluster
+from tools.own_postgres import Cluster
 
 PATIENCE_S: Final = 60.0  # before a test gives up; nothing waits this long
 _WAITING: Final = text(

@@ -17,8 +17,8 @@ from cloud_server.storage.database import Database, require_database_url, sqlite
 from cloud_server.storage.revisions import AGGREGATOR, AUTHORITY, MIGRATIONS, VERSION_TABLE, Tables
 from cloud_server.storage.upgrade import upgrade
 from shared.errors import TryLater, UsageError
-from tests.postgres import Cluster
 from tests.shared.refusals import refused
+from tools.own_postgres import Cluster
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -49,7 +49,7 @@ class Pair:
     def seeds(self, key: SigningKey) -> RemoteAuthority:
         """Return the authority as somebody with ``key`` asks it."""
         described = Description.from_bytes((self.authority.data / "authority.json").read_bytes())
-        return RemoteAuthority(described, key)
+        return RemoteAuthority(described, key.sign)
 
     def create_task(self, plan: Plan, dimension: int) -> None:
         """Make a task with the textbook model."""

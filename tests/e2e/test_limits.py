@@ -20,6 +20,7 @@ from tests.e2e.scene import MEMBERS, new_members, small_plan
 from tests.e2e.servers import Deployment, deployment, run_steps
 
 pytestmark = pytest.mark.xdist_group("limits")
+MOST_DOWNLOADS: Final = 300  # on a machine so slow that it seldom comes too soon
 BURST: Final = 20  # of the one request a second that an address may make without proof, and a device with it
 
 
@@ -48,8 +49,10 @@ def test_devices_that_are_told_to_come_back_take_part(strict: Deployment, tmp_pa
     run_steps(members, STEPS)
     assert all(member.counted() for member in members)
     weights = members[0].release(1).files[WEIGHTS_FILE]
-    for number in range(BURST // 2):
+    for number in range(MOST_DOWNLOADS):
         download(members[0].transport, weights, tmp_path / str(number), counts_as="weights_down")
+        if number >= BURST // 2 and refusals(strict):  # the last one came back, and has its file all the same
+            break
     np.testing.assert_allclose(load((tmp_path / "0").read_bytes())["theta"], np.ones(MEMBERS), atol=1e-6)
     assert refusals(strict) > 0
 

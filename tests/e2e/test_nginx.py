@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ import pytest
 import urllib3
 from safetensors.numpy import load
 
+from cloud_server.operators.accounts import AT_THE_MACHINE, By, add_operator
 from edge_client import transport as transport_module
 from edge_client.download import download
 from edge_client.transport import pinned_pool
@@ -35,8 +37,9 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Return a server that devices reach through nginx."""
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     options = ("--public-url", f"https://127.0.0.1:{port}", "--trusted-proxy", "127.0.0.1")
+    signing_in = ("--sign-in-header", "X-Forwarded-User", "--sign-in-proxy", "127.0.0.1")  # as another proxy here does
     with (
-        deployment(folder, *options, "--requests-per-address-s", "3") as running,
+        deployment(folder, *options, *signing_in, "--requests-per-address-s", "3") as running,
         nginx(folder / "nginx", running.data / "keys", port, running.server.port),
     ):
         running.url = f"https://127.0.0.1:{port}"
@@ -129,6 +132,20 @@ def test_metrics_are_not_for_those_who_come_through_nginx(behind: Deployment) ->
     with_nginx, without = stranger(behind, "127.0.0.1"), stranger(behind, "127.0.0.1")
     assert with_nginx.request("GET", f"{behind.url}/metrics").status == 404
     assert without.request("GET", f"https://127.0.0.1:{behind.server.port}/metrics").status == 200
+    for pool in (with_nginx, without):
+        pool.clear()
+
+
+def test_nobody_is_an_operator_for_saying_so(behind: Deployment) -> None:
+    with behind._database.write() as connection:
+        add_operator(connection, "ada", "admin", None, By(AT_THE_MACHINE, time.time()))
+    door, named = "/console/sign-in", {"X-Forwarded-User": "ada"}
+    with_nginx, without = stranger(behind, "127.0.0.4"), stranger(behind, "127.0.0.1")
+    answer = with_nginx.request("GET", behind.url + door, headers=named, redirect=False)
+    assert (answer.status, "fedloom-session" in str(answer.headers)) == (200, False)
+    # The proxy that may say so stands beside nginx.
+    url = f"https://127.0.0.1:{behind.server.port}{door}"
+    assert without.request("GET", url, headers=named, redirect=False).status == 303
     for pool in (with_nginx, without):
         pool.clear()
 

@@ -148,7 +148,7 @@ def test_the_authority_draws_seeds_for_its_aggregator_once_per_cohort(pair: Pair
 def test_an_authority_that_is_away_is_asked_again_later(pair: Pair) -> None:
     described = Description(pair.root.authority_key, f"https://127.0.0.1:{free_port()}", pair.root.tls_root_pem)
     with refused("no-authority", TryLater):
-        RemoteAuthority(described, pair.release_key).draw_seed("cohort-c", ROOT)
+        RemoteAuthority(described, pair.release_key.sign).draw_seed("cohort-c", ROOT)
 
 
 def test_an_impostor_at_the_authoritys_address_is_not_believed(pair: Pair) -> None:
@@ -156,7 +156,7 @@ def test_an_impostor_at_the_authoritys_address_is_not_believed(pair: Pair) -> No
     pinned = (pair.authority.data / "tls_root.pem").read_text("ascii")
     described = Description(pair.root.authority_key, pair.url, pinned)
     with refused("no-authority", TryLater):
-        RemoteAuthority(described, pair.release_key).draw_seed("cohort-d", ROOT)
+        RemoteAuthority(described, pair.release_key.sign).draw_seed("cohort-d", ROOT)
 
 
 def test_another_authority_is_refused_once_devices_are_enrolled(pair: Pair, tmp_path: Path) -> None:

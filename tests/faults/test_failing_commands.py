@@ -143,3 +143,35 @@ def test_restores_can_be_repeated_in_the_same_folder(operator: Operator) -> None
         assert restored.rows("SELECT number FROM version") == [(0,)]
         assert damage(restored) == []
         restored.close()
+
+
+def test_a_restore_that_breaks_off_leaves_a_folder_that_nothing_uses_or_a_whole_one(operator: Operator) -> None:
+    """Keys with an empty database would be a deployment whose versions begin anew."""
+    data, backup = operator.local.parts.folder.path, operator.folder / "backup.tar"
+    assert operator.run("db", "backup", "--out", backup, "--data", data)[0] == 0
+
+    def restored(new: Path) -> tuple[int, dict[str, Any]]:
+        return operator.run("db", "restore", backup, "--data", new, "--anchor", data / ANCHOR_FILE)
+
+    operator.disk.fail(10**9, errno.ENOSPC)
+    assert restored(operator.folder / "good")[0] == 0
+    changes = operator.disk.count
+    operator.disk.mend()
+    seen = set()
+    for number in {*range(1, changes, max(1, changes // 12)), *range(changes - 6, changes)}:
+        new = operator.folder / f"broken-{number}"
+        operator.disk.fail(number, errno.ENOSPC)  # and ever after, as for a process that was killed
+        restored(new)
+        assert operator.disk.failed
+        operator.disk.mend()
+        code, found = operator.run("task", "list", "--data", new)
+        seen.add(found["error"]["code"] if code else "whole")
+        if code:
+            assert not (new / "server.db").exists()
+            assert found["error"]["code"] == "restore-unfinished" or not any(new.glob("*/*.key"))
+            code, found = restored(new)
+            assert code == 0, found
+            code, found = operator.run("task", "list", "--data", new)
+        assert found["tasks"] == ["point"]
+        assert (new / ANCHOR_FILE).read_bytes().startswith((data / ANCHOR_FILE).read_bytes())
+    assert seen == {"no-data", "restore-unfinished", "whole"}

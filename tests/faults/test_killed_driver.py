@@ -25,8 +25,8 @@ from tests.cloud_server.local import small_plan
 from tests.cloud_server.members import STEPS, Member, one_hot
 from tests.e2e.servers import Deployment, deployment, wait_for
 from tests.faults.dying_driver import LEASE_S
-from tests.postgres import Cluster
 from tools.fleet import REPOSITORY
+from tools.own_postgres import Cluster
 
 MEMBERS: Final = 4
 MOST_COMMITS: Final = 30

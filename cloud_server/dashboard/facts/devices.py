@@ -16,7 +16,7 @@ from shared.wire.canonical import Json
 PAGE_ROWS: Final = 50
 STATES: Final = ("active", "quarantined", "revoked")
 _PREFIX: Final = "device-"
-_LAST: Final = "\U0010ffff"  # sorts after every character of a name
+_AFTER: Final = "zz"  # sorts after the hexadecimal digits of names, in whichever collation
 _COLUMNS: Final = (
     device.c.device,
     device.c.task,
@@ -67,8 +67,9 @@ def list_devices(connection: Connection, task: str, search: Search, now_s: float
     if search.name:
         begins = search.name if search.name.startswith(_PREFIX[: len(search.name)]) else _PREFIX + search.name
         query = query.where(device.c.device.startswith(begins, autoescape=True))
-        if connection.dialect.name == "sqlite":  # which uses an index for ranges alone
-            query = query.where(device.c.device >= begins, device.c.device < begins + _LAST)
+        # For ranges databases use an index: SQLite for these alone, PostgreSQL where texts are not sorted as in C.
+        begins = max(begins, _PREFIX)
+        query = query.where(device.c.device >= begins, device.c.device < begins + _AFTER)
     rows = connection.execute(query.order_by(device.c.device).limit(PAGE_ROWS + 1)).all()
     return {
         "task": task,

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: a cluster in a temporary folder, reached by its socket, gone afterwards."""
+"""A PostgreSQL of tests' and benchmarks' own: a cluster in a temporary folder, reached by its socket, then gone."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from typing import Final
 
 import psycopg
 
+from shared.errors import Missing
 from shared.ids import random_id
 
 USER: Final = "postgres"
 _INSTALLED: Final = Path("/usr/lib/postgresql")
 
 
-def programs() -> Path:
-    """Return the folder of the newest installed PostgreSQL's programs."""
+def programs() -> Path | None:
+    """Return the folder of the newest installed PostgreSQL's programs, None where there is none."""
     found = sorted(_INSTALLED.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    if not found:
-        raise FileNotFoundError("PostgreSQL is not installed: apt-get install postgresql")
-    return found[-1].parent
+    return found[-1].parent if found else None
 
 
 class Cluster:
@@ -33,12 +32,18 @@ class Cluster:
 
     Args:
         folder: for its files; everybody may enter it, since PostgreSQL refuses to run as root.
+
+    Raises:
+        Missing: ``no-postgresql``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._data = folder / "data"
-        self._programs = programs()
+        installed = programs()
+        if installed is None:
+            raise Missing("no-postgresql", "PostgreSQL is not installed.", "apt-get install postgresql")
+        self._programs = installed
         self._as_root = os.geteuid() == 0
         if self._as_root:
             os.chown(folder, pwd.getpwnam(USER).pw_uid, -1)
@@ -53,11 +58,12 @@ class Cluster:
         """Stop it; ``immediate`` is what a power cut does."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", mode, "stop")
 
-    def new_database(self) -> str:
-        """Return the address of an empty database."""
+    def new_database(self, locale: str = "") -> str:
+        """Return the address of an empty database; with ``locale``, such as ``en-US``, it sorts texts as people do."""
         name = random_id("test", os.urandom).replace("-", "_")
+        sorting = f" TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE '{locale}'" if locale else ""
         with psycopg.connect(host=str(self.folder), user=USER, dbname="postgres", autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+            connection.execute(f'CREATE DATABASE "{name}"{sorting}'.encode())
         return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
 
     def _run(self, program: str, *words: str | Path) -> None:
