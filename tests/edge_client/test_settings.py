@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as run_with
 from hypothesis import strategies as st
 
 from edge_client.settings import OFF, RULES, Settings, as_values, from_values
 from edge_client.settings_file import SettingsFile
 from shared.errors import UsageError
 from tests.shared.refusals import refused
+
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]  # machines
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,7 @@ def valid(draw: st.DrawFn) -> tuple[str, Any]:
     return name, draw(number | st.just(OFF) if rule.may_be_off else number)
 
 
+@run_with(max_examples=40, deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(st.lists(valid(), max_size=6))
 def test_what_is_set_is_read_again(tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, Any]]) -> None:
     file = SettingsFile(tmp_path_factory.mktemp("settings") / "agent.toml")
