@@ -39,6 +39,8 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
         try:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)  # whatever the umask takes away
+                _give_to_its_owner(descriptor, path)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -48,6 +50,13 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
                 partial.unlink()
             raise
         sync_folder(path.parent)
+
+
+def _give_to_its_owner(descriptor: int, path: Path) -> None:
+    """Let a file that root writes be whose the one before was, or the folder: the agent itself is another user."""
+    if os.geteuid() == 0:
+        before = (path if path.exists() else path.parent).stat()
+        os.fchown(descriptor, before.st_uid, before.st_gid)
 
 
 def replace_durably(partial: Path, path: Path) -> None:

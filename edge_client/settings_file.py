@@ -48,13 +48,13 @@ class SettingsFile:
         """Return what the file says, section by section; raises as ``read``."""
         return _parsed(self._bytes(), self.path)
 
-    def stamp(self) -> tuple[int, int, int] | None:
+    def stamp(self) -> tuple[int, ...] | None:
         """Return what changes with the file, None where there is none."""
         try:
             found = self.path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
     def _bytes(self) -> bytes:
         try:

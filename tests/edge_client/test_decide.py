@@ -9,12 +9,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import assume, event, given
+from hypothesis import HealthCheck, assume, event, given
+from hypothesis import settings as run_with
 from hypothesis import strategies as st
 
 from edge_client.conditions.decide import CLOCK_TOLERANCE_S, No, Now, Yes, decide
 from edge_client.conditions.readings import Readings, UsedToday
 from edge_client.settings import Limits, Settings, Train, windows
+
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]  # machines
 
 ON = True  # mains
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -129,6 +132,7 @@ def is_kept(settings: Settings, readings: Readings, used: UsedToday, now: Now) -
     )
 
 
+@run_with(deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(settings_of, readings_of, used_of, nows)
 def test_no_limit_of_the_owner_is_ever_exceeded(
     settings: Settings, readings: Readings, used: UsedToday, now: Now
@@ -164,6 +168,7 @@ TIGHTER: list[tuple[str, str, Any]] = [
 ]
 
 
+@run_with(deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(settings_of, readings_of, used_of, nows, st.sampled_from(TIGHTER))
 def test_tighter_settings_never_allow_more(
     settings: Settings, readings: Readings, used: UsedToday, now: Now, change: tuple[str, str, Any]

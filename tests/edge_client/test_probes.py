@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as run_with
 from hypothesis import strategies as st
 
 from edge_client.conditions.heat import VCGENCMD, read_temperature_c, read_throttled
@@ -16,6 +17,8 @@ from edge_client.conditions.power import Power, read_power
 from edge_client.conditions.probes import PROGRAM_EVERY_S, PROGRAM_TIMEOUT_S, Probes, run_program
 from edge_client.conditions.readings import Readings
 from tests.edge_client.machines import LAPTOP, MOUSE, PHONE, PI, UNPLUGGED_PHONE, UPS_HAT, WIFI, programs, write_machine
+
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]  # machines
 
 
 def test_everything_that_a_pi_says_is_read(tmp_path: Path) -> None:
@@ -136,6 +139,7 @@ def test_programs_of_the_system_only(tmp_path: Path, monkeypatch: pytest.MonkeyP
 FILES = sorted({*PI, *UPS_HAT, *LAPTOP, *MOUSE})
 
 
+@run_with(max_examples=50, deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(st.dictionaries(st.sampled_from(FILES), st.binary(max_size=60) | st.just(b"9" * 400), min_size=1))
 def test_whatever_is_in_the_files_no_probe_fails(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as run_with
 from hypothesis import strategies as st
 
 from edge_client.settings import OFF, RULES, Settings, as_values, from_values
 from edge_client.settings_file import SettingsFile
 from shared.errors import UsageError
 from tests.shared.refusals import refused
+
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]  # machines
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,7 @@ def valid(draw: st.DrawFn) -> tuple[str, Any]:
     return name, draw(number | st.just(OFF) if rule.may_be_off else number)
 
 
+@run_with(max_examples=40, deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(st.lists(valid(), max_size=6))
 def test_what_is_set_is_read_again(tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, Any]]) -> None:
     file = SettingsFile(tmp_path_factory.mktemp("settings") / "agent.toml")
@@ -185,3 +190,17 @@ def test_defaults_are_what_the_rules_allow() -> None:
         values.setdefault(section, {})[key] = value
     assert from_values(values, "defaults") == Settings()
     assert list(as_values(Settings())) == list(RULES)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("there", [True, False])
+def test_what_root_sets_the_agents_user_can_read(tmp_path: Path, there: bool) -> None:  # noqa: FBT001  # a case
+    file = SettingsFile(tmp_path / "agent.toml")
+    if there:
+        file.path.write_text(FILE)
+        os.chown(file.path, 1234, 2345)
+    else:
+        os.chown(tmp_path, 1234, 2345)
+    file.change("train.metered", "true")
+    found = file.path.stat()
+    assert (found.st_uid, found.st_gid) == (1234, 2345)

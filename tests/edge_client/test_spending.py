@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as run_with
 from hypothesis import strategies as st
 
 from edge_client.conditions.day_count import DAY_S, DayCount
@@ -15,6 +16,8 @@ from edge_client.problems import NotNow
 from edge_client.settings import Limits
 from tests.edge_client.devices import ManualClock
 from tests.shared.refusals import refused
+
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]  # machines
 
 NOON_S = 1_800_014_400.0  # of 15 January 2027
 LIMITS = Limits(download_and_upload_megabytes_per_day=2.0, training_seconds_per_day=60.0)
@@ -39,6 +42,7 @@ def on_the_disk(kept: Kept) -> float:
     return DayCount.from_text(kept.get(COUNTS)).used.transferred_bytes
 
 
+@run_with(deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(st.lists(st.tuples(st.integers(1, 700_000), st.booleans()), max_size=30))
 def test_the_disk_never_says_less_than_was_spent_and_never_more_than_is_allowed(steps: list[tuple[int, bool]]) -> None:
     kept, clock, spent = Kept(), ManualClock(NOON_S), 0
@@ -121,6 +125,7 @@ def test_a_clock_that_stays_in_the_past_gets_a_new_day_when_it_ran_for_one() -> 
 days = st.sampled_from([0.0, NOON_S - DAY_S, NOON_S, NOON_S + 60, NOON_S + DAY_S])
 
 
+@run_with(deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(st.lists(st.tuples(days, st.integers(1, 900_000)), max_size=40))
 def test_jumping_clocks_never_give_more_than_one_limit_per_day_that_was_shown(steps: list[tuple[float, int]]) -> None:
     kept, clock, spent, latest = Kept(), ManualClock(NOON_S), 0, 0.0
