@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cloud_server.authority_cli import is_authority, mint_at_authority
 from cloud_server.durations import seconds_of
 from cloud_server.operators.accounts import AT_THE_MACHINE, By
 from cloud_server.tables import nothing, since, table, when, word
+from cloud_server.tasks import load_task
 from shared.clock import SystemClock
 from shared.root import EnrolmentCode
 from shared.wire.canonical import Json
@@ -30,7 +32,7 @@ def add_codes(add: Add) -> None:
     create.add_argument("--count", type=int, default=1)
     create.add_argument("--expires", default="24h", help="like 30m, 24h or 7d")
     create.add_argument("--group", default="", help="that the devices will belong to; plans choose by it")
-    create.add_argument("--url", help="the aggregator's address for devices, if serve has never run here")
+    create.add_argument("--url", help="the aggregator's address for devices, if not the one that serve had last")
     create.add_argument(
         "--root", type=Path, metavar="FILE", help="in an authority's folder: its aggregator's root.json"
     )
@@ -58,7 +60,10 @@ def _create(arguments: argparse.Namespace) -> Json:
             group=arguments.group,
             url=arguments.url,
         )
-    return {"codes": [*made]} if arguments.json else "\n".join(made)
+    if arguments.json:
+        return {"codes": [*made]}
+    print(f"they lead to {EnrolmentCode.from_text(made[0]).url}, once each", file=sys.stderr)
+    return "\n".join(made)
 
 
 def _list(arguments: argparse.Namespace) -> Json:
@@ -67,7 +72,11 @@ def _list(arguments: argparse.Namespace) -> Json:
         with _authority(arguments.data).database.read() as connection:
             found = authority_codes.list_codes(connection, now_s, task=arguments.task, state=arguments.state)
     else:
-        found = codes.list_codes(open_existing(arguments.data), task=arguments.task, state=arguments.state)
+        parts = open_existing(arguments.data)
+        if arguments.task:
+            with parts.database.read() as connection:
+                load_task(connection, arguments.task)  # its name may be mistyped
+        found = codes.list_codes(parts, task=arguments.task, state=arguments.state)
     return {"codes": [*found]} if arguments.json else _text(found, arguments, now_s)
 
 

@@ -25,7 +25,7 @@ from cloud_server.storage.restoring import restore
 from cloud_server.storage.revisions import AGGREGATOR, AUTHORITY
 from cloud_server.tables import bytes_of, facts, word
 from shared.clock import SystemClock
-from shared.errors import BrokenState, UsageError
+from shared.errors import BrokenState, FedloomError, UsageError
 from shared.wire.canonical import Json
 
 Add = Callable[[str, str, Callable[[argparse.Namespace], Json]], argparse.ArgumentParser]
@@ -129,9 +129,15 @@ def _restore(arguments: argparse.Namespace) -> Json:
         raise UsageError("no-backup", f"{arguments.backup} is not a file.", "give a file that `db backup` wrote")
     if arguments.anchor is not None:
         read_text(arguments.anchor, "ascii", "bad-anchor", "the deployment's audit.anchor")
+    is_new = not arguments.data.exists()
     folder, now_s = DataFolder.open(arguments.data, to_restore=True), SystemClock().now_s()
-    with progress(sys.stderr) as report:
-        manifest = restore(
-            arguments.backup, folder, now_s, report, anchor=arguments.anchor, database_url=arguments.database
-        )
+    try:
+        with progress(sys.stderr) as report:
+            manifest = restore(
+                arguments.backup, folder, now_s, report, anchor=arguments.anchor, database_url=arguments.database
+            )
+    except FedloomError:
+        if is_new:
+            folder.remove_if_empty()
+        raise
     return {"audit_entries": manifest["audit"]["number"], "parts": len(manifest["parts"])}

@@ -140,6 +140,7 @@ def serve(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.drivers <= MAX_PROCESSES or not 1 <= arguments.workers <= MAX_PROCESSES:
         raise UsageError("bad-count", f"--workers must lie between 1 and {MAX_PROCESSES}, --drivers from 0 on.")
     folder = DataFolder.open(arguments.data)
+    is_new = not (folder.path / ROOT_DOCUMENT).exists()
     url, public_host = public_url(arguments)
     tls = tls_files(arguments, folder.keys, public_host)
     described = _described(arguments.authority) if arguments.authority else description_of(folder)
@@ -151,11 +152,16 @@ def serve(arguments: argparse.Namespace) -> int:
         write_private(folder.keys / DESCRIPTION_FILE, described.to_bytes())
     parts = make_context(folder.path, SystemClock(), keep_connections=False)
     with parts.database.write() as connection:
+        before = connection.execute(select(setting.c.value).where(setting.c.name == "url")).scalar_one_or_none()
         connection.execute(setting.delete().where(setting.c.name == "url"))
         connection.execute(setting.insert().values(name="url", value=url))
         has_operator = any_operator(connection)
     write_private(folder.path / ROOT_DOCUMENT, parts.root.to_bytes())
-    log.info("serving %s, root fingerprint %s", url, parts.root.fingerprint.hex())
+    if is_new:
+        log.info("a new deployment begins in %s: no device knows its root yet", folder.path)
+    if before not in {None, url}:
+        log.warning("new enrolment codes lead to %s from now on; those from before lead to %s", url, before)
+    log.info("serving %s from %s, root fingerprint %s", url, folder.path, parts.root.fingerprint.hex())
     if not has_operator:
         log.info(
             "the page at %s/console has no operator yet: fedloom-server operator add NAME --role admin --data %s",

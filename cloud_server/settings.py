@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,13 @@ class DataFolder:
                 "bad-data-folder", f"{path} cannot be used ({type(error).__name__}).", "give --data a folder of its own"
             ) from error
         return folder
+
+    def remove_if_empty(self) -> None:
+        """Take back a folder that was made in vain; what holds a file stays."""
+        below = [path for path in self.path.rglob("*") if path.is_dir()]
+        for path in [*sorted(below, reverse=True), self.path]:
+            with suppress(OSError):
+                path.rmdir()
 
     @classmethod
     def existing(cls, path: Path) -> DataFolder:

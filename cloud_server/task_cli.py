@@ -81,8 +81,7 @@ def _create(arguments: argparse.Namespace) -> Json:
 
 
 def _list(arguments: argparse.Namespace) -> Json:
-    parts = open_existing(arguments.data)
-    with parts.database.read() as connection:
+    with open_database(DataFolder.existing(arguments.data), keep_connections=False).read() as connection:
         names = task_names(connection)
         if arguments.json:
             return {"tasks": list(names)}

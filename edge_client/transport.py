@@ -324,7 +324,7 @@ class Transport:
 
     def unreachable(self, error: Exception) -> TryLater:
         """Return the error for a request that found no server, or another one."""
-        return unreachable(error, self._clock.now_s())
+        return unreachable(error, self._clock.now_s(), self._url)
 
     def _count_up(self, head: int, body: int, counts_as: Upward) -> None:
         self.traffic.count("other_up", head)
@@ -345,8 +345,8 @@ class _Body(io.BytesIO):
         return piece
 
 
-def unreachable(error: Exception, now_s: float) -> TryLater:
-    """Return the error for a request that found no server, or another one, by a clock that shows ``now_s``."""
+def unreachable(error: Exception, now_s: float, url: str) -> TryLater:
+    """Return the error for a request that found no server at ``url``, or another one; the clock shows ``now_s``."""
     if _is_not_valid_yet(error):
         return clock_behind("the server's certificate is valid from a later time on", now_s)
     if isinstance(error, SSLError):
@@ -356,8 +356,8 @@ def unreachable(error: Exception, now_s: float) -> TryLater:
         )
     return TryLater(
         "no-connection",
-        f"The server cannot be reached ({type(error).__name__}).",
-        "check the network; it is tried again later",
+        f"The server at {url} cannot be reached ({type(error).__name__}).",
+        "check the network and this address; `run` tries again by itself",
     )
 
 

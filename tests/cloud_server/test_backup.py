@@ -104,6 +104,8 @@ def test_an_older_backup_is_refused_once_something_happened_since(
     assert (code, document["error"]["code"]) == (2, "backup-behind")
     code, document = run(capsys, "db", "restore", backup, "--data", tmp_path / "newer")
     assert (code, document["error"]["code"]) == (2, "no-anchor")
+    assert not (tmp_path / "new").exists()  # nothing is left of what was refused
+    assert not (tmp_path / "newer").exists()
 
 
 @pytest.mark.parametrize("authority", ["here", "elsewhere"])

@@ -64,6 +64,7 @@ CREATE = ["task", "create", "--data", "data", "--bundle", "bundle"]
         (["task", "list", "--data", "fresh"], "no-data", 2),
         (["model", "export", "nothing", "--data", "data", "--out", "out"], "task-unknown", 3),
         (["code", "create", "--task", "nothing", "--data", "data"], "task-unknown", 3),
+        (["code", "list", "--task", "nothing", "--data", "data"], "task-unknown", 3),
         (["code", "create", "--task", "x", "--expires", "soon", "--data", "data"], "bad-duration", 2),
     ],
 )
@@ -106,6 +107,22 @@ def test_a_task_from_its_creation_to_its_codes(operator: Path, capsys: Captured)
     assert (code, len(set(minted["codes"]))) == (0, 3)
     assert main(words) == 0
     assert capsys.readouterr().out.count("fedloom1.") == 3
+
+
+def test_tasks_are_listed_before_a_server_ran(operator: Path, capsys: Captured) -> None:
+    create = ["task", "create", "--data", "unserved", "--bundle", "bundle", "--plan", "plan.toml"]
+    assert run(capsys, *create)[0] == 0
+    assert (operator / "unserved").is_dir()
+    assert run(capsys, "task", "list", "--data", "unserved") == (0, {"tasks": ["point"]})
+
+
+def test_whoever_makes_codes_is_told_where_they_lead(operator: Path, capsys: Captured) -> None:
+    assert operator.is_dir()
+    assert run(capsys, *CREATE, "--plan", "plan.toml")[0] == 0
+    assert main(["code", "create", "--data", "data", "--task", "point", "--url", "https://elsewhere:8443"]) == 0
+    printed = capsys.readouterr()
+    assert EnrolmentCode.from_text(printed.out.strip()).url == "https://elsewhere:8443"
+    assert "https://elsewhere:8443" in printed.err
 
 
 def test_the_newest_version_is_exported_whole(operator: Path, capsys: Captured) -> None:
