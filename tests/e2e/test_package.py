@@ -181,7 +181,8 @@ def test_from_installing_to_purging(running: Deployment, tmp_path: Path, package
     assert not root.inside("/opt/fedloom").exists()
     shutil.rmtree(root.inside(EXAMPLES))
     root.run("dpkg", "--purge", "fedloom-agent")
-    assert root.files() == before
+    assert root.files() - before == set()
+    assert before - root.files() <= {"/opt"}  # which dpkg takes away where it is empty
     assert users_of(root) == users
 
 

@@ -71,7 +71,7 @@ def build(machine: Machine, out: Path) -> Path:
         _add_files(tree)
         _add_control(tree, machine)
         path = out / f"fedloom-agent_{VERSION}_{machine.debian}.deb"
-        words = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", tree, path]
+        words: list[str | Path] = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", tree, path]
         subprocess.run(words, check=True, stdout=2)
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {_mib(tree):.0f} MiB installed", file=sys.stderr)
     return path
