@@ -40,7 +40,7 @@ PROBE: Final = """
 import sys
 from pathlib import Path
 from edge_client.trainer.runtime import load_interpreter
-runner = load_interpreter(Path("/root/train.tflite").read_bytes()).get_signature_runner
+runner = load_interpreter(Path("/srv/train.tflite").read_bytes()).get_signature_runner
 weights = runner("get_weights")()["weights"]
 assert runner("set_weights")(weights=weights)["count"].shape == (1,)
 print(sys.executable)
@@ -134,9 +134,9 @@ def users_of(root: Root) -> set[str]:
 
 def install(root: Root, package: Path) -> str:
     """Install the package, and return what that says."""
-    shutil.copy(package, root.inside("/root"))
-    told = root.run("dpkg", "-i", f"/root/{package.name}")
-    root.inside(f"/root/{package.name}").unlink()
+    shutil.copy(package, root.inside("/srv"))
+    told = root.run("dpkg", "-i", f"/srv/{package.name}")
+    root.inside(f"/srv/{package.name}").unlink()
     return told
 
 
@@ -188,7 +188,7 @@ def test_from_installing_to_purging(running: Deployment, tmp_path: Path, package
 
 def test_the_runtime_in_it_loads_a_model(root: Root, package: Path, activity_folder: Path) -> None:
     install(root, package)
-    shutil.copy(activity_folder / "train.tflite", root.inside("/root"))
+    shutil.copy(activity_folder / "train.tflite", root.inside("/srv"))
     assert root.run("/opt/fedloom/bin/python3", "-I", "-c", PROBE).strip() == "/opt/fedloom/bin/python3"
 
 
