@@ -10,7 +10,7 @@ LOCKS := requirements/edge.txt requirements/server.txt requirements/convert.txt 
 HAS_TFLITE_RUNTIME := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info < (3, 12) else "")')
 DEVICE_VENVS := .venv-edge $(if $(HAS_TFLITE_RUNTIME),.venv-edge-tflite)
 
-.PHONY: all demo pictures test test-long test-postgresql fuzz check format bench lock clean
+.PHONY: all demo pictures test test-long test-postgresql fuzz check format bench deb check-deb lock clean
 all: .venv $(DEVICE_VENVS)
 
 .venv: .venv/.ready
@@ -70,6 +70,14 @@ format: .venv
 
 bench: all
 	$(BIN)/fedloom bench all
+
+# The agent for Debian 12, in dist/: ARCH=amd64 or arm64, whatever machine builds it.
+deb: .venv
+	$(BIN)/python -m tools.packaging.build --arch $(or $(ARCH),amd64) --out dist
+
+# Installs it in a fresh Debian 12 (debootstrap, as root), and sees that it contributes and leaves nothing behind.
+check-deb: all
+	$(BIN)/pytest -m long tests/e2e/test_package.py
 
 # One universal resolution; every extra's lock is cut from it, so that no two environments disagree.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml

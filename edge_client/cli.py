@@ -134,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--exit-when-done", action="store_true", help="exit once the task is done, or rules this device out"
     )
+    running.add_argument(
+        "--wait-for-enrolment", action="store_true", help="stay idle while the state has no enrolment, then begin"
+    )
     add("status", _OWNERS, "show how this device stands, and why it is not training")
     add("doctor", _OWNERS, "check everything that training needs, and say what is to be done")
     add("ledger", _AGENTS, "show what left this device")

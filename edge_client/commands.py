@@ -21,14 +21,18 @@ from edge_client.conditions.keeper import Keeper, Owner
 from edge_client.conditions.probes import Probes, run_program
 from edge_client.identity import load_enrolment
 from edge_client.journal import Journal
+from edge_client.notify import take_notifier
 from edge_client.settings_file import SettingsFile
 from edge_client.state_folder import StateFolder
+from edge_client.supervised import Supervised, wait_for_enrolment, working_words
 from edge_client.texts import system_local_time
 from edge_client.turns import take_turns
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.errors import UsageError
 from shared.privacy.floors import PrivacyFloors
 from shared.secagg.floors import DeviceFloors
+
+_SYSTEM = SystemClock()
 
 
 class Stopped(BaseException):
@@ -95,20 +99,30 @@ def run(arguments: argparse.Namespace) -> None:
     """Contribute until it is stopped."""
     signal.signal(signal.SIGTERM, _stop)
     folders = [StateFolder(path) for path in dict.fromkeys(path.resolve() for path in arguments.state)]
+    supervised = Supervised(take_notifier(os.environ, os.getpid(), time.monotonic), SystemClock(), time.monotonic)
     with ExitStack() as opened:
+        opened.callback(supervised.stopping)
+        if arguments.wait_for_enrolment:
+            wait_for_enrolment(folders, supervised, say)
         agents = []
         for folder in folders:
             log = _log_of(folder, folders)
-            conditions = conditions_of(folder, arguments.config, log)
-            agents.append(opened.enter_context(agent.open_agent(folder, log=log, conditions=conditions)))
-        take_turns(agents, SystemClock(), say, exit_when_done=arguments.exit_when_done)
+            conditions = supervised.conditions(conditions_of(folder, arguments.config, log, clock=supervised.clock))
+            working = agent.open_agent(folder, log=log, clock=supervised.clock, conditions=conditions)
+            agents.append(opened.enter_context(working))
+        supervised.up(lambda: working_words(folders))
+        take_turns(agents, supervised.clock, say, exit_when_done=arguments.exit_when_done)
     if arguments.json:
         for folder in folders:
             print(json.dumps(report.status(folder)))
 
 
 def conditions_of(
-    folder: StateFolder, config: Path | None, log: Callable[[str], None], root: Path = Path("/")
+    folder: StateFolder,
+    config: Path | None,
+    log: Callable[[str], None],
+    root: Path = Path("/"),
+    clock: Clock = _SYSTEM,
 ) -> Callable[[Journal], Conditions]:
     """Return what makes the conditions of this machine, by the settings of its owner.
 
@@ -117,12 +131,13 @@ def conditions_of(
         config: the file of settings that the command was given.
         log: takes one line per event.
         root: below which /proc and /sys are.
+        clock: the time, and how to wait.
     """
 
     def conditions(journal: Journal) -> Conditions:
         owner = Owner(SettingsFile.of(folder, config), folder.pause_file)
         machine = Probes(root, run_program, time.monotonic, os.cpu_count() or 1)
-        return Keeper(owner, machine, journal, SystemClock(), time.monotonic, system_local_time, log)
+        return Keeper(owner, machine, journal, clock, time.monotonic, system_local_time, log)
 
     return conditions
 

@@ -72,8 +72,8 @@ class LocalWork:
     def judge_int8(self, installed: Installed) -> None:
         """Count what an int8 model gets right on held-out examples, for ``status``."""
         try:
-            _, held_out = read_examples(self._examples)
-            result = count_correct(installed.int8, installed.bundle.manifest, held_out)
+            _, held_out = read_examples(self._examples, before_file=self._conditions.goes_on)
+            result = count_correct(installed.int8, installed.bundle.manifest, held_out, self._conditions.goes_on)
         except FedloomError as error:
             self._around.log(f"version {installed.version}: the int8 model was not judged: {error}")
             return
@@ -85,7 +85,7 @@ class LocalWork:
 
     def train(self, entry: int, round_number: int, installed: Installed) -> TrainedUpdate:
         """Train for a round; the journal then says that it is trained, or that this failed."""
-        examples, held_out = read_examples(self._examples, self._around.log)
+        examples, held_out = read_examples(self._examples, self._around.log, self._conditions.goes_on)
         seed = int.from_bytes(self._around.random_bytes(8), "big")
         started = perf_counter()
         trainer = self._trainer(installed)
@@ -127,13 +127,13 @@ class LocalWork:
         self._journal.put("personal", json.dumps(entry))
 
     def _own_model(self, installed: Installed) -> dict[str, Any]:
-        examples, held_out = read_examples(self._examples)
+        examples, held_out = read_examples(self._examples, before_file=self._conditions.goes_on)
         seed = int.from_bytes(self._around.random_bytes(8), "big")
         trainer, manifest = self._trainer(installed), installed.bundle.manifest
         with self._conditions.training():
             found = personalise(trainer, installed.weights, examples, held_out, installed.plan, manifest, seed)
         twin = installed.int8 and patched_twin(installed.int8, manifest, found.weights)
-        kept = found.better and not does_worse(twin, installed.int8, manifest, held_out)
+        kept = found.better and not does_worse(twin, installed.int8, manifest, held_out, self._conditions.goes_on)
         if twin and kept:
             self._store.keep_personal(installed, twin)
         self._around.log(
@@ -150,7 +150,7 @@ class LocalWork:
 
     def compare(self, entry: int, candidate: Installed, baseline: Installed) -> tuple[Evaluation, Evaluation]:
         """Return what two versions do on held-out examples; the journal then says that they are compared."""
-        _, held_out = read_examples(self._examples)
+        _, held_out = read_examples(self._examples, before_file=self._conditions.goes_on)
         started = perf_counter()
         with self._conditions.training():
             found, before = (

@@ -274,7 +274,7 @@ class Transport:
     ) -> urllib3.BaseHTTPResponse:
         """Make one attempt and return the response with its body unread; raises urllib3's errors and OSError."""
         # A file goes up in pieces with a time limit each; bytes would have one limit for all.
-        source = io.BytesIO(body)
+        source = _Body(body, self.permits.up)
         head = len(f"{method} {target} HTTP/1.1\r\nHost: {self._url[8:]}\r\n\r\n")
         head += sum(len(name) + len(value) + 4 for name, value in headers.items())
         self.permits.transfer(head + len(body) + _HEAD_BYTES)
@@ -329,6 +329,20 @@ class Transport:
     def _count_up(self, head: int, body: int, counts_as: Upward) -> None:
         self.traffic.count("other_up", head)
         self.traffic.count(counts_as, body)
+
+
+class _Body(io.BytesIO):
+    """A body that says before each of its pieces that there is more to send."""
+
+    def __init__(self, data: bytes, before_piece: Callable[[int], None]) -> None:
+        super().__init__(data)
+        self._before_piece = before_piece
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next piece."""
+        piece = super().read(size)
+        self._before_piece(len(piece))
+        return piece
 
 
 def unreachable(error: Exception, now_s: float, url: str) -> TryLater:

@@ -36,6 +36,10 @@ class Conditions(Protocol):
         """Wait before a cohort is asked for, for as long as this device may not work; raises ``NotNow``."""
         ...
 
+    def goes_on(self) -> None:
+        """Be told that other work goes on, such as judging a model; nothing waits for that."""
+        ...
+
     def training(self) -> AbstractContextManager[None]:
         """Count what is trained in the block."""
         ...
@@ -63,6 +67,9 @@ class Unconditional:
         """Go on."""
 
     def before_joining(self) -> None:
+        """Go on."""
+
+    def goes_on(self) -> None:
         """Go on."""
 
     def training(self) -> AbstractContextManager[None]:

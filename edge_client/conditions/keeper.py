@@ -163,6 +163,9 @@ class Keeper:
             if isinstance(found := self.verdict(), No):
                 self._wait(found)
 
+    def goes_on(self) -> None:
+        """Be told that other work goes on; it is short, and counted nowhere."""
+
     @contextmanager
     def training(self) -> Iterator[None]:
         """Look at once in the block, and count its last batch, too."""

@@ -45,9 +45,15 @@ class Found:
     problems: tuple[str, ...] = ()
 
 
-def read_examples(folder: Path, log: Callable[[str], None] | None = None) -> tuple[Examples, Examples]:
+def _go_on() -> None:
+    """Wait for nothing before a file."""
+
+
+def read_examples(
+    folder: Path, log: Callable[[str], None] | None = None, before_file: Callable[[], None] = _go_on
+) -> tuple[Examples, Examples]:
     """Return the examples to train on and the held-out ones, and say what could not be read; else ``find_examples``."""
-    found = find_examples(folder, time.time())
+    found = find_examples(folder, time.time(), before_file)
     if log is not None and found.problems:
         more = f", and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
         log(f"left out: {found.problems[0]}{more}")
@@ -77,12 +83,13 @@ def expect(folder: Path, inputs: Sequence[ArraySpec], labels: ArraySpec) -> None
         store.require(Layout(tuple(sorted(arrays))))
 
 
-def find_examples(folder: Path, now_s: float) -> Found:
+def find_examples(folder: Path, now_s: float, before_file: Callable[[], None] = _go_on) -> Found:
     """Read a folder of examples.
 
     Args:
         folder: of the owner.
         now_s: the time; examples grow too old.
+        before_file: told before each file that is read that the work goes on.
 
     Raises:
         UsageError: ``examples-missing``, ``examples-unreadable``, ``examples-shape``, ``examples-empty`` or
@@ -93,7 +100,9 @@ def find_examples(folder: Path, now_s: float) -> Found:
         train, held_out = read_npz(folder)
         return Found(train, held_out, "npz")
     problems: list[str] = []
-    rows = recorded_rows(folder) if declared.reader == "recorded" else _of_files(folder, declared, problems)
+    rows = (
+        recorded_rows(folder) if declared.reader == "recorded" else _of_files(folder, declared, problems, before_file)
+    )
     used = list(newest(rows, declared.keep, now_s))
     if not used:
         if problems:
@@ -105,7 +114,9 @@ def find_examples(folder: Path, now_s: float) -> Found:
     return Found(train, held_out, declared.reader, tuple(problems))
 
 
-def _of_files(folder: Path, declared: Declaration, problems: list[str]) -> Iterator[Row]:
+def _of_files(
+    folder: Path, declared: Declaration, problems: list[str], before_file: Callable[[], None]
+) -> Iterator[Row]:
     """Read the newest file first; what is wrong with one stands in ``problems`` and does not hold up the others."""
     if not folder.is_dir():
         raise UsageError("examples-missing", f"There is no folder {folder}.", "enrol with another --examples")
@@ -120,6 +131,7 @@ def _of_files(folder: Path, declared: Declaration, problems: list[str]) -> Itera
         raise UsageError("examples-missing", what, "put files there, or correct examples.toml")
     read = _BY_FILE[declared.reader]
     for _, name, path in sorted(dated, reverse=True):
+        before_file()
         try:
             yield from list(read(path, name, declared))
         except (OSError, ValueError, EOFError) as error:

@@ -55,6 +55,7 @@ TEXTS: Final[dict[str, str]] = {
     "status.used": "今日用量",
     "status.training": "正在训练",
     "status.at": "{task},服务器 {server}",
+    "status.unenrolled": "尚未注册：fedloom-agent enroll CODE --state {state} --examples DIR",
     "status.yes": "是",
     "status.no": "否:{why}",
     "status.none": "尚无",

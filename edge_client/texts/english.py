@@ -60,6 +60,7 @@ TEXTS: Final[dict[str, str]] = {
     "status.used": "used today",
     "status.training": "training now",
     "status.at": "{task} at {server}",
+    "status.unenrolled": "not enrolled yet: fedloom-agent enroll CODE --state {state} --examples DIR",
     "status.yes": "yes",
     "status.no": "no: {why}",
     "status.none": "none yet",

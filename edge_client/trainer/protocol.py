@@ -80,7 +80,7 @@ class FullGradient:
 
 
 def go_on() -> None:
-    """Wait for nothing before a batch."""
+    """Wait for nothing before a batch, or before another piece of work."""
 
 
 class Trainer(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_client.trainer.protocol import go_on
 from shared.errors import BundleError, FedloomError, UsageError
 
 LITERT = "ai-edge-litert"
@@ -70,16 +71,23 @@ class InferenceModel:
         self._inputs = sorted(self._interpreter.get_signature_list()["infer"]["inputs"])
         self._infer = self._interpreter.get_signature_runner("infer")
 
-    def predict(self, x: NDArray[Any] | Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def predict(
+        self, x: NDArray[Any] | Mapping[str, NDArray[Any]], before_each: Callable[[], None] = go_on
+    ) -> NDArray[np.float32]:
         """Return the outputs f32[n, ...] for n examples; several inputs go by their signature names.
+
+        ``before_each`` of them is told that the work goes on.
 
         Raises:
             FedloomError: "inference-failed" if the runtime cannot run the model.
         """
         inputs = x if isinstance(x, Mapping) else {self._inputs[0]: x}
         count = len(next(iter(inputs.values())))
-        rows = ({name: values[i : i + 1] for name, values in inputs.items()} for i in range(count))
+        outputs = []
         try:
-            return np.concatenate([self._infer(**row)["y"] for row in rows])
+            for i in range(count):
+                before_each()
+                outputs.append(self._infer(**{name: values[i : i + 1] for name, values in inputs.items()})["y"])
+            return np.concatenate(outputs)
         except (ValueError, RuntimeError) as error:
             raise FedloomError("inference-failed", f"the runtime cannot run the model: {error}") from error
