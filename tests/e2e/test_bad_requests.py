@@ -215,7 +215,7 @@ ANYWHERE: Final[list[tuple[str, Attack, int, str]]] = [
     ("a file's name as a blob", _get(f"{BLOBS}/release.key"), 404, "blob-unknown"),
     ("a blob's hash in capitals", _get(f"{BLOBS}/{'A' * 64}"), 404, "blob-unknown"),
     ("a version that is not there", _get(f"{RELEASES}/7"), 404, "version-unknown"),
-    ("a version beyond the database's integers", _get(f"{RELEASES}/{10**30}"), 404, "version-unknown"),
+    ("a version beyond the database's integers", _get(f"{RELEASES}/{10**30}"), 404, "not-found"),
     ("a negative version", _get(f"{RELEASES}/-1"), 404, "not-found"),
     ("a route that is not there", _get("/v1/admin"), 404, "not-found"),
     ("another method", lambda scene: scene.signed("PUT", CHECK_IN, WAIT_BODY), 405, "method-not-allowed"),

@@ -131,7 +131,7 @@ def test_a_training_pauses_in_the_heat_and_is_counted_when_it_is_over(running: D
 
 
 def test_killed_while_paused_it_trains_again(running: Deployment, tmp_path: Path) -> None:
-    pair = Pair(running, tmp_path, "killed")
+    pair = Pair(running, tmp_path, "killed-while-paused")
     other = pair.bring_the_other()
     with pair.agent("hot") as process:
         wait_for(pair.is_paused, "the training to pause")
