@@ -19,6 +19,7 @@ import urllib3
 
 from cloud_server import cli
 from tests.e2e.servers import wait_for
+from tests.shipped import with_places
 
 SHIPPED: Final = Path(cli.__file__).parent / "deploy" / "apache-oidc.conf"
 _MODULES: Final = Path("/usr/lib/apache2/modules")
@@ -40,7 +41,6 @@ Include {folder}/fedloom.conf
 
 def configure(folder: Path, keys: Path, port: int, upstream_port: int, provider: str) -> list[str]:
     """Write the shipped configuration with this machine's places into ``folder``, and return Apache's command."""
-    text = SHIPPED.read_text("utf-8")
     changes = {
         "<VirtualHost *:443>": f"<VirtualHost 127.0.0.1:{port}>",
         "/etc/ssl/certs/console.example.org.pem": str(keys / "tls_server.pem"),
@@ -50,10 +50,7 @@ def configure(folder: Path, keys: Path, port: int, upstream_port: int, provider:
         "localhost:8443": f"localhost:{upstream_port}",
         "/var/lib/fedloom/keys": str(keys),
     }
-    for old, new in changes.items():
-        assert old in text
-        text = text.replace(old, new)
-    (folder / "fedloom.conf").write_text(text, "utf-8")
+    (folder / "fedloom.conf").write_text(with_places(SHIPPED, changes), "utf-8")
     loaded = "\n".join(f"LoadModule {name}_module {_MODULES}/mod_{name}.so" for name in _NEEDED)
     user = "User www-data\nGroup www-data" if os.geteuid() == 0 else ""
     main = _MAIN.format(folder=folder, port=port, user=user, modules=loaded)

@@ -11,6 +11,7 @@ from typing import Final
 
 from cloud_server import cli
 from tests.e2e.servers import wait_for
+from tests.shipped import with_places
 
 SHIPPED: Final = Path(cli.__file__).parent / "deploy" / "nginx.conf"
 _MAIN: Final = """
@@ -34,17 +35,13 @@ http {{
 
 def configure(folder: Path, keys: Path, port: int, upstream_port: int) -> list[str]:
     """Write the shipped configuration with this machine's places into ``folder``, and return nginx's command."""
-    text = SHIPPED.read_text("utf-8")
     changes = {
         "listen [::]:443 ssl;": "",
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "127.0.0.1:8443;\n    keep": f"127.0.0.1:{upstream_port};\n    keep",
         "/var/lib/fedloom/keys": str(keys),
     }
-    for old, new in changes.items():
-        assert old in text
-        text = text.replace(old, new)
-    (folder / "fedloom.conf").write_text(text, "utf-8")
+    (folder / "fedloom.conf").write_text(with_places(SHIPPED, changes), "utf-8")
     user = "user root;" if os.geteuid() == 0 else ""
     (folder / "main.conf").write_text(_MAIN.format(folder=folder, user=user), "utf-8")
     return ["nginx", "-p", str(folder), "-c", str(folder / "main.conf"), "-e", str(folder / "error.log")]

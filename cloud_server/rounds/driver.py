@@ -172,7 +172,7 @@ class Driver:
         with self._database.read() as connection:
             active, released = task_names(connection, state="active"), tasks_to_release(connection)
         steps = [(self._advance_release, name) for name in released] + [(self._advance_task, name) for name in active]
-        wanted = [task_lease(name) for name in sorted({*active, *released})]
+        wanted = frozenset(map(task_lease, (*active, *released)))
         held = self._leases.hold(wanted, HOUSEKEEPING)
         if HOUSEKEEPING in held:
             if not self._cleans_up:

@@ -56,9 +56,11 @@ class Leases:
             shared: names that all living drivers divide evenly.
             single: a name that whoever comes first has besides.
         """
-        now_s = self._clock.now_s()
-        wanted = frozenset(shared)
-        if self._lease_s / 2 < self._until_s - now_s <= self._lease_s and wanted == self._wanted:
+        now_s, wanted = self._clock.now_s(), frozenset(shared)
+        # The same set is asked for before each step of a look, and need not be compared name by name.
+        same = wanted is self._wanted or wanted == self._wanted
+        if same and self._lease_s / 2 < self._until_s - now_s <= self._lease_s:
+            self._wanted = wanted
             return self._held
         with self._database.write() as connection:
             self._take(connection, _DRIVER + self._owner, now_s)

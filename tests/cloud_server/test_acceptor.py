@@ -168,45 +168,24 @@ def test_a_failed_transaction_fails_its_requests_and_no_later_ones(alone: Alone,
         assert at_once([lambda name=name: alone.outcome(name, 1) for name in names]) == names  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("moment", ["let_others_come", "beside_other_requests"])
 def test_whoever_is_ended_while_it_leads_leaves_the_others_a_leader(
-    alone: Alone, names: list[str], monkeypatch: pytest.MonkeyPatch
+    alone: Alone, names: list[str], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     entered, ended = threading.Event(), threading.Event()
 
-    def end(_wait: Callable[[], None]) -> None:
+    def end(*_values: object) -> None:
         monkeypatch.undo()
         entered.set()
         assert ended.wait(30)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cloud_server.devices.beside_other_requests", end)
+    monkeypatch.setattr(f"cloud_server.devices.{moment}", end)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(alone.outcome, names[0], 1)
         assert entered.wait(30)
         others = [pool.submit(alone.outcome, name, 1) for name in names[1:3]]
-        ended.set()
-        assert [other.result(30) for other in others] == names[1:3]
-        with pytest.raises(KeyboardInterrupt):
-            first.result(30)
-
-
-def test_whoever_is_ended_before_it_leads_leaves_the_others_a_leader(
-    alone: Alone, names: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entered, ended = threading.Event(), threading.Event()
-
-    def end() -> None:
-        monkeypatch.undo()
-        entered.set()
-        assert ended.wait(30)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cloud_server.devices.let_others_come", end)
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(alone.outcome, names[0], 1)
-        assert entered.wait(30)
-        others = [pool.submit(alone.outcome, name, 1) for name in names[1:3]]
-        while len(alone.acceptor._waiting) < len(names[:3]):
+        while not {*names[1:3]} <= {one.request.device for one in alone.acceptor._waiting}:
             time.sleep(0.01)
         ended.set()
         assert [other.result(30) for other in others] == names[1:3]
