@@ -187,7 +187,7 @@ def _runtime(_patient: Patient) -> Iterator[Check]:
 def _examples(patient: Patient) -> Iterator[Check]:
     if patient.enrolment is None:
         return
-    examples, held_out = read_examples(patient.enrolment.examples)
+    examples, held_out = read_examples(patient.enrolment.examples, patient.clock.now_s())
     yield Check("examples", "ok", values={"count": len(examples), "held_out": len(held_out)})
 
 

@@ -52,7 +52,7 @@ def enrol(
             "keep the examples in a folder apart from --state",
         )
     if not records(examples):  # applications may begin later
-        read_examples(examples)
+        read_examples(examples, clock.now_s())
     folder.create()
     with folder.lock():
         key = key_for_enrolment(folder, random_bytes)

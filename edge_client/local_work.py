@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from edge_client.trainer.protocol import Trainer
 from edge_client.trainer.select import make_trainer
 from shared.bundle import Bundle
 from shared.errors import BrokenState, FedloomError, TryLater
+from shared.examples import Examples
 from shared.numeric.contribution_vector import Evaluation
 
 
@@ -69,10 +71,14 @@ class LocalWork:
         except FedloomError as error:
             self._around.log(f"applications that record are not told what the model takes: {error}")
 
+    def _read(self, log: Callable[[str], None] | None = None) -> tuple[Examples, Examples]:
+        """Return this device's examples to train on and the held-out ones."""
+        return read_examples(self._examples, self._around.clock.now_s(), log, self._conditions.goes_on)
+
     def judge_int8(self, installed: Installed) -> None:
         """Count what an int8 model gets right on held-out examples, for ``status``."""
         try:
-            _, held_out = read_examples(self._examples, before_file=self._conditions.goes_on)
+            _, held_out = self._read()
             result = count_correct(installed.int8, installed.bundle.manifest, held_out, self._conditions.goes_on)
         except FedloomError as error:
             self._around.log(f"version {installed.version}: the int8 model was not judged: {error}")
@@ -85,7 +91,7 @@ class LocalWork:
 
     def train(self, entry: int, round_number: int, installed: Installed) -> TrainedUpdate:
         """Train for a round; the journal then says that it is trained, or that this failed."""
-        examples, held_out = read_examples(self._examples, self._around.log, self._conditions.goes_on)
+        examples, held_out = self._read(self._around.log)
         seed = int.from_bytes(self._around.random_bytes(8), "big")
         started = perf_counter()
         trainer = self._trainer(installed)
@@ -127,7 +133,7 @@ class LocalWork:
         self._journal.put("personal", json.dumps(entry))
 
     def _own_model(self, installed: Installed) -> dict[str, Any]:
-        examples, held_out = read_examples(self._examples, before_file=self._conditions.goes_on)
+        examples, held_out = self._read()
         seed = int.from_bytes(self._around.random_bytes(8), "big")
         trainer, manifest = self._trainer(installed), installed.bundle.manifest
         with self._conditions.training():
@@ -150,7 +156,7 @@ class LocalWork:
 
     def compare(self, entry: int, candidate: Installed, baseline: Installed) -> tuple[Evaluation, Evaluation]:
         """Return what two versions do on held-out examples; the journal then says that they are compared."""
-        _, held_out = read_examples(self._examples, before_file=self._conditions.goes_on)
+        _, held_out = self._read()
         started = perf_counter()
         with self._conditions.training():
             found, before = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,10 +49,13 @@ def _go_on() -> None:
 
 
 def read_examples(
-    folder: Path, log: Callable[[str], None] | None = None, before_file: Callable[[], None] = _go_on
+    folder: Path,
+    now_s: float,
+    log: Callable[[str], None] | None = None,
+    before_file: Callable[[], None] = _go_on,
 ) -> tuple[Examples, Examples]:
     """Return the examples to train on and the held-out ones, and say what could not be read; else ``find_examples``."""
-    found = find_examples(folder, time.time(), before_file)
+    found = find_examples(folder, now_s, before_file)
     if log is not None and found.problems:
         more = f", and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
         log(f"left out: {found.problems[0]}{more}")

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.xdist_group("personal-model")
 PROGRAM: Final = Path(__file__).parents[2] / "docs" / "examples" / "record_and_predict.py"
 LONGEST_LINES: Final = 30
 HOUR_S: Final = 3600.0
+NOW_S: Final = 1_800_000_000.0
 PLAN: Final = Plan(
     "recorded",
     training=Training(epochs=1, learning_rate=0.05),
@@ -84,7 +85,7 @@ def test_an_application_records_and_predicts_while_the_agent_trains(
         trained = re.findall(r"trained on (\d+) examples", (folder / "agent.log").read_text("utf-8"))
         assert len(trained) == PLAN.stop.rounds
         assert int(trained[-1]) > int(trained[0])  # what came meanwhile
-        train, held_out = read_examples(folder / "examples")
+        train, held_out = read_examples(folder / "examples", NOW_S)
         with ExampleStore(folder / "examples") as store:
             assert len(train) + len(held_out) == len(store)
     assert running.rows("SELECT state FROM task WHERE name = ?", PLAN.task) == [("done",)]

@@ -55,7 +55,7 @@ def sound(path: Path, samples: list[int], width: int = 2, channels: int = 1, rat
 def test_windows_of_a_table_have_one_label_each(tmp_path: Path) -> None:
     declare(tmp_path, CSV)
     table(tmp_path / "a.csv", [f"{t},{t},{'walk' if t >= 6 else 'rest'},{-t}" for t in range(10)])
-    train, held_out = read_examples(tmp_path)
+    train, held_out = read_examples(tmp_path, NOW_S)
     x = train.inputs()["x"]
     assert (x.dtype.str, x.shape, len(held_out)) == ("<f4", (3, 3, 2), 0)
     assert train.y.tolist() == [0, 0, 1]
@@ -65,14 +65,14 @@ def test_windows_of_a_table_have_one_label_each(tmp_path: Path) -> None:
 def test_a_window_over_a_change_of_label_is_no_example(tmp_path: Path) -> None:
     declare(tmp_path, CSV + "step = 1\n")
     table(tmp_path / "a.csv", [f"{t},{t},{'walk' if t >= 4 else 'rest'},0" for t in range(8)])
-    train, _ = read_examples(tmp_path)
+    train, _ = read_examples(tmp_path, NOW_S)
     assert train.inputs()["x"][:, 0, 0].tolist() == [0, 1, 4, 5]
 
 
 def test_without_a_window_each_row_is_an_example(tmp_path: Path) -> None:
     declare(tmp_path, CSV.replace("window = 3", ""))
     table(tmp_path / "a.csv", ["0,1,rest,2", "", "1,3,walk,4"])
-    train, _ = read_examples(tmp_path)
+    train, _ = read_examples(tmp_path, NOW_S)
     np.testing.assert_array_equal(train.inputs()["x"], [[1, 2], [3, 4]])
 
 
@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_table_is_named_with_its_line(
     declare(tmp_path, CSV)
     table(tmp_path / "bad.csv", rows, head)
     with pytest.raises(UsageError) as caught:
-        read_examples(tmp_path)
+        read_examples(tmp_path, NOW_S)
     assert caught.value.code == "examples-unreadable"
     assert "bad.csv: " in caught.value.message
     assert words in caught.value.message
@@ -105,7 +105,7 @@ def test_one_bad_file_does_not_hold_up_the_others(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "gone.csv").symlink_to(tmp_path / "nowhere")
     lines: list[str] = []
-    train, _ = read_examples(tmp_path, lines.append)
+    train, _ = read_examples(tmp_path, NOW_S, lines.append)
     assert len(train) == 1
     assert len(lines) == 1
     assert "bad.csv" in lines[0]
@@ -125,7 +125,7 @@ def test_sounds_are_cut_or_end_in_silence_and_channels_are_mixed(tmp_path: Path)
     declare(tmp_path, WAV)
     sound(tmp_path / "yes" / "long.wav", [16384] * 5000)
     sound(tmp_path / "no" / "short.wav", [16384, -16384] * 1000, channels=2)
-    train, _ = read_examples(tmp_path)
+    train, _ = read_examples(tmp_path, NOW_S)
     by_label = dict(zip(train.y.tolist(), train.inputs()["x"], strict=True))
     assert by_label[1].tolist() == [0.5] * 4000
     assert by_label[0].tolist() == [0.0] * 4000
@@ -148,7 +148,7 @@ def test_pictures_become_the_size_and_colours_that_the_model_takes(tmp_path: Pat
     declare(tmp_path, IMAGES)
     (tmp_path / "7").mkdir()
     Image.new("RGB", (12, 8), (255, 255, 255)).save(tmp_path / "7" / "white.png")
-    train, _ = read_examples(tmp_path)
+    train, _ = read_examples(tmp_path, NOW_S)
     x = train.inputs()["x"]
     assert (x.shape, train.y.tolist()) == ((1, 4, 6, 1), [7])
     np.testing.assert_array_equal(x, np.ones_like(x))
@@ -160,7 +160,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "bad.png").write_bytes(content)
     with refused("examples-unreadable", UsageError):
-        read_examples(tmp_path)
+        read_examples(tmp_path, NOW_S)
 
 
 def test_hidden_files_and_the_declaration_are_no_examples(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_hidden_files_and_the_declaration_are_no_examples(tmp_path: Path) -> Non
     (tmp_path / ".thumbnails").mkdir()
     (tmp_path / ".thumbnails" / "a.png").write_bytes(b"x")
     with refused("examples-missing", UsageError):
-        read_examples(tmp_path)
+        read_examples(tmp_path, NOW_S)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def keep(folder: Path, **bounds: float) -> None:
 
 
 def labels(folder: Path) -> list[int]:
-    train, held_out = read_examples(folder)
+    train, held_out = read_examples(folder, NOW_S)
     return sorted([*train.y.tolist(), *held_out.y.tolist()])
 
 
@@ -43,7 +43,7 @@ def test_what_is_recorded_is_trained_on(tmp_path: Path) -> None:
         for number in range(20):
             store.record([[number, 0.5]], number)
         assert len(store) == 20
-    train, held_out = read_examples(tmp_path)
+    train, held_out = read_examples(tmp_path, NOW_S)
     x = train.inputs()["x"]
     assert (x.dtype.str, x.shape[1:], train.y.dtype.str) == ("<f4", (1, 2), "<i4")
     assert x[:, 0, 0].tolist() == train.y.tolist()
@@ -55,7 +55,7 @@ def test_an_application_may_say_what_is_held_out_and_name_inputs(tmp_path: Path)
     with ExampleStore(tmp_path) as store:
         for number in range(4):
             store.record({"x_left": [1.0], "x_right": [2, 3]}, [0.0, float(number)], held_out=number == 3)
-    train, held_out = read_examples(tmp_path)
+    train, held_out = read_examples(tmp_path, NOW_S)
     assert (len(train), held_out.y.tolist()) == (3, [[0.0, 3.0]])
     assert {name: values.dtype.kind for name, values in train.inputs().items()} == {"x_left": "f", "x_right": "i"}
 
@@ -90,7 +90,7 @@ def test_the_model_says_what_is_recorded(tmp_path: Path) -> None:
         store.record([1, 2], 8)  # whole numbers that float32 has
         with refused("examples-shape", UsageError):
             store.record([2**24 + 1, 2], 8)  # and some that it has not
-    train, held_out = read_examples(tmp_path)
+    train, held_out = read_examples(tmp_path, NOW_S)
     assert [*train.y.tolist(), *held_out.y.tolist()] == [8]  # the older one does not fit the model
 
 
@@ -172,7 +172,7 @@ def test_a_damaged_store_is_named_or_gives_whole_examples(recorded: bytes, tmp_p
     (tmp_path / RECORDED_FILE).write_bytes(data)
     codes = []
     try:
-        train, _ = read_examples(tmp_path)
+        train, _ = read_examples(tmp_path, NOW_S)
         assert train.inputs()["x"].shape[1:] == (40,)
     except FedloomError as error:
         codes.append(error.code)
