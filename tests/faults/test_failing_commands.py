@@ -173,5 +173,7 @@ def test_a_restore_that_breaks_off_leaves_a_folder_that_nothing_uses_or_a_whole_
             assert code == 0, found
             code, found = operator.run("task", "list", "--data", new)
         assert found["tasks"] == ["point"]
+        code, found = operator.run("db", "backup", "--out", operator.folder / f"{number}.tar", "--data", new)
+        assert code == 0, found  # and writes the anchor, if the restore was broken off just before it
         assert (new / ANCHOR_FILE).read_bytes().startswith((data / ANCHOR_FILE).read_bytes())
     assert seen == {"no-data", "restore-unfinished", "whole"}
