@@ -1,4 +1,4 @@
-"""The journal's row about a trained update that waits for a cohort: one at most, and only until a byte may have left."""
+"""The journal's row about a trained update that waits for a cohort: one at most, until a byte of it may have left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 # Whether it may still be used is read from its contribution: that is put into ``uploading`` or an end by one write.
-_USABLE: Final = (
+_WAITING: Final = (
+    "SELECT contribution, round, version, state, reason, made_for, made_at_s, expires_at_s, bytes, withdrawn"
     " FROM sealed_update JOIN contribution ON contribution.id = sealed_update.contribution"
     " WHERE vector_sent = 0 AND state NOT IN ('counted', 'not-counted', 'abandoned', 'refused')"
 )
@@ -27,7 +28,7 @@ class Waiting:
         made_at_s: seconds since the epoch.
         expires_at_s: by the plan, and by what the owner had set when it was made.
         octets: on the disk.
-        withdrawn: whether the owner took it back; it is in no cohort any more.
+        withdrawn: 1 once the owner took it back, else 0.
     """
 
     entry: int
@@ -39,7 +40,7 @@ class Waiting:
     made_at_s: float
     expires_at_s: float
     octets: int
-    withdrawn: bool
+    withdrawn: int
 
 
 class SealedRow:
@@ -51,9 +52,8 @@ class SealedRow:
     @property
     def waiting(self) -> Waiting | None:
         """The update that waits, None where none does, or a byte of it may have left."""
-        columns = "contribution, round, version, state, reason, made_for, made_at_s, expires_at_s, bytes, withdrawn"
-        rows = self._run(f"SELECT {columns}{_USABLE}")  # noqa: S608  # constants
-        return Waiting(*rows[0][:-1], bool(rows[0][-1])) if rows else None
+        rows = self._run(_WAITING)
+        return Waiting(*rows[0]) if rows else None
 
     def keep(self, entry: int, made_for: str, made_at_s: float, expires_at_s: float, octets: int) -> None:
         """Let the update of a contribution wait, in the place of one before; its files are on the disk already."""
