@@ -11,12 +11,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from edge_client.cli_values import count, days, delta, demand, duration_s, floor, share
 from edge_client.identity import RENEW_KEY_DAYS
 from edge_client.texts import LANGUAGES
-from shared.errors import FedloomError, TryLater, UsageError
+from shared.command_line import CommandParser
+from shared.errors import FedloomError, TryLater
 from shared.secagg.floors import DeviceFloors
 
 _PROGRAM = "fedloom-agent"
@@ -24,13 +24,6 @@ _OWNERS = "edge_client.owner_commands"
 _AGENTS = "edge_client.commands"
 _WITH_SETTINGS = frozenset({"run", "once", "status", "doctor", "config"})
 _IN_LANGUAGES = frozenset({"status", "doctor"})
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, so that usage errors look like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("usage", f"{message[:1].upper()}{message[1:]}.", f"{self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,11 +61,11 @@ def _execute(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     about = "Train a shared model on this device's own data."
-    parser = _Parser(prog=_PROGRAM, description=about, allow_abbrev=False)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    parser = CommandParser(prog=_PROGRAM, description=about)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
 
     def add(name: str, module: str, text: str) -> argparse.ArgumentParser:
-        subparser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        subparser = commands.add_parser(name, help=text, description=text)
         subparser.set_defaults(command=(module, name))
         many = "append" if name == "run" else "store"
         subparser.add_argument(
