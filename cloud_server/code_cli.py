@@ -60,9 +60,12 @@ def _create(arguments: argparse.Namespace) -> Json:
             group=arguments.group,
             url=arguments.url,
         )
+    read = [EnrolmentCode.from_text(text) for text in made]
+    ids = [authority_codes.id_of_code(one) for one in read]
     if arguments.json:
-        return {"codes": [*made]}
-    print(f"they lead to {EnrolmentCode.from_text(made[0]).url}, once each", file=sys.stderr)
+        return {"codes": [*made], "ids": [*ids]}
+    names = ", ".join(ids)
+    print(f"they lead to {read[0].url}, once each; to list or revoke they are called {names}", file=sys.stderr)
     return "\n".join(made)
 
 

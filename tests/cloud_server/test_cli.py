@@ -105,6 +105,9 @@ def test_a_task_from_its_creation_to_its_codes(operator: Path, capsys: Captured)
     words = ["code", "create", "--task", "point", "--count", "3", "--url", "https://a:1", "--data", "data"]
     code, minted = run(capsys, *words)
     assert (code, len(set(minted["codes"]))) == (0, 3)
+    code, listed = run(capsys, "code", "list", "--data", "data")
+    assert sorted(minted["ids"]) == sorted(one["id"] for one in listed["codes"])
+    assert run(capsys, "code", "revoke", minted["ids"][1], "--data", "data")[0] == 0
     assert main(words) == 0
     assert capsys.readouterr().out.count("fedloom1.") == 3
 
