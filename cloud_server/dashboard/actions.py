@@ -11,7 +11,7 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response as AnyResponse
 
 from cloud_server.api.context import context
-from cloud_server.authority.codes import CODE_STATES
+from cloud_server.authority.codes import CODE_STATES, id_of_code
 from cloud_server.codes import count_codes, list_codes, make_codes, revoke_code
 from cloud_server.dashboard.facts import system, tasks
 from cloud_server.dashboard.guard import by
@@ -21,11 +21,13 @@ from cloud_server.devices import State, set_state
 from cloud_server.durations import seconds_of
 from cloud_server.operators import accounts, tokens
 from cloud_server.releases.keys import newest_key
+from cloud_server.rounds.stopping import stop_task
 from cloud_server.tasks import create_task, load_bundle, load_task, prepare_task, task_names
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, verify_bundle
 from shared.errors import Missing, UsageError
 from shared.limits import MAX_BUNDLE_BYTES, MAX_NAME_CHARACTERS, MAX_SHOWN_CODES
 from shared.plan import Plan
+from shared.root import EnrolmentCode
 from shared.wire.canonical import Json
 
 _VERBS: Final[dict[str, State]] = {"revoke": "revoked", "quarantine": "quarantined", "reinstate": "active"}
@@ -90,8 +92,9 @@ def _codes(codes: list[str]) -> AnyResponse:
     with parts.database.read() as connection:
         stored, menu = chosen_task(connection, request.form.get("task", ""))
         keys = system.show_keys(connection, parts)
-    pictures = [] if wants_json() else [(code, qr_code(code)) for code in codes]
-    values: dict[str, Json] = {"task": stored.name if stored else None, "codes": [*codes], "keys": keys}
+    ids = [id_of_code(EnrolmentCode.from_text(code)) for code in codes]
+    pictures = [] if wants_json() else [(code, name, qr_code(code)) for code, name in zip(codes, ids, strict=True)]
+    values: dict[str, Json] = {"task": stored.name if stored else None, "codes": [*codes], "ids": [*ids], "keys": keys}
     if stored is not None and keys["authority_here"]:
         values |= _made(stored.name)
     return show("codes", values, menu=menu, pictures=pictures, states=CODE_STATES)
@@ -158,6 +161,14 @@ def create_new_task() -> AnyResponse:
     with parts.recorded() as connection:
         create_task(connection, new, who.now_s, actor=who.actor)
     return done("task-created", url_for("console.show_task", task=plan.task), task=plan.task)
+
+
+@action("/tasks/<task>/stop", "operator")
+def stop(task: str) -> AnyResponse:
+    """End a task for good."""
+    with context().recorded() as connection:
+        stop_task(connection, task[:MAX_NAME_CHARACTERS], request.form.get("reason", "").strip(), by())
+    return done("task-stopped", url_for("console.show_task", task=task), task=task)
 
 
 def _stored_bundle(name: str) -> Bundle:
