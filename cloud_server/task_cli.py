@@ -14,9 +14,9 @@ from cloud_server.api.context import Context
 from cloud_server.app import open_existing
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.cautions import cautions
-from cloud_server.dashboard.facts.tasks import toml_of
 from cloud_server.listening import read_text
 from cloud_server.operators.accounts import AT_THE_MACHINE, By
+from cloud_server.plan_text import toml_of
 from cloud_server.privacy import paid_cohorts, privacy_report
 from cloud_server.releases.keys import newest_key
 from cloud_server.rounds.rounds import list_rounds
@@ -83,7 +83,7 @@ def _create(arguments: argparse.Namespace) -> Json:
     if not arguments.json:
         for note in notes:
             print(f"note: {plain_lines(note)}", file=sys.stderr)
-    return {"task": plan.task, "notes": [*notes]} if arguments.json else f"task: {plan.task}"
+    return {"task": plan.task, "notes": [*notes]} if arguments.json else facts([("task", plan.task)])
 
 
 def _list(arguments: argparse.Namespace) -> Json:

@@ -20,6 +20,7 @@ from cloud_server.dashboard.showing import action, done, page, show, wants_json
 from cloud_server.devices import State, set_state
 from cloud_server.durations import seconds_of
 from cloud_server.operators import accounts, tokens
+from cloud_server.plan_text import toml_of
 from cloud_server.releases.keys import newest_key
 from cloud_server.rounds.stopping import stop_task
 from cloud_server.tasks import create_task, load_bundle, load_task, prepare_task, task_names
@@ -135,7 +136,7 @@ def new_task() -> AnyResponse:
     like = request.args.get("like", "")
     with parts.database.read() as connection:
         names = task_names(connection)
-        text = tasks.toml_of(load_task(connection, like).plan) if like else _EXAMPLE
+        text = toml_of(load_task(connection, like).plan) if like else _EXAMPLE
     values: dict[str, Json] = {"plan": text, "model": like, "tasks": [*names], "keys": tasks.plan_keys()}
     return show("new_task", values | tasks.check_plan(text, _stored_bundle(like) if like else None))
 

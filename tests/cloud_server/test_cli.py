@@ -227,7 +227,7 @@ def test_a_task_with_noise_for_few_devices_is_made_with_a_warning(operator: Path
     (operator / "noisy.toml").write_text(text + privacy + "delta = 1e-5\nmax_epsilon = 50.0\n")
     assert main([*CREATE, "--plan", "noisy.toml"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == "task: noisy\n"
+    assert captured.out == "task  noisy\n"
     notes = captured.err.splitlines()
     assert any("takes part 3 times and 9 rounds" in note for note in notes)
     assert any("at most 64 it costs much accuracy" in note for note in notes)
