@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from cloud_server.api.context import context
 from cloud_server.authority.codes import CODE_STATES, id_of_code
+from cloud_server.cautions import enrolment_options
 from cloud_server.codes import count_codes, list_codes, make_codes, revoke_code
 from cloud_server.dashboard.facts import system, tasks
 from cloud_server.dashboard.guard import by
@@ -96,6 +97,7 @@ def _codes(codes: list[str]) -> AnyResponse:
     ids = [id_of_code(EnrolmentCode.from_text(code)) for code in codes]
     pictures = [] if wants_json() else [(code, name, qr_code(code)) for code, name in zip(codes, ids, strict=True)]
     values: dict[str, Json] = {"task": stored.name if stored else None, "codes": [*codes], "ids": [*ids], "keys": keys}
+    values["enrolment_options"] = enrolment_options(stored.plan) if stored else ""
     if stored is not None and keys["authority_here"]:
         values |= _made(stored.name)
     return show("codes", values, menu=menu, pictures=pictures, states=CODE_STATES)

@@ -126,6 +126,7 @@ def test_whoever_makes_codes_is_told_where_they_lead(operator: Path, capsys: Cap
     printed = capsys.readouterr()
     assert EnrolmentCode.from_text(printed.out.strip()).url == "https://elsewhere:8443"
     assert "https://elsewhere:8443" in printed.err
+    assert "enrol with --allow-cohorts-of 4" in printed.err  # else the code is spent on a device that declines
 
 
 def test_the_newest_version_is_exported_whole(operator: Path, capsys: Captured) -> None:
