@@ -65,10 +65,9 @@ class SealedFiles:
 
 
 def _overwrite(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
+    if path.is_symlink() or not path.exists():
         return
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
         file.write(bytes(min(_MAX_KEY_BYTES, os.fstat(descriptor).st_size)))
         os.fsync(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +168,7 @@ def test_a_link_in_the_place_of_the_key_is_not_followed(tmp_path: Path) -> None:
     other.write_bytes(b"precious")
     (tmp_path / "state").mkdir()
     folder = StateFolder(tmp_path / "state")
-    os.symlink(other, folder.sealing_key_file)
+    folder.sealing_key_file.symlink_to(other)
     SealedFiles(folder).destroy()
     assert other.read_bytes() == b"precious"
     assert not folder.sealing_key_file.is_symlink()
