@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from tests.shared.refusals import refused
 
 BINDING = Binding("point", bytes(32), 3, bytes(range(32)), "device-a", 7, 1_800_000_000.25, 1_800_086_400.25)
 KEY = bytes(range(32))
-OTHERS: dict[str, object] = {
+OTHERS: dict[str, Any] = {
     "task": "line",
     "plan_sha256": b"\x01" * 32,
     "version": 4,
@@ -42,8 +43,10 @@ VALUES = st.integers(0, 40).flatmap(lambda size: arrays(np.float32, size, elemen
 
 def trained_update(update: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None) -> TrainedUpdate:
     values = np.linspace(-1, 1, 50, dtype=np.float32) if update is None else update
-    parts = (clip(LocalUpdate(part, 5), max_l2_norm=0.3, max_weight=3) for part in (values, values[:2]))
-    return TrainedUpdate(*parts, Evaluation(1 / 3, 4, 9), 5, 0.1, np.zeros(0, np.float32))
+    update_part, statistics = (
+        clip(LocalUpdate(part, 5), max_l2_norm=0.3, max_weight=3) for part in (values, values[:2])
+    )
+    return TrainedUpdate(update_part, statistics, Evaluation(1 / 3, 4, 9), 5, 0.1, np.zeros(0, np.float32))
 
 
 def examples(*numbers: float) -> Examples:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client import report
+from edge_client import report, transport
 from edge_client.agent import open_agent
 from edge_client.cli import main
 from edge_client.conditions.asked import Unconditional
@@ -40,9 +40,9 @@ class Killed(BaseException):
 
 
 class Hasty(Unconditional):
-    """An owner who lets nothing wait for longer than a minute."""
+    """An owner who lets nothing wait for longer than an hour."""
 
-    sealed_update_s = 60.0
+    sealed_update_s = 3600.0
 
 
 class QuickClock(ManualClock):
@@ -157,7 +157,8 @@ def _work(path: Path) -> None:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, certificates: Path) -> Iterator[Scene]:
+def scene(tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr(transport, "PATIENCE_S", 1.0)
     aggregator = Aggregator(certificates, 2)
     made = Scene(aggregator, [tmp_path / "0", tmp_path / "1"], aggregator)
     with serve(certificates, made.respond) as url:
@@ -195,7 +196,7 @@ def test_without_a_network_it_waits_and_the_next_cohort_gets_it(
     scene.assert_exact()
 
 
-@pytest.mark.parametrize("state", [State.TRAINED, State.JOINING, State.SHARES_SENT])
+@pytest.mark.parametrize("state", [State.TRAINED, State.JOINING, State.SHARING])
 def test_killed_before_the_first_byte_it_joins_another_cohort(scene: Scene, state: State) -> None:
     other = threading.Thread(target=_work, args=(scene.paths[1],))
     other.start()
