@@ -32,6 +32,10 @@ def status(arguments: argparse.Namespace) -> None:
     report = status_of(folder)
     file = SettingsFile.of(folder, arguments.config)
     report["settings"] = {"file": str(file.path), "error": _error_of(file)}
+    if (waiting := report["waiting"]) and not report["settings"]["error"]:
+        at_most_s = file.read().train.sealed_update_at_most_s
+        ends_s = inf if at_most_s is None else waiting["made_at_s"] + at_most_s
+        waiting["expires_at_s"] = min(waiting["expires_at_s"], ends_s)
     if arguments.json:
         print(json.dumps(report))
         return

@@ -21,6 +21,7 @@ from edge_client.conditions.asked import Unconditional
 from edge_client.identity import load_enrolment
 from edge_client.journal import Journal, State
 from edge_client.sealed_files import SealedFiles, withdraw_update
+from edge_client.settings_file import SettingsFile
 from edge_client.state_folder import StateFolder
 from edge_client.texts import Chinese, English
 from shared.errors import FedloomError, TryLater
@@ -184,6 +185,9 @@ def test_without_a_network_it_waits_and_the_next_cohort_gets_it(
         assert language("status.waiting") in text
         assert "[no-connection]" in text
     assert report.ledger(scene.folder)["waiting"] == told
+    SettingsFile(scene.folder.settings_file).change("train.sealed_update_at_most_s", "60")
+    assert main(["status", "--state", str(scene.folder.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["waiting"]["expires_at_s"] == told["made_at_s"] + 60
     assert "waits for a cohort" in report.ledger_text(report.ledger(scene.folder))
 
     with refused("no-connection", TryLater):  # another process in vain
