@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edge_client.conditions.decide import LocalTime
-from edge_client.texts import English, Language, again_in, system_local_time, words_of
+from edge_client.texts import English, Language, again_in, system_local_time, time_text, words_of
 
 Report = dict[str, Any]
 _COLUMN = 14  # where answers begin
@@ -40,6 +40,9 @@ def why_text(say: Language, why: Report | None, now_s: float, local: LocalTime) 
     if name == "condition":
         reason = words_of(say, why["code"], why["values"], local)
         told = say("why.condition", reason=reason, again=again_in(say, why["look_again_s"], now_s, local))
+    elif name == "crashed":
+        again = time_text(why["again_s"], local)
+        told = say("why.crashed", count=why["count"], place=why["place"], number=why["number"], again=again)
     elif name == "wait":
         told = say(f"wait.{why['reason']}" if f"wait.{why['reason']}" in say.texts else "wait.")
     else:
