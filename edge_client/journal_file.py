@@ -16,6 +16,8 @@ from shared.errors import BrokenState
 
 _BUSY_S: Final = 30.0
 _ID: Final = "id"  # of the table ``meta``
+# What SQLite says of a disk, and not of the file on it.
+_OF_THE_DISK: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_BUSY")
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS contribution (
@@ -104,14 +106,14 @@ def adopt_id(file: JournalFile, journal_id: str) -> str:
 
 
 class JournalFile:
-    """A connection whose every error is ``journal-damaged``.
+    """A connection whose every error is ``journal-damaged``, or ``journal-not-written`` where it is the disk's.
 
     Args:
         path: of the file.
         mode: "rwc" makes it where it is not there.
 
     Raises:
-        BrokenState: ``journal-damaged``.
+        BrokenState: ``journal-damaged``, ``journal-not-written``.
     """
 
     def __init__(self, path: Path, mode: Literal["rw", "rwc"]) -> None:
@@ -151,10 +153,16 @@ class JournalFile:
         self._database.close()
 
     def _damaged(self, error: sqlite3.Error) -> BrokenState:
+        if (getattr(error, "sqlite_errorname", "") or "").startswith(_OF_THE_DISK):
+            return BrokenState(
+                "journal-not-written",
+                f"{self._path} cannot be written, and nothing is done that is not in it: {error}.",
+                "free some space, and check that the disk is sound and writable; then start the agent again",
+            )
         return BrokenState(
             "journal-damaged",
             f"{self._path} cannot be used: {error}.",
-            "check the disk for space and errors; else `fedloom-agent leave` and enrol with a new code",
+            "check the disk for errors; else `fedloom-agent leave` and enrol with a new code",
         )
 
 

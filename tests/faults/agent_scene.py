@@ -25,13 +25,12 @@ from edge_client.journal import TERMINAL, State
 from edge_client.report import ledger
 from edge_client.state_folder import StateFolder, current_version
 from shared.clock import SystemClock
-from shared.errors import FedloomError
 from shared.plan import Cohort, Deadlines, Plan, Server, Stop, Training, Update
 from shared.release import parse_release
 from shared.secagg.floors import DeviceFloors
 from shared.wire.requests import COHORTS
-from tests.cloud_server.members import STEPS, Member, one_hot
-from tests.e2e.servers import PATIENCE_S, Deployment, wait_for
+from tests.cloud_server.members import STEPS, one_hot
+from tests.e2e.servers import PATIENCE_S, Deployment
 from tools.fleet import ALWAYS, REPOSITORY
 
 OTHERS: Final = 3
@@ -116,6 +115,8 @@ class AgentScene:
         starter: starts agents.
         folder: of the device.
         task: its name.
+        seed: of the device's examples.
+        failures: of the others.
     """
 
     running: Deployment
@@ -177,6 +178,16 @@ class AgentScene:
         except BaseException as error:  # noqa: BLE001  # raised again where the test looks
             self.failures.append(error)
 
+    @property
+    def struck(self) -> Path:
+        """Appears when a fault begins."""
+        return self.folder / "struck"
+
+    @property
+    def log(self) -> str:
+        """What agents said."""
+        return (self.folder / "log").read_text("utf-8", "replace")
+
     def job(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401  # JSON
         """Return what starts an agent."""
         files = {"log": str(self.folder / "log"), "sent": str(self.folder / "sent.jsonl")}
@@ -192,7 +203,7 @@ class AgentScene:
         """Wait until the agent that was started ends; the others' cohort does not wait for one that is gone for good."""
         gone, deadline_s = self.joined, time.monotonic() + PATIENCE_S
         while (code := self.starter.ended(0.02)) is None:
-            assert time.monotonic() < deadline_s, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline_s, self.log
             if gone:
                 self._go_on_without_it()
         return code
@@ -269,11 +280,3 @@ class AgentScene:
                 assert not any(part in data for part in octets), path
                 if path.suffix not in {".key"} and path.parent != self.state.store:
                     assert not any(text in data for text in texts), path
-
-
-def others_of(scene: AgentScene) -> list[Member]:
-    """Return the members."""
-    return scene.members
-
-
-__all__ = ["FedloomError", "wait_for"]
