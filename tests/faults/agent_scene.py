@@ -200,7 +200,7 @@ class AgentScene:
         return bool(self.running.rows(query, self.enrolment.device))
 
     def wait_for_end(self) -> int:
-        """Wait until the agent that was started ends; the others' cohort does not wait for one that is gone for good."""
+        """Wait until the agent that was started ends; others do not wait for one whose session is gone."""
         gone, deadline_s = self.joined, time.monotonic() + PATIENCE_S
         while (code := self.starter.ended(0.02)) is None:
             assert time.monotonic() < deadline_s, self.log
@@ -271,12 +271,12 @@ class AgentScene:
             values.astype(kind)[start : start + 2].tobytes()
             for values in secret
             for kind in ("<f4", "<f8")
-            for start in range(0, values.size - 1)
+            for start in range(values.size - 1)
         ]
         texts = [f"{value:.5f}".rstrip("0").encode() for values in secret for value in values]
         for path in (*self.state.path.rglob("*"), self.folder / "log"):
             if path.is_file():
                 data = path.read_bytes()
                 assert not any(part in data for part in octets), path
-                if path.suffix not in {".key"} and path.parent != self.state.store:
+                if path.suffix != ".key" and path.parent != self.state.store:
                     assert not any(text in data for text in texts), path

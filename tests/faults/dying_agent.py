@@ -5,7 +5,7 @@ and another one with how that ended. Agents are forked from this process, so tha
 
     {"state": DIR, "log": FILE, "sent": FILE, "place": "joined", "moment": "before", "fault": "kill"}
 
-Without a place the agent is an honest one. What leaves the device is written to ``sent``: the path, and the body's hash.
+Without a place the agent is an honest one. What goes into cohorts is written to ``sent``: the path, and the body's hash.
 """
 
 from __future__ import annotations
@@ -55,9 +55,14 @@ def main() -> None:
         process = os.fork()
         if not process:
             _child(job)
-        print(process, flush=True)
+        _say(process)
         _, ended = os.waitpid(process, 0)
-        print(os.waitstatus_to_exitcode(ended), flush=True)
+        _say(os.waitstatus_to_exitcode(ended))
+
+
+def _say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
 
 
 def _child(job: Mapping[str, Any]) -> None:
@@ -73,7 +78,8 @@ def _child(job: Mapping[str, Any]) -> None:
             _plant(job["place"], job["moment"], _fault(job))
         code = cli.main(["run", "--state", job["state"], "--exit-when-done"])
     except BaseException as error:  # noqa: BLE001  # as an interpreter that ends by it
-        print(f"Traceback: {error!r}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"Traceback: {error!r}\n")
+        sys.stderr.flush()
         code = 1
     finally:
         os._exit(code)
@@ -141,8 +147,13 @@ def _give_up_at(state: State) -> None:
 def _note_what_leaves(path: Path) -> None:
     real = Transport.open
 
-    def call(
-        self: Transport, method: str, target: str, headers: Mapping[str, str], body: bytes = b"", **named: Any
+    def call(  # as the real one
+        self: Transport,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        **named: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         if method == "PUT" and target.startswith(COHORTS):
             line = json.dumps({"target": target, "sha256": hashlib.sha256(body).hexdigest(), "length": len(body)})

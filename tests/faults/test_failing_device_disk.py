@@ -235,7 +235,7 @@ def test_renewing_the_key(trials: Trials, fault: str) -> None:
         trials.local.clock.time_s += MIN_RENEWAL_INTERVAL_S + 1
         renew()
         now = load_identity(scene.state)
-        assert now.enrolment.certificate.serial in {serial + 1}
+        assert now.enrolment.certificate.serial == serial + 1
         assert now.key.public == now.enrolment.certificate.identity_key
         assert now.enrolment.device == identity.enrolment.device
         assert now.next_key is None
@@ -266,9 +266,7 @@ def test_recording_examples(trials: Trials, fault: str) -> None:
 
 @in_turn
 @pytest.mark.parametrize("command", ["reset", "leave", "pause", "config"])
-def test_commands_of_the_owner(
-    trials: Trials, fault: str, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_of_the_owner(trials: Trials, fault: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     scene = new_round(trials, "template")
     scene.enrol()
     scene.others_meet()
