@@ -197,11 +197,11 @@ def _parse(body: bytes) -> Enrolment:
     fields = Fields(document, "enrolment")
     fields.choice("format", (_FORMAT,))
     url = fields.text("url")
-    document, fingerprint = fields.octets("root"), fields.octets("fingerprint", 32)
-    authority_key = Root.verified(document, fingerprint).authority_key
+    root_document, fingerprint = fields.octets("root"), fields.octets("fingerprint", 32)
+    authority_key = Root.verified(root_document, fingerprint).authority_key
     enrolment = Enrolment(
         url=url,
-        root_document=document,
+        root_document=root_document,
         fingerprint=fingerprint,
         certificate=_certificate(fields, "certificate", authority_key),
         examples=Path(fields.text("examples")),

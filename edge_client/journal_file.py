@@ -132,15 +132,15 @@ class JournalFile:
         self.run("PRAGMA synchronous = FULL")
         if (found := self.run("PRAGMA integrity_check")[0][0]) != "ok":
             raise self._damaged(sqlite3.DatabaseError(found))
-        for statement in _SCHEMA.split(";"):
-            self.run(statement)
         self._bring_up_to_date()
         if tables := differing(self.run):
             raise self._damaged(sqlite3.DatabaseError(f"the two copies of {', '.join(tables)} differ"))
 
     def _bring_up_to_date(self) -> None:
-        """Add what journals of before have not; ``status`` may do the same at the same time."""
+        """Make tables, and add what journals of before have not; ``status`` may do the same at the same time."""
         self.run("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            self.run(statement)
         if all(row[1] != "mechanism" for row in self.run("PRAGMA table_info (privacy_charge)")):
             self.run("ALTER TABLE privacy_charge ADD COLUMN mechanism TEXT NOT NULL DEFAULT ''")
         add_copies(self.run)

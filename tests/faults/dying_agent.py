@@ -5,7 +5,7 @@ and another one with how that ended. Agents are forked from this process, so tha
 
     {"state": DIR, "log": FILE, "sent": FILE, "place": "joined", "moment": "before", "fault": "kill"}
 
-Without a place the agent is an honest one. What goes into cohorts is written to ``sent``: the path, and the body's hash.
+Without a place the agent is an honest one. What goes into cohorts is noted in ``sent``: path, and hash of the body.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _give_up_at(state: State) -> None:
             raise TryLater("no-connection", "The server cannot be reached.")
         real(self, entry, now, *arguments, **named)
 
-    Journal.record = record  # type: ignore[method-assign]
+    Journal.record = record  # type: ignore[assignment,method-assign]
 
 
 def _note_what_leaves(path: Path) -> None:
@@ -161,7 +161,7 @@ def _note_what_leaves(path: Path) -> None:
                 file.write(f"{line}\n")
         return real(self, method, target, headers, body, **named)
 
-    Transport.open = call  # type: ignore[assignment,method-assign]
+    Transport.open = call  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
