@@ -44,6 +44,11 @@ class Device:
             raise Killed
 
 
+def fetch_in_vain(loop: CrashLoop) -> None:
+    with loop.at("install", 4):
+        raise TryLater("no-connection", "why")
+
+
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Device]:
     made = Device(tmp_path)
@@ -97,8 +102,8 @@ def test_a_model_that_kills_the_agent_is_left_alone_for_a_while(device: Device) 
         device.die_installing(loop)
         loop = device.start()
     assert loop.hold_s() == FIRST_PAUSE_S
-    with refused("no-connection", TryLater), loop.at("install", 4):  # no death, and no success
-        raise TryLater("no-connection", "why")
+    with refused("no-connection", TryLater):
+        fetch_in_vain(loop)  # no death, and no success
     assert device.start().hold_s() == FIRST_PAUSE_S
     with loop.at("install", 4):
         pass

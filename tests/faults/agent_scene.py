@@ -266,7 +266,8 @@ class AgentScene:
 
     def check_no_plaintext(self, *, published: bool) -> None:
         """See that neither examples nor an update are anywhere in the state or in what was logged."""
-        secret: list[np.ndarray[Any, Any]] = [self.example[OWN], self.change] + ([] if published else [self.update])
+        secret: list[np.ndarray[Any, Any]] = [self.example[OWN], self.change]
+        secret += [] if published else [self.update]
         octets = [
             values.astype(kind)[start : start + 2].tobytes()
             for values in secret

@@ -48,7 +48,7 @@ CODES: Final = frozenset(
 FAULTS: Final = {"full": (errno.ENOSPC, FOR_EVER), "one-error": (errno.EIO, 1), "read-only": (errno.EROFS, FOR_EVER)}
 LONG: Final = [pytest.param(name, 1, marks=pytest.mark.long) for name in FAULTS]
 # What has many changes misses only some of them in the default suite.
-in_turn = pytest.mark.parametrize(("fault", "step"), [("full", 7), *LONG])
+in_turn = pytest.mark.parametrize(("fault", "step"), [("full", 11), *LONG])
 with_no_writes = pytest.mark.parametrize(("fault", "step"), [("read-only", 1), *LONG[:2]])
 one_by_one = pytest.mark.parametrize(("fault", "step"), [("full", 1), *LONG[1:]])
 
@@ -248,22 +248,24 @@ def test_renewing_the_key(trials: Trials, fault: str, step: int) -> None:
 
 @one_by_one
 def test_recording_examples(trials: Trials, fault: str, step: int) -> None:
-    folder, kept = trials.folder / "recorded", []
+    folder, kept = trials.folder / "recorded", set[int]()
     for number in numbers(trials, step):
 
         def record(number: int = number) -> None:
             with ExampleStore(folder) as store:
                 for part in range(3):
                     store.record(np.full(3, number, np.float32), 10 * number + part)
-                    kept.append(10 * number + part)
+                    kept.add(10 * number + part)
 
         trials.fails(fault, number, record)
+        if {"fsync", "fdatasync"} & set(trials.disk.failed):  # as a power cut: the last ones are not synced one by one
+            kept -= {10 * number + part for part in range(3)}
         with ExampleStore(folder) as store:
             store.record(np.zeros(3, np.float32), 10 * number + 9)
-            kept.append(10 * number + 9)
+            kept.add(10 * number + 9)
         train, held_out = read_examples(folder, trials.local.clock.now_s())
         found = {*train.y.tolist(), *held_out.y.tolist()}
-        assert set(kept) <= found
+        assert kept <= found
         assert found <= {10 * n + part for n in range(1, number + 1) for part in (0, 1, 2, 9)}
     assert number > 5
 
