@@ -29,7 +29,7 @@ from edge_client.identity import load_enrolment, load_identity
 from edge_client.journal import TERMINAL, Journal
 from edge_client.report import ledger
 from edge_client.state_folder import StateFolder, current_version
-from shared.errors import FedloomError
+from shared.errors import FedloomError, Refused
 from shared.limits import MIN_RENEWAL_INTERVAL_S
 from shared.wire.canonical import sha256
 from shared.wire.requests import COHORTS, COUNTER_HEADER, DEVICE_HEADER
@@ -37,6 +37,7 @@ from tests.cloud_server.local import Local, LocalPool
 from tests.e2e.servers import quadratic_bundle
 from tests.faults.agent_rounds import DIMENSION, AgentRound, without_a_network
 from tests.faults.failing_disk import Disk, failing_disk
+from tests.shared.refusals import refused
 
 pytestmark = pytest.mark.timeout(3600)
 MOST_CALLS: Final = 1500
@@ -130,7 +131,11 @@ def test_enrolling(trials: Trials, fault: str, step: int) -> None:
         error = trials.fails(fault, number, scene.enrol)
         if error is not None:
             key = scene.state.key_file.read_bytes() if scene.state.key_file.exists() else None
-            scene.enrol()  # with the same code, and with the key that the server may know already
+            if scene.state.enrolment_file.exists():  # all but the last sync was done
+                with refused("already-enrolled", Refused):
+                    scene.enrol()
+            else:
+                scene.enrol()  # with the same code, and with the key that the server may know already
             assert key in {None, scene.state.key_file.read_bytes()}
         identity = load_identity(scene.state)
         assert identity.key.public == identity.enrolment.certificate.identity_key
