@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from cloud_server.cli import main
+from cloud_server.devices import set_state
 from cloud_server.releases.gate import Rule
 from cloud_server.storage.schema import round_
 from shared.numeric.contribution_vector import Evaluation
@@ -74,8 +75,8 @@ def test_two_promotions_over_almost_the_same_devices_do_not_tell_of_the_one_that
     scene.act("promote", 1, Rule((1.0,)))
     evaluate(scene, scene.members, lambda _: GOOD)
     scene.act("roll_back")
-    victim = scene.members[0].device
-    scene.local.change(f"UPDATE device SET state = 'quarantined' WHERE device = '{victim}'")  # noqa: S608  # of this test
+    with scene.local.parts.database.write() as connection:
+        set_state(connection, scene.members[0].device, "quarantined", "", scene.now_s)
     scene.act("promote", 2, Rule((1.0,)))
     evaluate(scene, scene.members[1:], lambda _: GOOD)
     assert scene.promotion.phase == "released"  # judged all the same
