@@ -19,7 +19,8 @@ _LOCK_TRIES, _LOCK_TRY_S = 3, 0.1
 _CURRENT = ("current", ".current.new")
 _FOLDERS = ("store", "releases")
 _LOCAL = "local_tensors.bin"
-_JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm")
+# The last one comes while the file is made, and stays where the disk failed then.
+_JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "journal.sqlite3-journal")
 _SETTINGS = "agent.toml"  # the owner's; leaving lets it stay
 _PAUSE = "pause.json"
 _SEALING_KEY, _SEALED = "sealed_update.key", "sealed_update.bin"

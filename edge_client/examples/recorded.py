@@ -6,7 +6,7 @@ with ExampleStore("/var/lib/fedloom/examples") as store:
     store.record(window, label)
 
 Any number of applications may record while the agent trains. An example is there for good when ``record`` returns,
-except that a power cut may take the last ones: a sync for each would wear the card out.
+except that a power cut or a failing disk may take the last ones: a sync for each would wear the card out.
 """
 
 from __future__ import annotations
