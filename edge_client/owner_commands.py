@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_client.conditions.pause import Pause, lift_pause, read_pause, write_pause
 from edge_client.identity import load_enrolment
+from edge_client.published import PublishedModels
 from edge_client.settings_file import SettingsFile
 from edge_client.state_folder import StateFolder
 from edge_client.status import status as status_of
@@ -109,6 +110,9 @@ def reset(arguments: argparse.Namespace) -> None:
         )
     with folder.lock():
         freed = folder.forget_models()
+        published = load_enrolment(folder).models
+        if published is not None:
+            PublishedModels(published).clear()
     size = f"{freed / 1e6:.1f} megabytes"
     _say(f"The models in {folder.path} are deleted ({size}); the next check-in fetches what is in use.")
     if arguments.json:

@@ -22,9 +22,11 @@ _LOCAL = "local_tensors.bin"
 _JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm")
 _SETTINGS = "agent.toml"  # the owner's; leaving lets it stay
 _PAUSE = "pause.json"
-_FILES = (*_JOURNAL, "enrolment.json", _LOCAL, _PAUSE)
+_DEPARTURE = "departure.json"
+_FILES = (*_JOURNAL, "enrolment.json", _LOCAL, _PAUSE, _DEPARTURE)
 _HALF_WRITTEN = re.compile(
-    r"\.((?:next_)?identity\.key|enrolment\.json|local_tensors\.bin|agent\.toml|pause\.json)\.[0-9]+\.new", re.ASCII
+    r"\.((?:next_)?identity\.key|enrolment\.json|local_tensors\.bin|agent\.toml|pause\.json|departure\.json)\.[0-9]+\.new",
+    re.ASCII,
 )
 
 
@@ -63,6 +65,11 @@ class StateFolder:
     def pause_file(self) -> Path:
         """Until when the owner lets the agent pause."""
         return self.path / _PAUSE
+
+    @property
+    def departure_file(self) -> Path:
+        """The request to be revoked, for whoever uninstalls the agent."""
+        return self.path / _DEPARTURE
 
     @property
     def local_tensors(self) -> Path:

@@ -49,8 +49,13 @@ sys.exit(main())
 _VENV: Final = "home = /usr/bin\ninclude-system-site-packages = true\nversion = 3.11\n"
 
 
-def build(machine: Machine, out: Path) -> Path:
+def build(machine: Machine, out: Path, *, compression: str = "xz") -> Path:
     """Return the package that was built in ``out``.
+
+    Args:
+        machine: that it is for.
+        out: folder, made if it is not there.
+        compression: as dpkg-deb names it; "gzip" is several times faster, and the file half as large again.
 
     Raises:
         Refused: ``wheels-missing`` or ``wrong-python``.
@@ -71,7 +76,7 @@ def build(machine: Machine, out: Path) -> Path:
         _add_files(tree)
         _add_control(tree, machine)
         path = out / f"fedloom-agent_{VERSION}_{machine.debian}.deb"
-        words: list[str | Path] = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", tree, path]
+        words: list[str | Path] = ["dpkg-deb", "--root-owner-group", f"-Z{compression}", "--build", tree, path]
         subprocess.run(words, check=True, stdout=2)
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {_mib(tree):.0f} MiB installed", file=sys.stderr)
     return path
