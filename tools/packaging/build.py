@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import hashlib
 import os
 import py_compile
 import shutil
@@ -82,6 +83,12 @@ def build(machine: Machine, out: Path, *, compression: str = "xz") -> Path:
     return path
 
 
+def write_hashes(out: Path) -> None:
+    """Write SHA256SUMS of every package in ``out``, which install.sh checks."""
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(out.glob("*.deb"))]
+    (out / "SHA256SUMS").write_text("".join(lines), "utf-8")
+
+
 def _install(machine: Machine, site: Path, lock: Path) -> None:
     lock.write_text(locked((ROOT / "requirements" / machine.runtime).read_text("utf-8"), machine), "utf-8")
     words = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
@@ -145,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         print(build(MACHINES[arguments.arch], arguments.out))
+        write_hashes(arguments.out)
     except FedloomError as error:
         print(error, file=sys.stderr)
         return error.exit_code
