@@ -41,7 +41,9 @@ class PublishedModels:
         folder = StateFolder(self.path)
         place = folder.releases / str(version)
         with naming_disk_errors(self.path):
-            self.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            if not self.path.is_dir():  # an administrator's keeps its rights
+                self.path.mkdir(parents=True)
+                self.path.chmod(FOLDER_MODE)
             group = self.path.stat().st_gid
             for made in (folder.releases, place):
                 made.mkdir(exist_ok=True)

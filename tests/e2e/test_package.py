@@ -125,6 +125,8 @@ class Root:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if "FEDLOOM_DEB" in os.environ:  # one that is there already
+        return Path(os.environ["FEDLOOM_DEB"])
     return build(MACHINES[ARCH], tmp_path_factory.mktemp("package"), compression="gzip")
 
 
