@@ -225,7 +225,8 @@ def use_the_model(root: Root, width: int) -> None:
     """See what another user's application can reach, and what it cannot."""
     predict = PREDICT.replace("WIDTH", str(width))
     exit_code, said = root.application("alice", predict)
-    assert (exit_code, said.split()[:3]) == (0, ["version", "1", "gives"]), said
+    assert exit_code == 0, said
+    assert "version 1 gives (3,)" in said  # among lines of the runtime, which misses /proc
     assert root.application("stranger", predict)[0] != 0
     assert root.application("alice", f"import os; os.listdir('{STATE}')")[0] != 0
     exit_code, said = root.application("alice", RECORD.replace("WIDTH", str(width)))
@@ -272,7 +273,7 @@ def test_from_installing_to_purging(
 def test_the_runtime_in_it_loads_a_model(root: Root, package: Path, activity_folder: Path) -> None:
     install(root, package)
     shutil.copy(activity_folder / "train.tflite", root.inside("/srv"))
-    assert root.run("/opt/fedloom/bin/python3", "-I", "-c", PROBE).strip() == "/opt/fedloom/bin/python3"
+    assert "/opt/fedloom/bin/python3" in root.run("/opt/fedloom/bin/python3", "-I", "-c", PROBE).splitlines()
 
 
 def test_purging_spares_examples_and_the_files_of_others(root: Root, package: Path) -> None:
