@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 from edge_client.durable import write_durably
-from edge_client.identity import load_enrolment, load_identity
+from edge_client.identity import load_identity
 from edge_client.journal import Journal
-from edge_client.published import PublishedModels
 from edge_client.state_folder import StateFolder
 from edge_client.transport import Signer, Transport, pinned_pool
 from shared.clock import SystemClock
@@ -69,16 +68,3 @@ def write_departure(folder: StateFolder) -> None:
     with _speaking(folder) as (transport, url, root):
         request = {"method": METHOD, "url": url + LEAVE, "tls_root": root, "headers": transport.signed(METHOD, LEAVE)}
     write_durably(folder.departure_file, json.dumps(request).encode())
-
-
-def forget_published(folder: StateFolder) -> None:
-    """Delete the released models that other users read, if there are any.
-
-    Raises:
-        TryLater: ``disk-write-failed``.
-    """
-    models = None
-    with suppress(FedloomError):  # a damaged enrolment names none
-        models = load_enrolment(folder).models
-    if models is not None:
-        PublishedModels(models).clear()

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from edge_client.durable import naming_disk_errors, sync_folder, write_durably
+from edge_client.identity import load_enrolment
 from edge_client.state_folder import StateFolder
 from shared.bundle import INFER_INT8_FILE
+from shared.errors import FedloomError
 
 FOLDER_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
@@ -73,6 +75,20 @@ class PublishedModels:
                 link.unlink(missing_ok=True)
             if folder.releases.is_dir():
                 shutil.rmtree(folder.releases)
+
+
+def clear_published(folder: StateFolder) -> None:
+    """Delete the released models that other users read by this device's enrolment, if there are any.
+
+    Raises:
+        TryLater: ``disk-write-failed``.
+    """
+    try:
+        models = load_enrolment(folder).models
+    except FedloomError:  # a damaged enrolment names none
+        return
+    if models is not None:
+        PublishedModels(models).clear()
 
 
 def _open_to(path: Path, group: int, mode: int) -> None:
