@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from typing import Final
 
 from edge_client.durable import write_durably
-from edge_client.identity import load_identity
+from edge_client.identity import Enrolment, load_identity
 from edge_client.journal import Journal
 from edge_client.state_folder import StateFolder
 from edge_client.transport import Signer, Transport, pinned_pool
 from shared.clock import SystemClock
-from shared.errors import FedloomError, Unauthenticated
+from shared.errors import Unauthenticated
+from shared.wire.canonical import encode
 from shared.wire.requests import JSON, LEAVE
 
 METHOD: Final = "POST"
@@ -26,19 +27,22 @@ GONE: Final = frozenset({"device-revoked", "unknown-device"})
 
 
 @contextmanager
-def _speaking(folder: StateFolder) -> Iterator[tuple[Transport, str, str]]:
-    """Return the way to the server, its address and its TLS root."""
+def _speaking(folder: StateFolder) -> Iterator[tuple[Transport, Enrolment, bytes]]:
+    """Return the way to the server, what leads there, and what to send."""
     identity = load_identity(folder)
     enrolment = identity.enrolment
-    root = enrolment.root.tls_root_pem
     journal = Journal(folder.journal_file, enrolment.journal_id)
     try:
         signer = Signer(enrolment.fingerprint, enrolment.device, identity.key, journal.next_counter)
         transport = Transport(
-            enrolment.url, pinned_pool(root), signer=signer, clock=SystemClock(), jitter=random.random
+            enrolment.url,
+            pinned_pool(enrolment.root.tls_root_pem),
+            signer=signer,
+            clock=SystemClock(),
+            jitter=random.random,
         )
         try:
-            yield transport, enrolment.url, root
+            yield transport, enrolment, encode({"device": enrolment.device})
         finally:
             transport.close()
     finally:
@@ -51,9 +55,9 @@ def tell_server(folder: StateFolder) -> None:
     Raises:
         FedloomError: why the server does not know.
     """
-    with _speaking(folder) as (transport, _url, _root):
+    with _speaking(folder) as (transport, _enrolment, body):
         try:
-            transport.send_once(METHOD, LEAVE, b"", content_type=JSON, counts_as="other_up", headers={})
+            transport.send_once(METHOD, LEAVE, body, content_type=JSON, counts_as="other_up", headers={})
         except Unauthenticated as error:
             if error.code not in GONE:
                 raise
@@ -65,6 +69,12 @@ def write_departure(folder: StateFolder) -> None:
     Raises:
         FedloomError: what the request needs is missing or damaged, or ``disk-write-failed``.
     """
-    with _speaking(folder) as (transport, url, root):
-        request = {"method": METHOD, "url": url + LEAVE, "tls_root": root, "headers": transport.signed(METHOD, LEAVE)}
+    with _speaking(folder) as (transport, enrolment, body):
+        request = {
+            "method": METHOD,
+            "url": enrolment.url + LEAVE,
+            "tls_root": enrolment.root.tls_root_pem,
+            "headers": {"Content-Type": JSON, **transport.signed(METHOD, LEAVE, body)},
+            "body": body.decode(),
+        }
     write_durably(folder.departure_file, json.dumps(request).encode())

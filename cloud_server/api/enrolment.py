@@ -14,6 +14,7 @@ from cloud_server.devices import require_active, set_state
 from cloud_server.storage.schema import device
 from cloud_server.tasks import load_task
 from shared.errors import Refused
+from shared.wire.canonical import Fields, decode
 from shared.wire.messages import EnrolRequest, RenewalRequest, read_signed, write_signed
 from shared.wire.requests import ADMIT, CERTIFICATE, ENROL, JSON, LEAVE, RENEW, ROOT
 from shared.wire.signed import Certificate
@@ -74,6 +75,9 @@ def show_certificate() -> Response:
 def leave() -> Response:
     """Let the caller take part no more, for good: its owner gives its identity up."""
     parts, name = context(), caller().device
+    fields = Fields(decode(body()), "leaving")
+    fields.choice("device", (name,))  # it cannot be undone: no request means it by accident
+    fields.end()
     now_s = parts.clock.now_s()
     with parts.database.write() as connection:
         set_state(connection, name, "revoked", "the device left", now_s, actor="device")

@@ -282,7 +282,7 @@ def test_purging_spares_examples_and_the_files_of_others(root: Root, package: Pa
         root.inside(name).write_bytes(b"x")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}/v1/leave"
-        departure = {"method": "POST", "url": url, "tls_root": "", "headers": {}}
+        departure = {"method": "POST", "url": url, "tls_root": "", "headers": {}, "body": "{}"}
         root.inside(f"{STATE}/departure.json").write_text(json.dumps(departure))
         told = root.run("dpkg", "--purge", "fedloom-agent")
     assert "could not be told" in told

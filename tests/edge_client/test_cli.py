@@ -84,7 +84,11 @@ def test_a_device_from_enrolment_to_leaving(tmp_path: Path, certificates: Path, 
     ledger = json.loads(capsys.readouterr().out)
     assert set(ledger) == {"device", "task", "contributions", "totals", "privacy", "int8"}
     assert main(["leave", *state]) == 2
-    assert main(["leave", *state, "--yes"]) == 0
+    capsys.readouterr()
+    assert main(["leave", *state, "--yes", "--json"]) == 0  # without a server
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"told": False}
+    assert "ask the operator to revoke device-" in said.err
     assert not (tmp_path / "state").exists()
 
 
