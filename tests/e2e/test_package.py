@@ -71,10 +71,14 @@ print("version", model.version, "gives", model(np.zeros(WIDTH, np.float32)).shap
 PROBE: Final = """
 import sys
 from pathlib import Path
+import numpy as np
 from edge_client.trainer.runtime import load_interpreter
 runner = load_interpreter(Path("/srv/train.tflite").read_bytes()).get_signature_runner
-weights = runner("get_weights")()["weights"]
-assert runner("set_weights")(weights=weights)["count"].shape == (1,)
+set_weights = runner("set_weights")
+(size,) = set_weights.get_input_details()["weights"]["shape"]
+weights = np.arange(size, dtype=np.float32)
+set_weights(weights=weights)
+assert np.array_equal(runner("get_weights")()["weights"], weights)
 print(sys.executable)
 """
 pytestmark = [

@@ -57,7 +57,7 @@ class Board:
             (programs / name).chmod(0o755)
         (self.folder / "os-release").write_text(self.release)
         around = {"PATH": str(programs), "FEDLOOM_OS_RELEASE": str(self.folder / "os-release")}
-        command = ["sh", SCRIPT, "--dry-run", "--packages", self.folder / "dist"]
+        command = ["sh", str(SCRIPT), "--dry-run", "--packages", str(self.folder / "dist")]
         return subprocess.run(command, env=around, capture_output=True, text=True, check=False)
 
     def put(self, arch: str) -> Path:

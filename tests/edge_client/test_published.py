@@ -63,7 +63,7 @@ def test_members_of_the_group_read_it_and_nobody_else() -> None:
         os.chown(folder, -1, GROUP)
         folder.chmod(0o750)
         PublishedModels(folder).put(3, b"a model")
-        command = ["cat", folder / "current" / INFER_INT8_FILE]
+        command = ["cat", str(folder / "current" / INFER_INT8_FILE)]
         for group, read in ((GROUP, b"a model"), (GROUP + 1, b"")):
             done = subprocess.run(command, user=NOBODY, group=group, extra_groups=[], check=False, capture_output=True)
             assert done.stdout == read, done.stderr
