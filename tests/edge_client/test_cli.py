@@ -82,7 +82,7 @@ def test_a_device_from_enrolment_to_leaving(tmp_path: Path, certificates: Path, 
     assert "the task is done" in capsys.readouterr().out
     assert main(["ledger", *state, "--json"]) == 0
     ledger = json.loads(capsys.readouterr().out)
-    assert set(ledger) == {"device", "task", "contributions", "totals", "privacy", "int8"}
+    assert set(ledger) == {"device", "task", "contributions", "totals", "privacy", "int8", "waiting"}
     assert main(["leave", *state]) == 2
     capsys.readouterr()
     assert main(["leave", *state, "--yes", "--json"]) == 0  # without a server
