@@ -45,6 +45,7 @@ class Enrolment:
         renew_key_days: how old the owner lets the key become, 0 for as old as it will.
         key_since_s: when the key in the certificate came into use, None where that was not written down.
         next_certificate: of the next key, until the aggregator has taken that.
+        models: the folder in which applications of other users find the released model, None for none.
     """
 
     url: str
@@ -59,6 +60,7 @@ class Enrolment:
     renew_key_days: int = RENEW_KEY_DAYS
     key_since_s: float | None = None
     next_certificate: Certificate | None = None
+    models: Path | None = None
 
     @property
     def root(self) -> Root:
@@ -146,6 +148,7 @@ def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
         "renew_key_days": enrolment.renew_key_days,
         **({} if enrolment.key_since_s is None else {"key_since_s": enrolment.key_since_s}),
         **_next_json(enrolment.next_certificate),
+        **({} if enrolment.models is None else {"models": str(enrolment.models)}),
     }
     write_durably(folder.enrolment_file, encode({**document, _HASH: sha256(encode(document)).hex()}))
 
@@ -212,6 +215,7 @@ def _parse(body: bytes) -> Enrolment:
         renew_key_days=_renew_key_days(fields),
         key_since_s=fields.number("key_since_s", 0, _YEAR_9999_S) if fields.has("key_since_s") else None,
         next_certificate=_next_certificate(fields, authority_key),
+        models=Path(fields.text("models")) if fields.has("models") else None,
     )
     fields.end()
     return enrolment
