@@ -30,12 +30,14 @@ def arriving(response: urllib3.BaseHTTPResponse, now_s: Callable[[], float], siz
     began_s, arrived, piece = now_s(), 0, bytearray()
     try:
         while some := response.read1(size_bytes - len(piece)):
+            # Not of a body that is there at once, however long this machine was busy with something else.
+            late = arrived and arrived < (now_s() - began_s - GRACE_S) * MIN_BODY_BYTES_PER_S
             arrived += len(some)
             piece += some
             if len(piece) == size_bytes:
                 yield bytes(piece)
                 piece.clear()
-            if arrived < (now_s() - began_s - GRACE_S) * MIN_BODY_BYTES_PER_S:
+            if late:
                 raise _too_slow()
     except (HTTPError, OSError, TooSlow):
         if piece:

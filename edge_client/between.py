@@ -1,7 +1,7 @@
 """Who answers instead of the server: a network's sign-in page, another server, or nobody who says so.
 
-A network that wants its guests to sign in first answers in the server's place: with a page, or by sending elsewhere. Over
-TLS its certificate is refused before that is seen, so whoever is there is asked once more without looking at the
+A network that wants its guests to sign in first answers in the server's place: with a page, or by sending elsewhere.
+Over TLS its certificate is refused before that is seen, so whoever is there is asked once more without looking at the
 certificate, for the root document, which is public; nothing in that question says which device asks. Where nobody
 answers at all, the server's port for web pages is asked, as sign-in pages begin there.
 """

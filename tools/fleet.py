@@ -18,7 +18,7 @@ from shared.errors import FedloomError
 
 REPOSITORY: Final = Path(__file__).parents[1]
 DEVICE_ENVIRONMENTS: Final = {"LiteRT": ".venv-edge", "tflite-runtime": ".venv-edge-tflite"}
-START_TIMEOUT_S: Final = 60.0
+START_TIMEOUT_S: Final = 240.0
 ALWAYS: Final = "[train]\non_battery = true\nbattery_at_least_percent = 0\nthrottled = true\nmetered = true\n"
 
 

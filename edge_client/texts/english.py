@@ -50,8 +50,8 @@ TEXTS: Final[dict[str, str]] = {
     # Errors, by their codes, that people mend who do not read logs
     "error.captive-portal": "Something between this device and the server answered instead of it: a hotel's or a café's"
     " sign-in page?",
-    "error.captive-portal-try": "open any web page on this network and sign in there, or use another network; `run` tries"
-    " again by itself",
+    "error.captive-portal-try": "open any web page on this network and sign in there, or use another network; `run`"
+    " tries again by itself",
     "why.condition": "{reason}; {again}",
     # status
     "status.device": "device",
