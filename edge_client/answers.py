@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
 
 import urllib3
 from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
@@ -15,6 +15,7 @@ from shared.errors import TryLater, UsageError
 from shared.limits import BODY_GRACE_S, MIN_BODY_BYTES_PER_S
 from shared.wire.canonical import decode
 
+Message = TypeVar("Message")
 GRACE_S = BODY_GRACE_S  # of one body, after which it must have come at MIN_BODY_BYTES_PER_S on average
 _NOT_YET_VALID: Final = 9  # X509_V_ERR_CERT_NOT_YET_VALID of OpenSSL
 _WAITS: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -63,8 +64,17 @@ def require_data(status: int, body: bytes, max_bytes: int) -> None:
         raise not_the_server(f"a redirect (status {status})")
     if body and not body.startswith(b"{"):
         raise not_the_server("a page instead of data")
+    understood(lambda data: decode(data, max_bytes=max_bytes), body or b"{}")
+
+
+def understood(read: Callable[[bytes], Message], body: bytes) -> Message:
+    """Return what ``read`` makes of an answer.
+
+    Raises:
+        TryLater: ``answer-damaged`` where that is no message of this protocol.
+    """
     try:
-        decode(body or b"{}", max_bytes=max_bytes)
+        return read(body)
     except UsageError as error:
         raise TryLater(
             "answer-damaged",

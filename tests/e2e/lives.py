@@ -118,23 +118,6 @@ class World:
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
 
-    def enrol(self, code: EnrolmentCode, clock: HastyClock, number: int) -> StateFolder:
-        """Enrol a device with one example."""
-        examples, state = self.folder / f"examples-{number}", StateFolder(self.folder / f"state-{number}")
-        examples.mkdir(exist_ok=True)
-        np.savez(examples / "examples.npz", x=point(number), y=np.zeros(1, np.int32))
-        enrol(
-            code.to_text(),
-            state,
-            examples,
-            floors=DeviceFloors(min_survivors=2, min_corrupt_share=0.0, max_l2_norm=1e6),
-            name="",
-            clock=clock,
-            random_bytes=os.urandom,
-            jitter=lambda: 0.5,
-        )
-        return state
-
     def companion(self, number: int) -> None:
         """Work like a device with a good network, until the world stops."""
         clock = HastyClock()
@@ -150,14 +133,14 @@ class World:
         number, clock, errors = next(self._numbers), HastyClock(), list[str]()
         keys = DataFolder(self.running.data).keys
         with meddling(self.running.server.port, keys, wrongs) as proxy:
-            _resolve_through(proxy, monkeypatch)
+            resolve_through(proxy, monkeypatch)
             code = replace(self.running.codes(TASK, 1)[0], url=proxy.url)
-            state = _repeated(lambda: self.enrol(code, clock, number), errors)
+            state = patiently(lambda: enrol_device(code, self.folder, clock, number), errors)
             if state is None:
                 return Life(number, "", proxy, errors, [], clock.slept_s, 0)
             with open_agent(state, log=_ignore, clock=clock, jitter=lambda: 0.5) as agent:
                 self._work(agent, state, clock, errors)
-                _repeated(agent.renew_key, errors)
+                patiently(agent.renew_key, errors)
             enrolment = load_enrolment(state)
             rows = _rows(state)
             with state.lock():
@@ -180,7 +163,7 @@ class World:
             if sum(row.state in {State.COUNTED, State.NOT_COUNTED} for row in rows) >= ROUNDS or len(rows) > ROUNDS:
                 return
             if agent._given_up >= 0:
-                self.go_on_without(device)
+                self._go_on_without_it()
             clock.sleep(pause_s)
         raise AssertionError(f"after {MOST_TURNS} turns: {rows}")
 
@@ -201,8 +184,8 @@ class World:
                     self.running.change(change, cohort, phase)
             time.sleep(0.02)
 
-    def go_on_without(self, device: str) -> None:
-        """Let the round that forms go on without a device that takes no part in it."""
+    def _go_on_without_it(self) -> None:
+        """Let the round that forms go on without the device behind the proxy, which takes no part in it."""
         query = "SELECT id FROM cohort WHERE task = ? AND phase = 'forming'"
         forming = [cohort for (cohort,) in self.running.rows(query, TASK)]
         for cohort in forming:
@@ -213,7 +196,16 @@ class World:
             change = "UPDATE step SET received_s = received_s - 1000000 WHERE cohort = ? AND step = 'join'"
             self.running.change(change, cohort)
             wait_for(lambda cohort=cohort: self.running.phase(cohort) in {"summed", "failed"}, "a round")  # type: ignore[misc]
-        assert device
+
+    def wait_until_idle(self) -> None:
+        """Wait until both companions are in the cohort that forms, and so wait for a third device."""
+        query = "SELECT id FROM cohort WHERE task = ? AND phase = 'forming'"
+
+        def idle() -> bool:
+            forming = self.running.rows(query, TASK)
+            return len(forming) == 1 and len(self._senders(str(forming[0][0]), "join")) == COMPANIONS
+
+        wait_for(idle, "both companions to join")
 
     def _senders(self, cohort: str, step: str) -> set[str]:
         rows = self.running.rows("SELECT device FROM step WHERE cohort = ? AND step = ?", cohort, step)
@@ -246,6 +238,24 @@ class World:
                 assert row.state is not State.COUNTED
 
 
+def enrol_device(code: EnrolmentCode, folder: Path, clock: HastyClock, number: int) -> StateFolder:
+    """Enrol a device with one example, and return its state."""
+    examples, state = folder / f"examples-{number}", StateFolder(folder / f"state-{number}")
+    examples.mkdir(exist_ok=True)
+    np.savez(examples / "examples.npz", x=point(number), y=np.zeros(1, np.int32))
+    enrol(
+        code.to_text(),
+        state,
+        examples,
+        floors=DeviceFloors(min_survivors=2, min_corrupt_share=0.0, max_l2_norm=1e6),
+        name="",
+        clock=clock,
+        random_bytes=os.urandom,
+        jitter=lambda: 0.5,
+    )
+    return state
+
+
 def point(number: int) -> npt.NDArray[np.float32]:
     """Return a device's only example, f32[1, d]."""
     return np.random.default_rng(number).uniform(-1, 1, (1, DIMENSION)).astype(np.float32)
@@ -271,7 +281,7 @@ def _rows(state: StateFolder) -> list[Contribution]:
         journal.close()
 
 
-def _repeated(command: Callable[[], Result], errors: list[str]) -> Result | None:
+def patiently(command: Callable[[], Result], errors: list[str]) -> Result | None:
     """Run a command as its owner would: again, where it failed."""
     for _ in range(3):
         try:
@@ -281,7 +291,7 @@ def _repeated(command: Callable[[], Result], errors: list[str]) -> Result | None
     return None
 
 
-def _resolve_through(proxy: Meddler, monkeypatch: pytest.MonkeyPatch) -> None:
+def resolve_through(proxy: Meddler, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the proxy decide where connections to it lead."""
     resolve = socket.getaddrinfo
 
@@ -321,7 +331,7 @@ def new_world(running: Deployment, folder: Path, prepare: Callable[[], None]) ->
     threads = []
     for code in running.codes(TASK, COMPANIONS):
         number = next(world._numbers)
-        world.enrol(code, HastyClock(), number)
+        enrol_device(code, folder, HastyClock(), number)
         threads.append(threading.Thread(target=world.companion, args=(number,)))
     for thread in threads:
         thread.start()

@@ -7,6 +7,7 @@ It ends TLS with the server's own certificate, as a network cannot, so that ever
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import ssl
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Final
@@ -82,6 +84,11 @@ class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+    @property
+    def code(self) -> str:
+        """The problem that it names, empty if none."""
+        return str(json.loads(self.body)["code"]) if self.status >= HTTPStatus.BAD_REQUEST else ""
 
     def to_bytes(self, body: bytes | None = None) -> bytes:
         """Return it with another body, and the length of that."""
@@ -166,9 +173,7 @@ class Meddler:
 
     def ask(self, request: Request, place: int | None = None) -> Answer:
         """Let the server answer a request."""
-        with self.upstream() as server:
-            server.sendall(request.head + request.body)
-            answer = _read_answer(server, request.method)
+        answer = replay(request, self.upstream_port)
         if place is not None:
             self.answers[place] = answer
         return answer
@@ -180,9 +185,7 @@ class Meddler:
 
     def upstream(self) -> ssl.SSLSocket:
         """Return a connection to the server."""
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context.wrap_socket(socket.create_connection(("127.0.0.1", self.upstream_port)))
+        return connection_to(self.upstream_port)
 
     def look_up(self) -> int:
         """Return the port to which this proxy's address leads now; raises as the resolver does."""
@@ -309,6 +312,20 @@ WRONGS: Final[Mapping[str, Trick]] = {
     "truncated": _truncated,
     "bit-flipped": _bit_flipped,
 }
+
+
+def replay(request: Request, port: int) -> Answer:
+    """Send a request as it was recorded to a server, and return its answer."""
+    with connection_to(port) as server:
+        server.sendall(request.head + request.body)
+        return _read_answer(server, request.method)
+
+
+def connection_to(port: int) -> ssl.SSLSocket:
+    """Return a connection to whoever listens on a port."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(socket.create_connection(("127.0.0.1", port)))
 
 
 def kind_of(method: str, target: str, headers: Mapping[str, str]) -> str:

@@ -14,9 +14,11 @@ from cloud_server.releases import actions
 from edge_client import answers, transport
 from edge_client.journal import State
 from shared.wire import requests
+from shared.wire.requests import COUNTER_HEADER
 from tests.e2e.lives import ROUNDS, TASK, Life, World, assert_well_behaved, new_world
-from tests.e2e.meddling import KINDS, WRONGS, Wrong
-from tests.e2e.servers import deployment
+from tests.e2e.meddling import KINDS, WRONGS, Wrong, replay
+from tests.e2e.scene import state
+from tests.e2e.servers import Deployment, deployment
 from tools.fleet import REPOSITORY
 
 pytestmark = [pytest.mark.xdist_group("lives"), pytest.mark.timeout(900)]
@@ -200,6 +202,35 @@ def test_a_life_in_which_every_kind_of_request_meets_a_wrong(
 def test_a_damaged_answer_is_never_used(world: World, monkeypatch: pytest.MonkeyPatch, kind: str, what: str) -> None:
     wrongs = one_wrong(kind, what)
     check(world, world.live(wrongs, monkeypatch), wrongs)
+
+
+# What a recorded request is answered without a signature that counts once: public, or the same answer again.
+UNSIGNED: Final = {"root", "enrol", "renew"}
+
+
+def test_recorded_requests_are_worth_nothing_later_and_elsewhere(
+    world: World, running: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrongs = {"vector": Wrong("reset-request")}
+    life = world.live(wrongs, monkeypatch)
+    check(world, life, wrongs)
+    world.wait_until_idle()
+    seen, first = life.proxy.seen, {one.kind: one for one in reversed(life.proxy.seen)}
+    before, elsewhere = state(world.running), state(running)
+    last = max(int(one.headers[COUNTER_HEADER]) for one in seen if COUNTER_HEADER in one.headers)
+    for request in first.values():
+        again = replay(request, world.running.server.port)
+        other = replay(request, running.server.port)
+        if request.kind in UNSIGNED:
+            assert again.status == 200 or again.code == "key-superseded", (request.kind, again)
+            assert other.code in {"", "code-unknown", "bad-signature"}, (request.kind, other)
+        else:
+            is_last = int(request.headers[COUNTER_HEADER]) == last
+            assert again.status == 200 if is_last else again.code in {"replayed-request", "bad-signature"}, again
+            assert other.code in {"unknown-device", "bad-signature"}, (request.kind, other)
+        world.running.change("UPDATE device SET behind = 0, state = 'active' WHERE device = ?", life.device)
+    assert state(world.running) == before
+    assert state(running) == elsewhere
 
 
 @pytest.mark.long

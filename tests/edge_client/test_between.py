@@ -24,7 +24,7 @@ from shared.clock import SystemClock
 from shared.errors import TryLater
 from shared.release import FileEntry
 from shared.root import Root
-from shared.wire.requests import OCTETS
+from shared.wire.requests import CHECK_IN, OCTETS
 from tests.edge_client.aggregator import Aggregator
 from tests.edge_client.devices import ManualClock, enrolled
 from tests.edge_client.loopback import Answer, QuietServer, Request, make_certificates, serve
@@ -187,6 +187,19 @@ def test_a_damaged_answer_is_asked_for_again(certificates: Path, body: bytes) ->
         assert transport.send("GET", "/v1/x").body == b'{"a":1}'
     with connected(certificates, Script(Answer(body=body))) as transport, refused("answer-damaged", TryLater):
         transport.send("GET", "/v1/x")
+
+
+def test_a_check_in_with_a_senseless_answer_does_not_end_the_agent(certificates: Path, tmp_path: Path) -> None:
+    aggregator, folder = Aggregator(certificates, 2, rounds=0, now_s=time.time() - 60), StateFolder(tmp_path / "state")
+
+    def answer(request: Request) -> Answer:
+        return Answer(body=b'{"action":"trainn"}') if request.path == CHECK_IN else aggregator(request)
+
+    with serve(certificates, answer) as url:
+        enrolled(tmp_path, aggregator, url)
+        with open_agent(folder, log=lambda _line: None, clock=ManualClock(time.time())) as agent:
+            assert agent.turn() > 0
+            assert "[answer-damaged]" in status(folder)["why_not_training"]
 
 
 class Crawl:
