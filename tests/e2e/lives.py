@@ -42,6 +42,7 @@ from tests.e2e.servers import PATIENCE_S, Deployment, wait_for
 
 TASK: Final = "lives"
 DIMENSION: Final = 20_000
+MOVING: Final = 2_000  # coordinates that training changes
 RATE: Final = 0.05
 COMPANIONS: Final = 2
 ROUNDS: Final = 2  # of one life
@@ -128,7 +129,7 @@ class World:
         except BaseException as error:  # noqa: BLE001  # the test's own thread raises it
             self.failed.append(error)
 
-    def live(self, wrongs: Mapping[str, Wrong], monkeypatch: pytest.MonkeyPatch) -> Life:
+    def live(self, wrongs: Mapping[str, Wrong], monkeypatch: pytest.MonkeyPatch, *, renews: bool = True) -> Life:
         """Let a new device live behind a proxy that does ``wrongs``, and see every round that it was in to its end."""
         number, clock, errors = next(self._numbers), HastyClock(), list[str]()
         keys = DataFolder(self.running.data).keys
@@ -140,7 +141,8 @@ class World:
                 return Life(number, "", proxy, errors, [], clock.slept_s, 0)
             with open_agent(state, log=_ignore, clock=clock, jitter=lambda: 0.5) as agent:
                 self._work(agent, state, clock, errors)
-                patiently(agent.renew_key, errors)
+                if renews:
+                    patiently(agent.renew_key, errors)
             enrolment = load_enrolment(state)
             rows = _rows(state)
             with state.lock():
@@ -257,8 +259,10 @@ def enrol_device(code: EnrolmentCode, folder: Path, clock: HastyClock, number: i
 
 
 def point(number: int) -> npt.NDArray[np.float32]:
-    """Return a device's only example, f32[1, d]."""
-    return np.random.default_rng(number).uniform(-1, 1, (1, DIMENSION)).astype(np.float32)
+    """Return a device's only example, f32[1, d]; most of it stays 0, so that a difference is worth sending."""
+    x = np.zeros((1, DIMENSION), np.float32)
+    x[:, :MOVING] = np.random.default_rng(number).uniform(-1, 1, (1, MOVING))
+    return x
 
 
 def step_of(theta: Array, numbers: set[int]) -> Array:

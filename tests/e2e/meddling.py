@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPResponse
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE
 from shared.wire.requests import BODY_HEADER, COUNTER_HEADER
@@ -340,7 +340,7 @@ def kind_of(method: str, target: str, headers: Mapping[str, str]) -> str:
     raise AssertionError(f"no test knows {method} {target}")
 
 
-def _read_request(stream: socket.SocketIO) -> Request | None:  # type: ignore[name-defined]
+def _read_request(stream: BinaryIO) -> Request | None:
     head = bytearray()
     while not head.endswith(b"\r\n\r\n"):
         line = stream.readline()
