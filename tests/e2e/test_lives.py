@@ -21,7 +21,12 @@ from tests.e2e.scene import state
 from tests.e2e.servers import Deployment, deployment
 from tools.fleet import REPOSITORY
 
-pytestmark = [pytest.mark.xdist_group("lives"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.xdist_group("lives"),
+    pytest.mark.timeout(900),
+    # Agents are threads here, and what ignores this warning for one of them is of the whole process.
+    pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning"),
+]
 
 
 @pytest.fixture(scope="module")

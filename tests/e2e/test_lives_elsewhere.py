@@ -15,7 +15,12 @@ from tests.e2e.pair import Pair
 from tests.e2e.test_lives import impatient
 
 __all__ = ["impatient"]
-pytestmark = [pytest.mark.xdist_group("pair"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.xdist_group("pair"),
+    pytest.mark.timeout(900),
+    # Agents are threads here, and what ignores this warning for one of them is of the whole process.
+    pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning"),
+]
 SHORT = {"lost-response", "portal-redirect", "bit-flipped", "twice"}
 
 
