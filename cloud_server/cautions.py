@@ -50,6 +50,20 @@ def cautions(plan: Plan, paid: int | None = None) -> list[str]:
     return [*found, *_about_noise(plan, paid)]
 
 
+def enrolment_options(plan: Plan) -> str:
+    """Return what owners must add to ``fedloom-agent enroll`` to take part in this plan, empty for nothing."""
+    usual, cohort, options = DeviceFloors(), plan.cohort, list[str]()
+    if cohort.min_survivors < usual.min_survivors:
+        options.append(f"--allow-cohorts-of {cohort.min_survivors}")
+    if cohort.corrupt_share < usual.min_corrupt_share:
+        options.append(f"--min-corrupt-share {cohort.corrupt_share:g}")
+    if cohort.adversary == "semi-honest":
+        options.append("--allow-semi-honest")
+    if plan.update.max_l2_norm > usual.max_l2_norm:
+        options.append(f"--max-clip-norm {plan.update.max_l2_norm:g}")
+    return " ".join(options)
+
+
 def _about_noise(plan: Plan, paid: int | None) -> list[str]:
     cohort, privacy, found = plan.cohort, plan.privacy, list[str]()
     if privacy.mechanism == "none":

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
@@ -26,17 +25,11 @@ from cloud_server.serve_cli import add_driver, add_serve, drive, serve
 from cloud_server.storage.failures import failure_of
 from cloud_server.tables import described, plain, plain_lines
 from cloud_server.task_cli import add_audit, add_privacy, add_tasks
-from shared.errors import FedloomError, TryLater, UsageError
+from shared.command_line import CommandParser
+from shared.errors import FedloomError, TryLater
 from shared.wire.canonical import Json
 
 Command = Callable[[argparse.Namespace], Json]
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, so that usage errors look like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("usage", f"{message[:1].upper()}{message[1:]}.", f"{self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> Json:
 
 def command_line() -> argparse.ArgumentParser:
     """Return every command with its options."""
-    parser = _Parser(prog="fedloom-server", description="The Fedloom aggregator.")
+    parser = CommandParser(prog="fedloom-server", description="The Fedloom aggregator.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_serve(_add(commands, "serve", "run the aggregator", serve, json_option=False))
     add_authority(
@@ -118,7 +111,7 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_devices(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_devices(commands: argparse._SubParsersAction[CommandParser]) -> None:
     device = commands.add_parser("device", help="enrolled devices").add_subparsers(required=True, metavar="VERB")
     _add(device, "list", "list the devices, when they were seen and what they use", list_devices)
     one = _add(device, "show", "show a device and the keys that it had", show_device)
@@ -135,7 +128,7 @@ def _add_devices(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add(
-    commands: argparse._SubParsersAction[_Parser],
+    commands: argparse._SubParsersAction[CommandParser],
     name: str,
     help_text: str,
     run: Command,

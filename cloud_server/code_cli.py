@@ -14,6 +14,7 @@ from cloud_server.authority import codes as authority_codes
 from cloud_server.authority.codes import CODE_STATES
 from cloud_server.authority.registry import Authority
 from cloud_server.authority_cli import is_authority, mint_at_authority
+from cloud_server.cautions import enrolment_options
 from cloud_server.durations import seconds_of
 from cloud_server.operators.accounts import AT_THE_MACHINE, By
 from cloud_server.tables import nothing, since, table, when, word
@@ -49,8 +50,11 @@ def _create(arguments: argparse.Namespace) -> Json:
     if is_authority(arguments.data):
         secrets, url, root = mint_at_authority(arguments, valid_s)
         made = [EnrolmentCode(url, root.fingerprint, secret).to_text() for secret in secrets]
+        options = ""
     else:
         parts = open_existing(arguments.data)
+        with parts.database.read() as connection:
+            options = enrolment_options(load_task(connection, arguments.task).plan)
         made = codes.make_codes(
             parts,
             arguments.task,
@@ -60,9 +64,14 @@ def _create(arguments: argparse.Namespace) -> Json:
             group=arguments.group,
             url=arguments.url,
         )
+    read = [EnrolmentCode.from_text(text) for text in made]
+    ids = [authority_codes.id_of_code(one) for one in read]
     if arguments.json:
-        return {"codes": [*made]}
-    print(f"they lead to {EnrolmentCode.from_text(made[0]).url}, once each", file=sys.stderr)
+        return {"codes": [*made], "ids": [*ids]}
+    names = ", ".join(ids)
+    if options:
+        print(f"owners who agree with the plan enrol with {options}; other devices decline its rounds", file=sys.stderr)
+    print(f"they lead to {read[0].url}, once each; to list or revoke they are called {names}", file=sys.stderr)
     return "\n".join(made)
 
 

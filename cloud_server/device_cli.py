@@ -55,7 +55,7 @@ def _devices_text(devices: list[dict[str, Json]], data: Path, now_s: float) -> s
             word(one["contributions"]),
             word(one["key_serial"]),
             _key_age(one),
-            word(one["reason"]),
+            _why(one),
         )
         for one in devices
     ]
@@ -64,6 +64,10 @@ def _devices_text(devices: list[dict[str, Json]], data: Path, now_s: float) -> s
 
 def _memory(one: dict[str, Json]) -> str:
     return f"{one['memory_mib']} MiB" if one["memory_mib"] else "-"
+
+
+def _why(one: dict[str, Json]) -> str:
+    return f"declined round {one['declined']}" if one["declined"] and not one["reason"] else word(one["reason"])
 
 
 def _key_age(one: dict[str, Json]) -> str:
@@ -99,7 +103,8 @@ def show_device(arguments: argparse.Namespace) -> Json:
 
 
 def _device_text(one: dict[str, Json], former: list[dict[str, Json]], now_s: float) -> str:
-    state = f"{one['state']}: {one['reason']}" if one["reason"] else word(one["state"])
+    why = _why(one)
+    state = word(one["state"]) if why == word(None) else f"{one['state']}: {why}"
     seen = f"{since(one['last_seen_s'], now_s)} ({when(one['last_seen_s'])})" if one["last_seen_s"] else "never"
     shown = facts(
         [
@@ -131,9 +136,10 @@ def _described(row: Row[Any], now_s: float) -> dict[str, Json]:
         "task": row.task,
         "enrolled_s": row.enrolled_s,
         "last_seen_s": row.last_seen_s,
-        "version": row.version,
+        "version": row.version if row.version >= 0 else None,
         "state": row.state,
         "reason": row.state_reason,
+        "declined": row.declined or None,
         "group": row.code_group,
         "memory_mib": row.memory_mib,
         "vectors": row.vectors,

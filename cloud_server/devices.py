@@ -35,6 +35,7 @@ KNOWN: Final = (
     device.c.version,
     device.c.code_group,
     device.c.memory_mib,
+    device.c.declined,
     device.c.vectors,
     device.c.contributions,
     device.c.last_contribution_s,

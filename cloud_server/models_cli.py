@@ -149,19 +149,24 @@ def _plainly(
 
 def _promote(arguments: argparse.Namespace) -> Json:
     rule = Rule(arguments.stages, not arguments.wait, arguments.tolerance, arguments.largest_drop)
-    return _change(
-        arguments,
-        lambda connection, parts: actions.promote(
+
+    def promote(connection: Connection, parts: Context) -> ReleaseState:
+        key, now_s = _signing_key(parts, connection).public, parts.clock.now_s()
+        state = actions.promote(
             connection,
             OPERATOR,
             arguments.revision,
             arguments.task,
             arguments.version,
             rule,
-            release_key=_signing_key(parts, connection).public,
-            now_s=parts.clock.now_s(),
-        ),
-    )
+            release_key=key,
+            now_s=now_s,
+        )
+        if arguments.version < (newest := newest_version(connection, state.task)) and not arguments.json:
+            print(f"note: version {arguments.version} is not the newest one, which is {newest}", file=sys.stderr)
+        return state
+
+    return _change(arguments, promote)
 
 
 def _pin(arguments: argparse.Namespace) -> Json:

@@ -132,6 +132,8 @@ def detail(values: Json) -> str:
 
 def described(value: Json, indent: str = "") -> str:
     """Return any result of a command for people: a line for each name."""
+    if isinstance(value, dict) and not any(isinstance(item, dict | list) and item for item in value.values()):
+        return facts([(indent + key.replace("_", " "), detail(item) or NONE) for key, item in value.items()])
     if isinstance(value, dict):
         return "\n".join(
             f"{indent}{plain(key)}:\n{described(item, indent + '  ')}"

@@ -14,11 +14,13 @@ from cloud_server.api.context import Context
 from cloud_server.app import open_existing
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.cautions import cautions
-from cloud_server.dashboard.facts.tasks import toml_of
 from cloud_server.listening import read_text
+from cloud_server.operators.accounts import AT_THE_MACHINE, By
+from cloud_server.plan_text import toml_of
 from cloud_server.privacy import paid_cohorts, privacy_report
 from cloud_server.releases.keys import newest_key
 from cloud_server.rounds.rounds import list_rounds
+from cloud_server.rounds.stopping import stop_task
 from cloud_server.settings import DataFolder
 from cloud_server.storage.opening import open_blobs, open_database
 from cloud_server.storage.schema import device
@@ -44,12 +46,16 @@ def add_tasks(add: Add) -> None:
     create.add_argument("--plan", type=Path, required=True, help="TOML file")
     add("list", "list the tasks", _list)
     add("show", "show a task and its rounds", _show).add_argument("task")
+    stop = add("stop", "end a task for good: no further round, what was published stays", _stop)
+    stop.add_argument("task")
+    stop.add_argument("--reason", default="", metavar="TEXT", help="for the audit log and the pages")
 
 
 def add_audit(add: Add) -> None:
     """Declare the verb of the audit log."""
     listing = add("list", "list the audit log", _audit_list)
     listing.add_argument("--after", type=stored_number, default=0, metavar="N", help="only entries after number N")
+    listing.add_argument("--last", type=stored_number, default=0, metavar="N", help="only the newest N entries")
 
 
 def add_privacy(add: Add) -> None:
@@ -77,7 +83,7 @@ def _create(arguments: argparse.Namespace) -> Json:
     if not arguments.json:
         for note in notes:
             print(f"note: {plain_lines(note)}", file=sys.stderr)
-    return {"task": plan.task, "notes": [*notes]} if arguments.json else f"task: {plan.task}"
+    return {"task": plan.task, "notes": [*notes]} if arguments.json else facts([("task", plan.task)])
 
 
 def _list(arguments: argparse.Namespace) -> Json:
@@ -126,6 +132,14 @@ def _show(arguments: argparse.Namespace) -> Json:
         }
 
 
+def _stop(arguments: argparse.Namespace) -> Json:
+    parts = open_existing(arguments.data)
+    with parts.recorded() as connection:
+        stop_task(connection, arguments.task, arguments.reason.strip(), By(AT_THE_MACHINE, parts.clock.now_s()))
+        stored = load_task(connection, arguments.task)
+    return {"task": stored.name, "state": stored.state, "reason": stored.reason}
+
+
 def _task_text(task: Task, newest: int, rounds: list[dict[str, Json]]) -> str:
     state = f"{task.state}: {task.reason}" if task.reason else task.state
     lines = [facts([("task", task.name), ("state", state), ("version", str(newest)), ("rounds", str(len(rounds)))])]
@@ -165,9 +179,12 @@ def _round_row(one: dict[str, Json], fewest: int) -> list[str]:
 def _audit_list(arguments: argparse.Namespace) -> Json:
     parts = open_existing(arguments.data)
     with parts.database.read() as connection:
+        after: int = arguments.after
+        if arguments.last:
+            after = max(after, audit.head(connection).number - arguments.last)
         if arguments.json:
-            return {"entries": list(audit.entries(connection, after=arguments.after))}
-        return _audit_text(parts, connection, arguments.after)
+            return {"entries": list(audit.entries(connection, after=after))}
+        return _audit_text(parts, connection, after)
 
 
 def _audit_text(parts: Context, connection: Connection, after: int) -> str:

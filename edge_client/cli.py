@@ -11,26 +11,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from edge_client.cli_values import count, days, delta, demand, duration_s, floor, share
+from edge_client.cli_values import count, days, delta, demand, duration_s, floor, norm, share
 from edge_client.identity import RENEW_KEY_DAYS
 from edge_client.texts import LANGUAGES
-from shared.errors import FedloomError, TryLater, UsageError
-from shared.secagg.floors import DeviceFloors
+from shared.command_line import CommandParser
+from shared.errors import FedloomError, TryLater
 
 _PROGRAM = "fedloom-agent"
 _OWNERS = "edge_client.owner_commands"
 _AGENTS = "edge_client.commands"
 _WITH_SETTINGS = frozenset({"run", "once", "status", "doctor", "config"})
 _IN_LANGUAGES = frozenset({"status", "doctor"})
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, so that usage errors look like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("usage", f"{message[:1].upper()}{message[1:]}.", f"{self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,11 +60,11 @@ def _execute(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     about = "Train a shared model on this device's own data."
-    parser = _Parser(prog=_PROGRAM, description=about, allow_abbrev=False)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    parser = CommandParser(prog=_PROGRAM, description=about)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
 
     def add(name: str, module: str, text: str) -> argparse.ArgumentParser:
-        subparser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        subparser = commands.add_parser(name, help=text, description=text)
         subparser.set_defaults(command=(module, name))
         many = "append" if name == "run" else "store"
         subparser.add_argument(
@@ -90,38 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     enrolling.add_argument("code", metavar="CODE", help="from the operator")
     enrolling.add_argument("--examples", type=Path, required=True, metavar="DIR", help="folder with examples.npz")
     enrolling.add_argument("--name", default="", help="your name for this device; it stays here")
-    enrolling.add_argument(
-        "--allow-cohorts-of", type=floor, metavar="N", help="take part in sums of only N devices (default 10)"
-    )
-    enrolling.add_argument(
-        "--allow-semi-honest",
-        action="store_true",
-        help="take part where only a server that lies to nobody is withstood",
-    )
-    enrolling.add_argument(
-        "--min-corrupt-share",
-        type=share,
-        default=DeviceFloors().min_corrupt_share,
-        metavar="G",
-        help="refuse plans whose thresholds withstand a smaller share of colluding members than G (0.05; 0 for any)",
-    )
-    enrolling.add_argument(
-        "--min-noise", type=demand, default=0.0, metavar="Z", help="refuse plans with less noise_multiplier than Z"
-    )
-    enrolling.add_argument(
-        "--max-participations", type=count, default=0, metavar="N", help="send at most N masked vectors, ever"
-    )
-    enrolling.add_argument("--max-epsilon", type=demand, default=0.0, metavar="E", help="reveal at most E, ever")
-    enrolling.add_argument(
-        "--delta", type=delta, default=1e-6, metavar="D", help="count epsilon at D, or a plan's smaller delta (1e-6)"
-    )
-    enrolling.add_argument(
-        "--max-clip-norm",
-        type=demand,
-        default=1000.0,
-        metavar="C",
-        help="refuse plans that clip to more than C (1000)",
-    )
+    _add_demands(enrolling)
     enrolling.add_argument(
         "--renew-key-days",
         type=days,
@@ -129,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DAYS",
         help=f"renew this device's key by itself once it is so old ({RENEW_KEY_DAYS}; 0 for never)",
     )
+    allowing = add("allow", _OWNERS, "change what this device demands of plans; an agent begins with it when it starts")
+    _add_demands(allowing)
     add("once", _AGENTS, "contribute once, then exit")
     running = add("run", _AGENTS, "contribute to every round; with --state more than once, to several tasks in turn")
     running.add_argument(
@@ -160,6 +123,29 @@ def _parser() -> argparse.ArgumentParser:
     leaving = add("leave", _AGENTS, "delete this device's key and state, and no other file; it cannot be undone")
     leaving.add_argument("--yes", action="store_true", help="do it")
     return parser
+
+
+def _add_demands(parser: argparse.ArgumentParser) -> None:
+    """Add what owners demand of plans, whatever these say; what is not given stays as it is, at first the default."""
+    parser.add_argument(
+        "--allow-cohorts-of", type=floor, metavar="N", help="take part in sums of only N devices (default 10)"
+    )
+    parser.add_argument(
+        "--allow-semi-honest",
+        action=argparse.BooleanOptionalAction,
+        help="take part where only a server that lies to nobody is withstood",
+    )
+    parser.add_argument(
+        "--min-corrupt-share",
+        type=share,
+        metavar="G",
+        help="refuse plans whose thresholds withstand a smaller share of colluding members than G (0.05; 0 for any)",
+    )
+    parser.add_argument("--min-noise", type=demand, metavar="Z", help="refuse plans with less noise_multiplier than Z")
+    parser.add_argument("--max-participations", type=count, metavar="N", help="send at most N masked vectors, ever")
+    parser.add_argument("--max-epsilon", type=demand, metavar="E", help="reveal at most E, ever")
+    parser.add_argument("--delta", type=delta, metavar="D", help="count epsilon at D, or a plan's smaller delta (1e-6)")
+    parser.add_argument("--max-clip-norm", type=norm, metavar="C", help="refuse plans that clip to more than C (1000)")
 
 
 def _say(text: str) -> None:

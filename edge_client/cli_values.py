@@ -32,7 +32,13 @@ def floor(text: str) -> int:
 
 
 def demand(text: str) -> float:
-    """Return a demand on noise, epsilon or a norm."""
+    """Return a demand on noise or epsilon, 0 for none."""
+    wanted = f"a number up to {LARGEST_PRIVACY_FLOOR}, 0 for no demand"
+    return _number(text, lambda value: 0 <= value <= LARGEST_PRIVACY_FLOOR, wanted)
+
+
+def norm(text: str) -> float:
+    """Return a clip norm."""
     wanted = f"a number above 0 and up to {LARGEST_PRIVACY_FLOOR}"
     return _number(text, lambda value: 0 < value <= LARGEST_PRIVACY_FLOOR, wanted)
 
@@ -58,9 +64,9 @@ def _number(text: str, fits: Callable[[float], bool], wanted: str) -> float:
 
 
 def count(text: str) -> int:
-    """Return how often."""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= LARGEST_PRIVACY_FLOOR):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {LARGEST_PRIVACY_FLOOR}")
+    """Return how often, 0 for no limit."""
+    if not (text.isascii() and text.isdigit() and int(text[:9]) <= LARGEST_PRIVACY_FLOOR):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number up to {LARGEST_PRIVACY_FLOOR}, 0 for no limit")
     return int(text)
 
 

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +18,7 @@ from edge_client import agent, enrolment, report
 from edge_client.conditions.asked import Conditions
 from edge_client.conditions.keeper import Keeper, Owner
 from edge_client.conditions.probes import Probes, run_program
+from edge_client.demands import demanded, warning
 from edge_client.identity import load_enrolment
 from edge_client.journal import Journal
 from edge_client.notify import take_notifier
@@ -42,33 +42,21 @@ class Stopped(BaseException):
 def enroll(arguments: argparse.Namespace) -> None:
     """Redeem a code."""
     signal.signal(signal.SIGTERM, _stop)
-    floors = DeviceFloors(
-        max_l2_norm=arguments.max_clip_norm,
-        semi_honest=arguments.allow_semi_honest,
-        min_corrupt_share=arguments.min_corrupt_share,
-    )
-    if arguments.allow_cohorts_of is not None:
-        floors = replace(floors, min_survivors=arguments.allow_cohorts_of)
+    floors, privacy_floors = demanded(arguments, DeviceFloors(), PrivacyFloors())
     enrolled = enrolment.enrol(
         arguments.code,
         StateFolder(arguments.state),
         arguments.examples,
         floors=floors,
-        privacy_floors=PrivacyFloors(
-            arguments.min_noise, arguments.max_participations, arguments.max_epsilon, arguments.delta
-        ),
+        privacy_floors=privacy_floors,
         name=arguments.name,
         renew_key_days=arguments.renew_key_days,
         clock=SystemClock(),
         random_bytes=os.urandom,
         jitter=random.random,
     )
-    if floors.min_survivors < DeviceFloors().min_survivors:
-        others = floors.min_survivors - 1
-        say(
-            f"Sums of {floors.min_survivors} devices are allowed: together, the other {others} could compute"
-            " what this device contributed."
-        )
+    if text := warning(floors):
+        say(text)
     say(f"Enrolled in {enrolled.task} as {enrolled.device}.")
     if arguments.json:
         print(json.dumps({"device": enrolled.device, "task": enrolled.task}))

@@ -7,11 +7,13 @@ import importlib
 import json
 import os
 import sys
+from dataclasses import asdict, replace
 from math import inf
 from typing import Any
 
 from edge_client.conditions.pause import Pause, lift_pause, read_pause, write_pause
-from edge_client.identity import load_enrolment
+from edge_client.demands import demanded, warning
+from edge_client.identity import load_enrolment, save_enrolment
 from edge_client.settings_file import SettingsFile
 from edge_client.state_folder import StateFolder
 from edge_client.status import status as status_of
@@ -61,6 +63,22 @@ def pause(arguments: argparse.Namespace) -> None:
         kept = read_pause(folder.pause_file)
         until_s = None if kept is None or kept.until_s == inf else kept.until_s
         print(json.dumps({"paused": kept is not None, "until_s": until_s}))
+
+
+def allow(arguments: argparse.Namespace) -> None:
+    """Change what is demanded of plans."""
+    folder = StateFolder(arguments.state)
+    with folder.lock():  # a running agent has read them
+        enrolment = load_enrolment(folder)
+        floors, privacy_floors = demanded(arguments, enrolment.floors, enrolment.privacy_floors)
+        save_enrolment(folder, replace(enrolment, floors=floors, privacy_floors=privacy_floors))
+    if text := warning(floors):
+        _say(text)
+    demands = {**asdict(floors), **asdict(privacy_floors)}
+    if arguments.json:
+        print(json.dumps({"demands": demands}))
+    else:
+        print("\n".join(f"{name.ljust(max(map(len, demands)))}  {value}" for name, value in demands.items()))
 
 
 def config(arguments: argparse.Namespace) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shared.command_line import CommandParser
 from shared.errors import FedloomError, UsageError
 
 if TYPE_CHECKING:
@@ -34,13 +34,6 @@ COMMANDS = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, so that usage errors look like all others."""
-
-    def error(self, message: str) -> None:  # type: ignore[override] # argparse says NoReturn, which raising is
-        raise UsageError("usage", f"{self.prog}: {message}", f"{self.prog} --help")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 2 usage, 3 refused, 4 try later, 1 our fault."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -55,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    parser = _Parser(prog="fedloom", description="Federated learning for edge devices.")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    parser = CommandParser(prog="fedloom", description="Federated learning for edge devices.")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
     chosen = None
     for command in COMMANDS:
         subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)

@@ -47,7 +47,8 @@ def check_in() -> Response:
     """Say what the device should do; where there are few devices, one with nothing to do is held for a while."""
     message, device = CheckIn.from_bytes(body()), caller()
     assigner, last = context().assigner, b""
-    known = (device.row.version, device.row.memory_mib) == (message.version, message.memory_mib)
+    said = (message.version, message.memory_mib, message.declined)
+    known = (device.row.version, device.row.memory_mib, device.row.declined) == said
     row = device.row if known else _remember(message)
 
     def answer() -> bytes | None:
@@ -67,7 +68,7 @@ def _remember(message: CheckIn) -> Row[*tuple[Any, ...]]:
     """Note what a device says of itself, and return its row."""
     name = caller().device
     with context().database.write() as connection:
-        values = {"version": message.version, "memory_mib": message.memory_mib}
+        values = {"version": message.version, "memory_mib": message.memory_mib, "declined": message.declined}
         connection.execute(update(device_table).where(device_table.c.device == name).values(values))
         return look_up(connection, name)
 

@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, Connection, Row, case, desc, func, select,
 
 from cloud_server.storage.schema import code
 from shared.errors import Conflict, Missing, UsageError
-from shared.wire.canonical import Json
+from shared.root import EnrolmentCode
+from shared.wire.canonical import Json, sha256
 
 CodeState = Literal["open", "used", "expired", "revoked"]
 CODE_STATES: Final[tuple[CodeState, ...]] = ("open", "used", "expired", "revoked")
@@ -20,6 +21,11 @@ _ID_BYTES: Final = 8  # of the hash of 160 random bits: it tells nothing of them
 def id_of(secret_sha256: bytes) -> str:
     """Return how a code is called without showing it."""
     return _PREFIX + secret_sha256[:_ID_BYTES].hex()
+
+
+def id_of_code(made: EnrolmentCode) -> str:
+    """Return how a code is called in lists."""
+    return id_of(sha256(made.secret))
 
 
 def _row_of(name: str) -> ColumnElement[bool]:

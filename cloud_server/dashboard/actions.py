@@ -11,7 +11,8 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response as AnyResponse
 
 from cloud_server.api.context import context
-from cloud_server.authority.codes import CODE_STATES
+from cloud_server.authority.codes import CODE_STATES, id_of_code
+from cloud_server.cautions import enrolment_options
 from cloud_server.codes import count_codes, list_codes, make_codes, revoke_code
 from cloud_server.dashboard.facts import system, tasks
 from cloud_server.dashboard.guard import by
@@ -20,12 +21,15 @@ from cloud_server.dashboard.showing import action, done, page, show, wants_json
 from cloud_server.devices import State, set_state
 from cloud_server.durations import seconds_of
 from cloud_server.operators import accounts, tokens
+from cloud_server.plan_text import toml_of
 from cloud_server.releases.keys import newest_key
+from cloud_server.rounds.stopping import stop_task
 from cloud_server.tasks import create_task, load_bundle, load_task, prepare_task, task_names
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, verify_bundle
 from shared.errors import Missing, UsageError
 from shared.limits import MAX_BUNDLE_BYTES, MAX_NAME_CHARACTERS, MAX_SHOWN_CODES
 from shared.plan import Plan
+from shared.root import EnrolmentCode
 from shared.wire.canonical import Json
 
 _VERBS: Final[dict[str, State]] = {"revoke": "revoked", "quarantine": "quarantined", "reinstate": "active"}
@@ -90,8 +94,10 @@ def _codes(codes: list[str]) -> AnyResponse:
     with parts.database.read() as connection:
         stored, menu = chosen_task(connection, request.form.get("task", ""))
         keys = system.show_keys(connection, parts)
-    pictures = [] if wants_json() else [(code, qr_code(code)) for code in codes]
-    values: dict[str, Json] = {"task": stored.name if stored else None, "codes": [*codes], "keys": keys}
+    ids = [id_of_code(EnrolmentCode.from_text(code)) for code in codes]
+    pictures = [] if wants_json() else [(code, name, qr_code(code)) for code, name in zip(codes, ids, strict=True)]
+    values: dict[str, Json] = {"task": stored.name if stored else None, "codes": [*codes], "ids": [*ids], "keys": keys}
+    values["enrolment_options"] = enrolment_options(stored.plan) if stored else ""
     if stored is not None and keys["authority_here"]:
         values |= _made(stored.name)
     return show("codes", values, menu=menu, pictures=pictures, states=CODE_STATES)
@@ -132,7 +138,7 @@ def new_task() -> AnyResponse:
     like = request.args.get("like", "")
     with parts.database.read() as connection:
         names = task_names(connection)
-        text = tasks.toml_of(load_task(connection, like).plan) if like else _EXAMPLE
+        text = toml_of(load_task(connection, like).plan) if like else _EXAMPLE
     values: dict[str, Json] = {"plan": text, "model": like, "tasks": [*names], "keys": tasks.plan_keys()}
     return show("new_task", values | tasks.check_plan(text, _stored_bundle(like) if like else None))
 
@@ -158,6 +164,14 @@ def create_new_task() -> AnyResponse:
     with parts.recorded() as connection:
         create_task(connection, new, who.now_s, actor=who.actor)
     return done("task-created", url_for("console.show_task", task=plan.task), task=plan.task)
+
+
+@action("/tasks/<task>/stop", "operator")
+def stop(task: str) -> AnyResponse:
+    """End a task for good."""
+    with context().recorded() as connection:
+        stop_task(connection, task[:MAX_NAME_CHARACTERS], request.form.get("reason", "").strip(), by())
+    return done("task-stopped", url_for("console.show_task", task=task), task=task)
 
 
 def _stored_bundle(name: str) -> Bundle:

@@ -16,11 +16,12 @@ from cloud_server.releases.gate import Rule
 from cloud_server.releases.stages import end_promotion, go_on, reach_of
 from cloud_server.releases.state import (
     EVALUATING,
+    ROLLED_BACK,
     WAITING,
     Promotion,
     ReleaseState,
     lock_release,
-    previous_release,
+    promotion_of_release,
     save_promotion,
     save_release,
     under_way,
@@ -177,16 +178,18 @@ def roll_back(
         raise _not_held(task_name)
     if (going := under_way(connection, state)) is not None:
         return end_promotion(connection, who, state, going, reason or "the operator rolled it back", now_s)
-    before = previous_release(connection, state)
-    if before is None:
+    made = promotion_of_release(connection, state)
+    if made is None:
         raise Missing(
             "nothing-released",
             f"No release came before version {state.released}.",
             "pin a version with `fedloom-server model pin`",
         )
-    detail: dict[str, Json] = {"from": state.released, "version": before, "reason": reason}
+    detail: dict[str, Json] = {"from": state.released, "version": made.baseline, "reason": reason}
     audit.record(connection, now_s, who, "release-rolled-back", task_name, detail)
-    return save_release(connection, replace(state, released=before))
+    text = reason or "the operator rolled it back"
+    save_promotion(connection, replace(made, phase=ROLLED_BACK, reason=text, ended_s=now_s))
+    return save_release(connection, replace(state, released=made.baseline))
 
 
 def pin(

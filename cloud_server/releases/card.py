@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from cloud_server.plan_text import toml_of
 from cloud_server.privacy import privacy_report
 from cloud_server.releases.catalogue import is_enough, measurements, shown_evaluations, uses_of
 from cloud_server.rounds.releasing import plan_of
@@ -16,8 +17,9 @@ from cloud_server.storage.schema import version
 from cloud_server.tables import plain
 from cloud_server.tasks import load_bundle, load_task, release_of
 from shared.bundle import PROOF_FILE
+from shared.plan import Plan
 from shared.release import parse_release
-from shared.wire.canonical import decode
+from shared.wire.canonical import decode, encode
 
 Card = dict[str, Any]
 
@@ -100,8 +102,8 @@ def card_text(card: Card) -> str:
     lines += ["", "## Training", "", "| round | from | members | counted | accuracy before | loss before | outcome |"]
     lines += ["|---|---|---|---|---|---|---|", *(_round_row(one) for one in card["history"])]
     privacy = card["privacy"]
-    lines += ["", "## Privacy", "", _privacy(privacy), "", "## Plan", "", "```json"]
-    lines += [json.dumps(card["plan"], indent=1), "```"]
+    lines += ["", "## Privacy", "", _privacy(privacy), "", "## Plan", "", "What differs from the defaults:"]
+    lines += ["", "```toml", toml_of(Plan.from_bytes(encode(card["plan"]))).rstrip("\n"), "```"]
     return "\n".join(lines)
 
 

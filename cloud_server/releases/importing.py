@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,9 +13,7 @@ from cloud_server.beside import beside_other_requests
 from cloud_server.progress import Report, unreported
 from cloud_server.publishing import Version, make_version
 from cloud_server.releases.state import ReleaseState, lock_release, save_release
-from cloud_server.rounds.machine import OVER, Phase
-from cloud_server.rounds.records import current_cohort_id, load_cohort, save_state
-from cloud_server.rounds.rounds import close_round, open_round
+from cloud_server.rounds.stopping import give_up_round
 from cloud_server.storage.blobs import BlobStore
 from cloud_server.storage.database import Database, bump
 from cloud_server.tasks import (
@@ -92,16 +90,11 @@ def import_weights(
         state = lock_release(connection, task_name, expected_revision)
         if newest_version(connection, task_name) != before:
             raise Conflict("version-published", "A round published a version meanwhile.", "run it again")
-        cohort_id = current_cohort_id(connection, task_name)
-        current = load_cohort(connection, cohort_id, lock=True).state if cohort_id is not None else None
         if state is None:
             audit.record(connection, now_s, who, "release-held", task_name, {"version": before})
             state = save_release(connection, ReleaseState(task_name, 0, before))
-        if cohort_id is not None and current is not None and current.phase not in OVER:
-            failure = "round-abandoned: a version was imported"
-            save_state(connection, cohort_id, replace(current, phase=Phase.FAILED, since_s=now_s, failure=failure))
-        if open_round(connection, task_name) is not None:
-            close_round(connection, task, None, now_s, reason=f"version {made.number} was imported")
+        reason = f"version {made.number} was imported"
+        give_up_round(connection, task, now_s, failure="a version was imported", reason=reason)
         insert_version(connection, task_name, made, master_sha256, now_s)
         audit.record(connection, now_s, who, "version-imported", task_name, {"version": made.number})
         bump(connection)

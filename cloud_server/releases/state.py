@@ -168,20 +168,22 @@ def held_versions(connection: Connection, task_name: str) -> frozenset[int]:
     if state is None:
         return frozenset()
     going = under_way(connection, state)
-    before = previous_release(connection, state)
+    made = promotion_of_release(connection, state)
+    before = made.baseline if made is not None else None
     named = {state.released, state.pinned, before, *((going.candidate, going.baseline) if going else ())}
     return frozenset(number for number in named if number is not None)
 
 
-def previous_release(connection: Connection, state: ReleaseState) -> int | None:
-    """Return the version that was released before the one that is, None where nothing was."""
+def promotion_of_release(connection: Connection, state: ReleaseState) -> Promotion | None:
+    """Return the promotion by which everybody has the version that is released, None where nothing was promoted."""
     query = (
-        select(promotion.c.baseline)
+        select(promotion)
         .where(promotion.c.task == state.task, promotion.c.phase == RELEASED, promotion.c.candidate == state.released)
         .order_by(desc(promotion.c.number))
         .limit(1)
     )
-    return connection.execute(query).scalar_one_or_none()
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _promotion(row)
 
 
 def lock_release(connection: Connection, task_name: str, expected_revision: int | None) -> ReleaseState | None:

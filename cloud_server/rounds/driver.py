@@ -316,13 +316,14 @@ class Driver:
     def _stands(self, connection: Connection, look: _Look) -> bool:
         """Say whether what a step decided by is still so, and stays so until the transaction ends.
 
-        Who slept longer than its lease finds that another driver went on; an operator may have imported a version.
+        Who slept longer than its lease finds that another driver went on; an operator may have stopped the task, or
+        imported a version.
         """
         name, before = look.task.name, look.record
         if not self._leases.is_mine(connection, task_lease(name)):
             return False
         lock_release(connection, name, None)
-        if open_round(connection, name) != look.opened:
+        if load_task(connection, name).state != look.task.state or open_round(connection, name) != look.opened:
             return False
         if before is None:
             return current_cohort_id(connection, name) is None

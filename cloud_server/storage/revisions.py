@@ -33,7 +33,7 @@ class Tables:
     versions: Path
 
 
-AGGREGATOR: Final = Tables(metadata, "0006", "0001", MIGRATIONS / "aggregator")
+AGGREGATOR: Final = Tables(metadata, "0007", "0001", MIGRATIONS / "aggregator")
 AUTHORITY: Final = Tables(authority_metadata, "a0004", "a0001", MIGRATIONS / "authority")
 
 

@@ -60,6 +60,7 @@ device = Table(
     Column("last_contribution_s", Float, nullable=False, server_default="0"),
     Column("serial", Integer, nullable=False, server_default="0"),  # of its certificate: how many keys it had before
     Column("key_since_s", Float, nullable=False, server_default="0"),  # when its key came, 0 for at enrolment
+    Column("declined", Integer, nullable=False, server_default="0"),  # round that it said it keeps out of, 0 for none
     # For pages of lists; of columns that no request of a device changes, so that these stay as fast.
     Index("device_by_state", "task", "state", "device"),
     Index("device_by_group", "task", "code_group", "device"),

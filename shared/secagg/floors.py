@@ -35,7 +35,8 @@ class DeviceFloors:
                 "floor-cohort-size",
                 f"The plan reveals sums of {rules.min_survivors} devices, this device wants at least"
                 f" {self.min_survivors}: in a small cohort the sum says much about each member.",
-                "if that is acceptable, enrol with --allow-cohorts-of, or ask the operator for larger cohorts",
+                f"if that is acceptable, `fedloom-agent allow --allow-cohorts-of {rules.min_survivors}`, or ask the"
+                " operator for larger cohorts",
             )
         if max_l2_norm > self.max_l2_norm:
             raise ProtocolAbort(
@@ -47,13 +48,14 @@ class DeviceFloors:
             raise ProtocolAbort(
                 "floor-adversary",
                 "The plan's thresholds protect from a server that only reads along, not from one that lies.",
-                "if that is acceptable, enrol with --allow-semi-honest, or ask the operator for semi-malicious ones",
+                "if that is acceptable, `fedloom-agent allow --allow-semi-honest`, or ask the operator for"
+                " semi-malicious ones",
             )
         if rules.corrupt_share < self.min_corrupt_share:
             raise ProtocolAbort(
                 "floor-corrupt-share",
                 f"The plan's thresholds withstand a share of {rules.corrupt_share:g} of members that collude, this"
                 f" device demands {self.min_corrupt_share:g}.",
-                f"if that is acceptable, enrol with --min-corrupt-share {rules.corrupt_share:g}, or ask the operator"
-                " for a larger corrupt_share",
+                f"if that is acceptable, `fedloom-agent allow --min-corrupt-share {rules.corrupt_share:g}`, or ask the"
+                " operator for a larger corrupt_share",
             )

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from cloud_server.dashboard.facts.tasks import toml_of
 from cloud_server.operators.accounts import AT_THE_MACHINE, By, add_operator
+from cloud_server.plan_text import toml_of
 from shared.plan import Cohort, Deadlines, Plan, Server, Stop, Training, Update
 from tests.browser.conftest import NAME, PASSWORD
 from tests.browser.screen import Screen, browser

@@ -105,6 +105,9 @@ def test_a_task_from_its_creation_to_its_codes(operator: Path, capsys: Captured)
     words = ["code", "create", "--task", "point", "--count", "3", "--url", "https://a:1", "--data", "data"]
     code, minted = run(capsys, *words)
     assert (code, len(set(minted["codes"]))) == (0, 3)
+    code, listed = run(capsys, "code", "list", "--data", "data")
+    assert sorted(minted["ids"]) == sorted(one["id"] for one in listed["codes"])
+    assert run(capsys, "code", "revoke", minted["ids"][1], "--data", "data")[0] == 0
     assert main(words) == 0
     assert capsys.readouterr().out.count("fedloom1.") == 3
 
@@ -123,6 +126,7 @@ def test_whoever_makes_codes_is_told_where_they_lead(operator: Path, capsys: Cap
     printed = capsys.readouterr()
     assert EnrolmentCode.from_text(printed.out.strip()).url == "https://elsewhere:8443"
     assert "https://elsewhere:8443" in printed.err
+    assert "enrol with --allow-cohorts-of 4" in printed.err  # else the code is spent on a device that declines
 
 
 def test_the_newest_version_is_exported_whole(operator: Path, capsys: Captured) -> None:
@@ -224,7 +228,7 @@ def test_a_task_with_noise_for_few_devices_is_made_with_a_warning(operator: Path
     (operator / "noisy.toml").write_text(text + privacy + "delta = 1e-5\nmax_epsilon = 50.0\n")
     assert main([*CREATE, "--plan", "noisy.toml"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == "task: noisy\n"
+    assert captured.out == "task  noisy\n"
     notes = captured.err.splitlines()
     assert any("takes part 3 times and 9 rounds" in note for note in notes)
     assert any("at most 64 it costs much accuracy" in note for note in notes)

@@ -161,8 +161,11 @@ def test_codes_are_shown_once_with_pictures(local: Local, browser: Browser) -> N
     assert text.count("<svg") == 3  # two pictures and the mark
     assert 'style="' not in text
     assert local.rows("SELECT actor, subject FROM audit WHERE action = 'codes-created'") == [("operator:ada", "point")]
+    names = re.findall(r"code-[0-9a-f]{16}", text)
     again = browser.get("/console/codes").get_data(as_text=True)
     assert again.count("<svg") == 1
+    assert set(names) == set(re.findall(r"code-[0-9a-f]{16}", again))  # so that one of them can be revoked
+    assert len(set(names)) == 2
     for fields in (
         {"count": "0"},
         {"count": "101"},

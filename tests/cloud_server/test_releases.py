@@ -381,6 +381,9 @@ def test_a_release_is_rolled_back_to_the_one_before(scene: Scene) -> None:
     scene.act("roll_back", reason="complaints")
     assert (scene.state.released, scene.uses()) == (0, [0] * 6)
     assert scene.told(scene.members[0], min_sequence=sequence + 1).released == 0
+    assert (scene.promotion.phase, scene.promotion.reason) == ("rolled-back", "complaints")
+    with refused("nothing-released", Missing):
+        scene.act("roll_back")
 
 
 def test_rolling_back_ends_the_cohort_that_evaluates(scene: Scene) -> None:

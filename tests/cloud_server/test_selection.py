@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
+from cloud_server.cli import main
 from cloud_server.rounds.eligibility import Candidate, left_out
 from cloud_server.rounds.pacing import CHECK_INS_PER_S
 from cloud_server.rounds.selection import SMALLEST_SHOW_RATE, places, show_rate
@@ -21,6 +23,7 @@ from shared.wire.messages import Assignment, CheckIn
 from shared.wire.requests import CHECK_IN
 from tests.cloud_server.local import HOUR_S, Local, small_plan
 from tests.cloud_server.members import STEPS, Member
+from tests.cloud_server.signed_in import SignedIn
 from tests.shared.refusals import refused
 
 ROUNDS = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), max_size=5)
@@ -84,6 +87,30 @@ def test_whoever_does_not_come_in_time_is_replaced(hurried: Local) -> None:
     assert [check_in(member).action for member in members] == ["train"] * 3 + ["wait"] * 5
     hurried.clock.time_s += HOUR_S + 1
     assert [check_in(member).action for member in members[3:]] == ["train"] * 3 + ["wait"] * 2
+
+
+def test_operators_see_who_declines(hurried: Local, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_with()
+    hurried.create(plan)
+    members = hurried.enrol(plan, 4)
+    hurried.settle()
+    for member in members[:3]:
+        check_in(member, declined=1)
+    browser = SignedIn(hurried).browser("ada", "viewer")
+    page = browser.get("/console/overview").get_data(as_text=True)
+    assert "Devices that keep out of this round: 3." in page
+    listed = browser.get("/console/devices?task=point").get_data(as_text=True)
+    assert listed.count("keeps out of round 1") == 3
+    assert "keeps out of round 1" in browser.get(f"/console/devices/{members[0].device}").get_data(as_text=True)
+    words = ["device", "list", "--data", str(hurried.parts.folder.path)]
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("declined round 1") == 3
+    assert main([*words, "--json"]) == 0
+    assert [one["declined"] for one in json.loads(capsys.readouterr().out)["devices"]] == [1, 1, 1, None]
+    run_round(hurried, members[2:], 0)  # one of them changed its mind, and the round is over
+    hurried.clock.time_s += HOUR_S  # devices are counted anew
+    hurried.settle()
+    assert "keep out of this round" not in browser.get("/console/overview").get_data(as_text=True)
 
 
 def test_whoever_declines_gives_its_place_away_at_once_and_is_asked_in_the_next_round(hurried: Local) -> None:

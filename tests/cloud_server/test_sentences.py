@@ -55,6 +55,7 @@ MET: Final = (
     "cloud_server.releases.gate",
     "cloud_server.releases.importing",
     "cloud_server.releases.state",
+    "cloud_server.rounds.stopping",
     "cloud_server.tasks",
     "shared.ids",
     "shared.numeric.noise",

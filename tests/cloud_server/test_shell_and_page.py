@@ -15,6 +15,7 @@ BOTH: Final[dict[str, tuple[str, ...]]] = {
     "task list": ("GET /console/tasks",),
     "task show": ("GET /console/tasks/{task}", "GET /console/rounds", "GET /console/rounds/{task}/{number}"),
     "task create": ("POST /console/new-task",),
+    "task stop": ("POST /console/tasks/{task}/stop",),
     "parameters": ("POST /console/new-task/check",),  # k and t of the plan that is being written
     "device list": ("GET /console/devices",),
     "device show": ("GET /console/devices/{device}",),

@@ -35,7 +35,7 @@ def error_of(captured: Captured) -> dict[str, str]:
         (["enroll", "nonsense", "--state", "S", "--examples", "E"], "bad-code", 2),
         (["enroll", "--state", "S"], "usage", 2),
         (["enroll", "c", "--state", "S", "--examples", "E", "--allow-cohorts-of", "1"], "usage", 2),
-        (["enroll", "c", "--state", "S", "--examples", "E", "--min-noise", "0"], "usage", 2),
+        (["enroll", "c", "--state", "S", "--examples", "E", "--min-noise", "-1"], "usage", 2),
         (["enroll", "c", "--state", "S", "--examples", "E", "--max-epsilon", "nan"], "usage", 2),
         (["enroll", "c", "--state", "S", "--examples", "E", "--max-participations", "1.5"], "usage", 2),
         (["dance"], "usage", 2),

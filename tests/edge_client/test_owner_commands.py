@@ -119,6 +119,19 @@ def test_pause_and_off(device: Device, capsys: Captured) -> None:
         assert device.json(capsys, "pause", f"--for={wrong}", exit_code=2)["error"]["code"] == "usage"
 
 
+def test_what_a_device_demands_is_changed_without_another_code(device: Device, capsys: Captured) -> None:
+    before = device.json(capsys, "status")["demands"]
+    changed = device.json(capsys, "allow", "--allow-cohorts-of", "4", "--max-epsilon", "8")["demands"]
+    assert changed == before | {"min_survivors": 4, "max_epsilon": 8.0}
+    assert device.json(capsys, "status")["demands"] == changed
+    back = device.json(capsys, "allow", "--allow-cohorts-of", "12", "--allow-semi-honest", "--max-epsilon", "0")
+    assert back["demands"] == before | {"min_survivors": 12, "semi_honest": True}
+    with device.folder.lock():  # an agent runs, and has read what was demanded
+        refused = device.json(capsys, "allow", "--allow-cohorts-of", "3", exit_code=4)
+    assert refused["error"]["code"] == "agent-running"
+    assert device.json(capsys, "status")["demands"]["min_survivors"] == 12
+
+
 def test_leaving_ends_a_pause_and_keeps_the_owners_settings(device: Device, capsys: Captured) -> None:
     device.json(capsys, "pause")
     assert main(["leave", *device.words, "--yes"]) == 0

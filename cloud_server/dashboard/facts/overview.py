@@ -123,6 +123,8 @@ def _of_devices(devices: Devices, stored: Task) -> list[Json]:
     elif stored.state == "active" and devices.online < stored.plan.cohort.min_survivors:
         why = f"{devices.online} / {stored.plan.cohort.min_survivors}"
         found.append({"alert": "few-online", "level": "warn", "what": stored.name, "why": why})
+    if devices.declining:
+        found.append({"alert": "declining", "level": "warn", "what": str(devices.declining), "why": ""})
     if count := devices.by_state.get("quarantined", 0):
         found.append({"alert": "quarantined", "level": "warn", "what": str(count), "why": ""})
     return found

@@ -15,7 +15,7 @@ from cloud_server.releases.state import (
     Promotion,
     list_promotions,
     load_release,
-    previous_release,
+    promotion_of_release,
 )
 from cloud_server.storage.schema import cohort
 from cloud_server.tasks import Task, newest_version
@@ -34,13 +34,14 @@ def show_releases(connection: Connection, stored: Task) -> dict[str, Json]:
     found = {(one["promotion"], one["stage"]): _found(one) for one in evaluations}
     newest_first = reversed(list_promotions(connection, stored.name)[-MOST_PROMOTIONS:])
     promotions = [(one, _promotion(connection, one, found)) for one in newest_first]
+    made = None if state is None else promotion_of_release(connection, state)
     return {
         "revision": 0 if state is None else state.revision,
         "follows": "newest" if state is None else "promoted",
         "newest": newest,
         "released": newest if state is None else state.released,
         "pinned": None if state is None else state.pinned,
-        "previous": None if state is None else previous_release(connection, state),
+        "previous": made.baseline if made is not None else None,
         "told": state is None or state.sequence == state.revision,
         "has_noise": stored.plan.privacy.mechanism != "none",
         "smallest_cohort": fewest,

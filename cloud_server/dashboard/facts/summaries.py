@@ -13,6 +13,7 @@ from sqlalchemy import Connection, case, func, select
 from cloud_server.audit import Head, verify_chain
 from cloud_server.beside import beside_other_requests, later
 from cloud_server.privacy import Spending, forecast, rounds_left
+from cloud_server.rounds.rounds import open_round
 from cloud_server.storage.database import Database
 from cloud_server.storage.schema import device
 from cloud_server.tasks import Task
@@ -35,6 +36,7 @@ class Devices:
     Attributes:
         by_state: active, quarantined, revoked.
         online: seen within ``ONLINE_S``.
+        declining: active, and said that they keep out of the open round.
         today: seen within a day.
         counted_s: when that was.
     """
@@ -42,6 +44,7 @@ class Devices:
     by_state: dict[str, int]
     online: int
     today: int
+    declining: int
     counted_s: float
 
     @property
@@ -56,6 +59,7 @@ class Devices:
             "by_state": dict(self.by_state),
             "online": self.online,
             "seen_within_a_day": self.today,
+            "declining": self.declining,
         }
 
 
@@ -150,7 +154,10 @@ class Summaries:
 def _count(connection: Connection, task: str, now_s: float) -> Devices:
     states = select(device.c.state, func.count()).where(device.c.task == task).group_by(device.c.state)
     by_state = {"active": 0, "quarantined": 0, "revoked": 0} | {row[0]: row[1] for row in connection.execute(states)}
-    since = [func.coalesce(func.sum(case((device.c.last_seen_s >= now_s - age_s, 1), else_=0)), 0) for age_s in _AGES_S]
+    opened = open_round(connection, task)
+    declines = (device.c.state == "active") & (device.c.declined == (opened.number if opened else -1))
+    asked = [*(device.c.last_seen_s >= now_s - age_s for age_s in _AGES_S), declines]
+    sums = [func.coalesce(func.sum(case((condition, 1), else_=0)), 0) for condition in asked]
     # With an index SQLite would look rows up one by one, which takes four times as long as reading all of them.
-    row = connection.execute(select(*since).where(device.c.task.concat("") == task)).one()
-    return Devices(by_state, int(row[0]), int(row[1]), now_s)
+    row = connection.execute(select(*sums).where(device.c.task.concat("") == task)).one()
+    return Devices(by_state, int(row[0]), int(row[1]), int(row[2]), now_s)
