@@ -59,7 +59,10 @@ def is_sign_in(status: int, headers: Mapping[str, str], body: bytes, url: str) -
     if status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED:
         return True
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        there = urlsplit(headers.get("Location", "")).hostname
+        try:
+            there = urlsplit(headers.get("Location", "")).hostname
+        except ValueError:  # no address that the server would name
+            return True
         return there is not None and there != urlsplit(url).hostname
     page = headers.get("Content-Type", "").lower().startswith(_PAGE) or body.lstrip()[:1] == b"<"
     return status < HTTPStatus.MULTIPLE_CHOICES and page

@@ -324,7 +324,7 @@ class Transport:
         Raises:
             TryLater: ``not-the-server`` for a longer one, ``captive-portal``, ``too-slow``.
         """
-        announced = response.headers.get("Content-Length", "")
+        announced = response.headers.get("Content-Length", "")[:16]
         self.permits.transfer(
             min(max_bytes, int(announced)) if announced.isascii() and announced.isdigit() else max_bytes
         )

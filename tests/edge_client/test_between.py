@@ -33,7 +33,8 @@ from tests.shared.refusals import refused
 
 PAGE = Answer(200, b"<html>Log in to the hotel</html>", "text/html")
 ELSEWHERE = Answer(302, b"", "text/html", {"Location": "http://login.hotel.example/"})
-SIGN_IN = [PAGE, ELSEWHERE, Answer(511, b"<html>Log in</html>", "text/html")]
+NOWHERE = Answer(302, b"", "text/html", {"Location": "http://[login/"})
+SIGN_IN = [PAGE, NOWHERE, ELSEWHERE, Answer(511, b"<html>Log in</html>", "text/html")]
 
 
 @contextmanager
