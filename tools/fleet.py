@@ -33,6 +33,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_listening(port: int) -> bool:
+    """Say whether a process takes connections at a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def device_runtimes() -> dict[str, Path]:
     """Return the Python of each device environment that is set up, by the runtime's name.
 
@@ -96,9 +102,8 @@ class Server:
             )
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline_s:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            if is_listening(self.port):
+                return
             time.sleep(0.1)
         raise FleetFailed("server-silent", "The server did not start.", f"read {self.log}")
 

@@ -13,6 +13,7 @@ from tools.bench.report import Result, to_json, to_text
 # loaded when it is asked for.
 BENCHES = {
     "accuracy": "tools.bench.accuracy",
+    "agent": "tools.bench.agent",
     "aggregate": "tools.bench.aggregate",
     "checkin": "tools.bench.checkin",
     "downloads": "tools.bench.downloads",
@@ -24,7 +25,8 @@ BENCHES = {
     "train-step": "tools.bench.train_step",
     "tuning": "tools.bench.tuning",
 }
-# Asked for by name: tuning trains 12 to 24 models, privacy needs data that do not ship.
+# Asked for by name: agent needs the package and installs Flower, tuning trains 12 to 24 models, privacy needs data that
+# do not ship.
 ALL = ("accuracy", "aggregate", "checkin", "downloads", "int8", "page", "round", "secagg", "train-step")
 OF_A_TASK = ("accuracy", "downloads", "tuning")
 
@@ -34,8 +36,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         choices=[*BENCHES, "all"],
-        help="what to measure; all leaves out tuning, which trains 12 to 24 models, and privacy, which needs the full"
-        " MNIST in the folder that FEDLOOM_DATA names",
+        help="what to measure; all leaves out agent, which needs `make deb` and installs Flower to compare with,"
+        " tuning, which trains 12 to 24 models, and privacy, which needs the full MNIST in the folder that FEDLOOM_DATA"
+        " names",
     )
     parser.add_argument(
         "--task", default="activity", help="whose accuracy, downloads and tuning are measured (activity)"
