@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from edge_client import contribution
+from edge_client.answers import understood
 from edge_client.cohort_client import CohortClient
 from edge_client.conditions.asked import Conditions, Unconditional
 from edge_client.contribution import TrainedUpdate
@@ -295,13 +296,13 @@ class Agent:
         used, declined = -1 if version is None else version, max(0, self._given_up)
         body = CheckIn(used, self._around.memory_mib, declined, self._declined_evaluation).to_bytes()
         try:
-            return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
+            return understood(Assignment.from_bytes, self._transport.send("POST", CHECK_IN, body).body)
         except Unauthenticated as error:
             if self._shown or error.code != "bad-signature" or not self._enrolment.certificate.serial:
                 raise
             self._shown = True  # an aggregator that was restored from a backup may know a key of before
             self._renewal.show(self._identity, self._identity)
-        return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
+        return understood(Assignment.from_bytes, self._transport.send("POST", CHECK_IN, body).body)
 
     def _install_for(self, assignment: Assignment) -> Installed:
         with self._crash_loop.at("install", assignment.version, assignment.decision):

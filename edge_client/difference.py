@@ -6,10 +6,10 @@ from http import HTTPStatus
 
 from urllib3.exceptions import HTTPError
 
-from edge_client.problems import problem
+from edge_client.problems import TooSlow, problem
 from edge_client.transport import ATTEMPTS, Transport
 from shared.errors import FedloomError
-from shared.limits import MAX_JSON_BYTES, READ_PIECE_BYTES
+from shared.limits import MAX_JSON_BYTES
 from shared.numeric.differences import apply_difference
 from shared.release import FileEntry
 from shared.wire.canonical import sha256
@@ -57,7 +57,7 @@ def _go_on(transport: Transport, target: str, arrived: bytearray, max_bytes: int
                 return response.status < HTTPStatus.INTERNAL_SERVER_ERROR
             if response.status == HTTPStatus.OK:
                 arrived.clear()
-            for piece in response.stream(READ_PIECE_BYTES):
+            for piece in transport.pieces(response):
                 transport.permits.piece(len(piece))
                 transport.traffic.count("weights_down", len(piece))
                 arrived += piece
@@ -65,6 +65,6 @@ def _go_on(transport: Transport, target: str, arrived: bytearray, max_bytes: int
                     response.close()
                     return True
             response.release_conn()
-    except (HTTPError, OSError):
+    except (HTTPError, OSError, TooSlow):
         return False
     return True

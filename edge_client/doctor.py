@@ -28,7 +28,7 @@ from edge_client.problems import utc_text
 from edge_client.settings import Settings, as_values
 from edge_client.settings_file import SettingsFile
 from edge_client.state_folder import StateFolder, current_version
-from edge_client.texts import English, Language, again_in, system_local_time, words_of
+from edge_client.texts import English, Language, again_in, error_in, system_local_time, words_of
 from edge_client.trainer.runtime import installed_runtimes
 from shared.clock import Clock
 from shared.errors import FedloomError, Refused
@@ -92,7 +92,7 @@ def _guarded(look: Callable[[Patient], Iterator[Check]], patient: Patient) -> li
 
 
 def _failed(name: str, error: FedloomError) -> Check:
-    values = {"error": f"{error.message} [{error.code}]", "remedy": error.remedy or "-"}
+    values = {"code": error.code, "message": error.message, "remedy": error.remedy or "-"}
     return Check(name, "todo", "bad", values)
 
 
@@ -260,6 +260,9 @@ def _words(check: Check, say: Language) -> tuple[str, str, str]:
     if "look_again_s" in values:
         reason = words_of(say, values["code"], values["values"], system_local_time)
         values = {"reason": reason, "again": again_in(say, values["look_again_s"], values["now_s"], system_local_time)}
+    elif "message" in values:
+        message, remedy = error_in(say, values["code"], values["message"], values["remedy"])
+        values = {"error": f"{message} [{values['code']}]", "remedy": remedy}
     found = say(f"doctor.{check.name}.{check.found}", **values)
     fix = say(f"doctor.{check.name}.{check.fix}", **values) if check.state == "todo" else ""
     return found, say(f"doctor.{check.name}.why"), fix

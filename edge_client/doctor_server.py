@@ -22,7 +22,7 @@ def ask_server(enrolment: Enrolment, clock: Clock) -> float | None:
     """Return the server's time, seconds since the epoch, as HTTPS brings it; None where it says none.
 
     Raises:
-        TryLater: ``no-connection``, ``not-the-server``, ``clock-wrong``.
+        TryLater: ``no-connection``, ``captive-portal``, ``not-the-server``, ``clock-wrong``, ``too-slow``.
         Refused: ``wrong-root`` where it is another server than the one that the enrolment code pinned.
     """
     pool = pinned_pool(enrolment.root.tls_root_pem)

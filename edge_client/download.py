@@ -11,7 +11,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from edge_client.durable import naming_disk_errors, replace_durably
-from edge_client.problems import not_the_server, problem
+from edge_client.problems import SignInPage, TooSlow, not_the_server, problem
 from edge_client.traffic import Downward
 from edge_client.transport import ATTEMPTS, Transport
 from shared.errors import FedloomError, Refused, TryLater
@@ -35,8 +35,9 @@ def download(transport: Transport, entry: FileEntry, path: Path, *, counts_as: D
         failure = _go_on(transport, entry, partial, counts_as)
         if transport.come_back(failure, busy_until_s):
             continue
-        # A connection that brings a little each time is slow, not broken.
-        failures = 0 if _size(partial) > have else failures + 1
+        # A connection that brings a little each time is slow, not broken; below what is too slow it is of no use now.
+        goes_on = _size(partial) > have and not isinstance(failure, TooSlow)
+        failures = 0 if goes_on else failures + 1
         if failures >= ATTEMPTS or (failure is not None and not isinstance(failure, TryLater)):
             raise failure or not_the_server("fewer bytes than the release announces")
     if _sha256(partial) != entry.sha256:
@@ -58,21 +59,30 @@ def _go_on(transport: Transport, entry: FileEntry, partial: Path, counts_as: Dow
     try:
         with transport.open("GET", target, headers) as response:
             if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-                if not _of_the_moment(response.status):
+                if _is_refused(response.status):
                     partial.unlink(missing_ok=True)  # a refused range; the next attempt starts from nothing
-                return problem(response.status, transport.read(response, MAX_JSON_BYTES))
-            if response.headers.get("Content-Type", "").startswith("text/html"):
-                return not_the_server("a page instead of a file")
+                body = transport.read(response, MAX_JSON_BYTES)
+                return _not_a_file(response.status, body)
+            transport.require_no_sign_in(response)
             _append(transport, response, entry, partial, counts_as)
             response.release_conn()
     except (HTTPError, OSError) as error:
         return transport.unreachable(error)
+    except (SignInPage, TooSlow) as error:
+        return error
     return None
 
 
-def _of_the_moment(status: int) -> bool:
-    """Say whether a refusal has nothing to do with what was asked for."""
-    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+def _is_refused(status: int) -> bool:
+    """Say whether an answer has to do with what was asked for."""
+    busy = status == HTTPStatus.TOO_MANY_REQUESTS
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and not busy
+
+
+def _not_a_file(status: int, body: bytes) -> FedloomError:
+    if status < HTTPStatus.BAD_REQUEST:
+        return not_the_server(f"status {status} instead of a file")
+    return problem(status, body)
 
 
 def _append(
@@ -94,7 +104,7 @@ def _append(
 
 def _pieces(response: urllib3.BaseHTTPResponse, transport: Transport, missing: int) -> Iterator[bytes]:
     """Yield the body, each piece once it is permitted; a broken connection is no error of the disk."""
-    pieces, left = response.stream(READ_PIECE_BYTES), missing
+    pieces, left = transport.pieces(response), missing
     while True:
         transport.permits.piece(max(0, min(READ_PIECE_BYTES, left)))
         try:

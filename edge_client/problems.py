@@ -42,12 +42,26 @@ class NotNow(TryLater):
     """What the owner of this device set does not let it go on now; nobody else can change that."""
 
 
-def not_the_server(why: str, *, also: str = "") -> TryLater:
-    """Return the error for an answer that this protocol's server does not give."""
+class TooSlow(TryLater):
+    """An answer came, but so slowly that waiting for its end is of no use."""
+
+
+class SignInPage(TryLater):
+    """The network answers in the server's place until somebody signs in."""
+
+
+def not_the_server(why: str, *, also: str = "", remedy: str = "") -> TryLater:
+    """Return the error for an answer that this protocol's server does not give.
+
+    Args:
+        why: that is known.
+        also: what to look for, too.
+        remedy: what to do instead of that.
+    """
     return TryLater(
         "not-the-server",
         f"Something else than the server answered: {why}.",
-        f"look for a captive portal or a proxy on this network{also}; it is tried again later",
+        remedy or f"look for a proxy on this network, or before the server{also}; it is tried again later",
     )
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edge_client.conditions.decide import LocalTime
-from edge_client.texts import English, Language, again_in, system_local_time, time_text, words_of
+from edge_client.texts import English, Language, again_in, error_in, system_local_time, time_text, words_of
 
 Report = dict[str, Any]
 _COLUMN = 14  # where answers begin
@@ -46,6 +46,9 @@ def why_text(say: Language, why: Report | None, now_s: float, local: LocalTime) 
         told = say("why.crashed", count=why["count"], place=why["place"], number=why["number"], again=again)
     elif name == "wait":
         told = say(f"wait.{why['reason']}" if f"wait.{why['reason']}" in say.texts else "wait.")
+    elif name == "error-try":
+        message, remedy = error_in(say, why["code"], why["message"], why["remedy"])
+        told = say("why.error-try", code=why["code"], message=message, remedy=remedy)
     else:
         told = say(f"why.{name}", **{key: value for key, value in why.items() if key != "why"})
     return say("status.no", why=told)

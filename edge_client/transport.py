@@ -8,21 +8,24 @@ transport.poll(target, deadline_s)       -> the body, once there is one
 from __future__ import annotations
 
 import io
+import math
 import ssl
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
+from edge_client.answers import arriving, asked_wait_s, is_clear, require_data, unreachable
+from edge_client.between import captive_portal, is_sign_in, who_answers
 from edge_client.permits import Permits
-from edge_client.problems import CohortOver, NotNow, VersionClosed, clock_behind, not_the_server, problem
+from edge_client.problems import CohortOver, NotNow, VersionClosed, not_the_server, problem
 from edge_client.traffic import Downward, Traffic, Upward
 from shared.clock import Clock
 from shared.errors import BrokenState, FedloomError, TooManyRequests, TryLater
-from shared.limits import MAX_JSON_BYTES, MAX_POLL_HOLD_S
+from shared.limits import MAX_JSON_BYTES, MAX_POLL_HOLD_S, READ_PIECE_BYTES
 from shared.wire.canonical import Fields, decode, octets_to_text, sha256
 from shared.wire.requests import (
     BODY_HEADER,
@@ -43,8 +46,8 @@ MAX_BACKOFF_S = 8.0
 BUSY_PATIENCE_S = 120.0  # with a server that says that it gets too many requests
 MAX_WAIT_MS = 60_000  # a longer retry_after_ms is cut: the server may open a round earlier
 USER_AGENT = "fedloom-agent/1"
+LOOK_AGAIN_S = 60.0  # between two looks at who answers instead of the server
 _HEAD_BYTES = 512  # that the head of an answer may have
-_NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID of OpenSSL
 _NOTHING_SENT = (NewConnectionError, ConnectTimeoutError, SSLError)
 
 
@@ -132,6 +135,9 @@ class Transport:
         self._signer = signer
         self._clock = clock
         self._jitter = jitter
+        self._asked_wait_s = 0.0  # by the last answer
+        self._looked_s = -math.inf
+        self._seen_between: TryLater | None = None
 
     def sign_with(self, signer: Signer) -> None:
         """Sign later requests as ``signer``."""
@@ -166,7 +172,8 @@ class Transport:
             max_bytes: of the answer.
 
         Raises:
-            TryLater: ``no-connection``, ``not-the-server`` or the server's code, after every attempt failed.
+            TryLater: ``no-connection``, ``captive-portal``, ``not-the-server``, ``too-slow``, ``answer-damaged`` or the
+                server's code, after every attempt failed.
             FedloomError: the error that the server named.
         """
         headers = self._headers(method, target, body, content_type)
@@ -216,7 +223,8 @@ class Transport:
             raise self.unreachable(error) from error
         if reply.status >= HTTPStatus.BAD_REQUEST:
             raise problem(reply.status, reply.body)
-        return _expected(reply)
+        require_data(reply.status, reply.body, max_bytes)
+        return reply
 
     def poll(
         self,
@@ -250,10 +258,14 @@ class Transport:
         return own | (self._signer.headers(method, target, body) if self._signer else {})
 
     def back_off(self, failures: int) -> None:
-        """Wait before the next attempt: not at all after no failure, then longer and longer."""
+        """Wait before the next attempt: not at all after no failure, then longer and longer.
+
+        Never shorter than the last answer asked for: a proxy before a server that is away may know when it is back.
+        """
         if failures:
             longest = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16))
-            self._clock.sleep(longest * (0.5 + 0.5 * self._jitter()))
+            asked_s = min(self._asked_wait_s, MAX_WAIT_MS / 1000)
+            self._clock.sleep(max(longest * (0.5 + 0.5 * self._jitter()), asked_s * (1.0 + self._jitter())))
 
     def busy_until_s(self, until_s: float) -> float:
         """Return until when a request that is tried until ``until_s`` comes back to a server that is too busy."""
@@ -278,6 +290,7 @@ class Transport:
         head = len(f"{method} {target} HTTP/1.1\r\nHost: {self._url[8:]}\r\n\r\n")
         head += sum(len(name) + len(value) + 4 for name, value in headers.items())
         self.permits.transfer(head + len(body) + _HEAD_BYTES)
+        self._asked_wait_s = 0.0
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
@@ -298,6 +311,7 @@ class Transport:
             self._count_up(head, source.tell(), counts_as)
             raise
         self._count_up(head, source.tell(), counts_as)
+        self._asked_wait_s = asked_wait_s(response.status, response.headers)
         status_line = len(f"HTTP/1.1 {response.status} {response.reason or ''}\r\n\r\n")
         self.traffic.count(
             "other_down", status_line + sum(len(name) + len(value) + 4 for name, value in response.headers.items())
@@ -308,23 +322,51 @@ class Transport:
         """Return a body of at most ``max_bytes``.
 
         Raises:
-            TryLater: ``not-the-server`` for a longer one.
+            TryLater: ``not-the-server`` for a longer one, ``captive-portal``, ``too-slow``.
         """
-        announced = response.headers.get("Content-Length", "")
+        announced = response.headers.get("Content-Length", "")[:16]
         self.permits.transfer(
             min(max_bytes, int(announced)) if announced.isascii() and announced.isdigit() else max_bytes
         )
-        data: bytes = response.read(max_bytes + 1)
-        self.traffic.count(counts_as, len(data))
-        if len(data) > max_bytes:
-            response.close()
-            raise not_the_server(f"more than {max_bytes} bytes")
+        data = bytearray()
+        for piece in self.pieces(response):
+            self.traffic.count(counts_as, len(piece))
+            data += piece
+            if len(data) > max_bytes:
+                response.close()
+                raise not_the_server(f"more than {max_bytes} bytes")
+        self.require_no_sign_in(response, bytes(data))
         response.release_conn()
-        return data
+        return bytes(data)
+
+    def pieces(self, response: urllib3.BaseHTTPResponse, size_bytes: int = READ_PIECE_BYTES) -> Iterator[bytes]:
+        """Yield a body in pieces; raises ``too-slow``, urllib3's errors and OSError after what came before them."""
+        return arriving(response, self._clock.now_s, size_bytes)
+
+    def require_no_sign_in(self, response: urllib3.BaseHTTPResponse, body: bytes = b"") -> None:
+        """Refuse what a network's sign-in page answers in the server's place.
+
+        Raises:
+            TryLater: ``captive-portal``.
+        """
+        if is_sign_in(response.status, response.headers, body, self._url):
+            raise captive_portal()
 
     def unreachable(self, error: Exception) -> TryLater:
         """Return the error for a request that found no server, or another one."""
-        return unreachable(error, self._clock.now_s(), self._url)
+        return self._between(error) or unreachable(error, self._clock.now_s(), self._url)
+
+    def _between(self, error: Exception) -> TryLater | None:
+        """Return who answered instead of the server, as far as that shows; it is asked now and then only."""
+        now_s = self._clock.now_s()
+        if not is_clear(error) and not 0 <= now_s - self._looked_s < LOOK_AGAIN_S:
+            self.permits.transfer(2 * _HEAD_BYTES)
+            self.traffic.count("other_up", _HEAD_BYTES)
+            self.traffic.count("other_down", _HEAD_BYTES)
+            self._looked_s = now_s
+            fingerprint = self._signer.fingerprint if self._signer else None
+            self._seen_between = who_answers(self._url, error, fingerprint)
+        return None if is_clear(error) else self._seen_between
 
     def _count_up(self, head: int, body: int, counts_as: Upward) -> None:
         self.traffic.count("other_up", head)
@@ -343,34 +385,3 @@ class _Body(io.BytesIO):
         piece = super().read(size)
         self._before_piece(len(piece))
         return piece
-
-
-def unreachable(error: Exception, now_s: float, url: str) -> TryLater:
-    """Return the error for a request that found no server at ``url``, or another one; the clock shows ``now_s``."""
-    if _is_not_valid_yet(error):
-        return clock_behind("the server's certificate is valid from a later time on", now_s)
-    if isinstance(error, SSLError):
-        return not_the_server(
-            "its TLS certificate is not valid now, or not the one that the enrolment code leads to",
-            also=", and check this device's clock",
-        )
-    return TryLater(
-        "no-connection",
-        f"The server at {url} cannot be reached ({type(error).__name__}).",
-        "check the network and this address; `run` tries again by itself",
-    )
-
-
-def _is_not_valid_yet(error: BaseException) -> bool:
-    """Say whether a certificate was refused because it begins later than now."""
-    causes = (error, error.__cause__, *error.args)
-    return any(isinstance(one, ssl.SSLCertVerificationError) and one.verify_code == _NOT_YET_VALID for one in causes)
-
-
-def _expected(reply: Reply) -> Reply:
-    """Return ``reply`` if it can be the server's: a JSON object, or nothing."""
-    if reply.status >= HTTPStatus.MULTIPLE_CHOICES:
-        raise not_the_server(f"a redirect (status {reply.status})")
-    if reply.body and not reply.body.startswith(b"{"):
-        raise not_the_server("a page instead of data")
-    return reply

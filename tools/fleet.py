@@ -111,7 +111,7 @@ class Server:
         """Stop serving."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=240)
 
 
 @dataclass

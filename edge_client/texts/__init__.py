@@ -64,6 +64,13 @@ def words_of(language: Language, code: str, values: Mapping[str, float | str], l
     return language(f"reason.{code}", **shown)
 
 
+def error_in(language: Language, code: str, message: str, remedy: str) -> tuple[str, str]:
+    """Return what an error says and what to do, in ``language`` where that has words for its code."""
+    if f"error.{code}" not in language.texts:
+        return message, remedy
+    return language(f"error.{code}"), language(f"error.{code}-try")
+
+
 def again_in(language: Language, look_again_s: float | None, now_s: float, local: LocalTime) -> str:
     """Return when it looks again, in words."""
     if look_again_s is None or look_again_s == inf or look_again_s - now_s <= LOOK_AGAIN_S:

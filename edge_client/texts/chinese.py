@@ -43,6 +43,8 @@ TEXTS: Final[dict[str, str]] = {
     "why.compares": "它正在比较 {version},其队列处于 {state}",
     "why.error": "{message} [{code}]",
     "why.error-try": "{message} [{code}] 可尝试:{remedy}",
+    "error.captive-portal": "本设备与服务器之间有别的东西代替服务器作了回答:是酒店或咖啡馆的登录页面吗?",
+    "error.captive-portal-try": "在此网络上打开任意网页并登录,或换用其他网络;`run` 会自动重试",
     "why.condition": "{reason};{again}",
     "why.crashed": "它已连续意外终止 {count} 次,最后一次在 {place}({number});将于 {again} 重试;日志可能说明原因,"
     "`fedloom-agent once` 可立即重试",

@@ -47,6 +47,11 @@ TEXTS: Final[dict[str, str]] = {
     "why.compares": "it compares {version}, its cohort is at {state}",
     "why.error": "{message} [{code}]",
     "why.error-try": "{message} [{code}] Try: {remedy}",
+    # Errors, by their codes, that people mend who do not read logs
+    "error.captive-portal": "Something between this device and the server answered instead of it: a hotel's or a café's"
+    " sign-in page?",
+    "error.captive-portal-try": "open any web page on this network and sign in there, or use another network; `run`"
+    " tries again by itself",
     "why.condition": "{reason}; {again}",
     "why.crashed": "it died {count} times in a row, last at {place} ({number}), and tries again at {again}; its log may"
     " say why, and `fedloom-agent once` tries now",

@@ -81,7 +81,7 @@ def serve(folder: Path, answer: Callable[[Request], Answer]) -> Iterator[str]:
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / CERTIFICATE_FILE, folder / KEY_FILE)
-    with _QuietServer(("127.0.0.1", 0), Handler) as server:
+    with QuietServer(("127.0.0.1", 0), Handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -92,7 +92,9 @@ def serve(folder: Path, answer: Callable[[Request], Answer]) -> Iterator[str]:
             thread.join()
 
 
-class _QuietServer(ThreadingHTTPServer):
+class QuietServer(ThreadingHTTPServer):
+    """A server of which no client's end is told."""
+
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:

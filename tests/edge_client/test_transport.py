@@ -119,16 +119,19 @@ def test_requests_are_signed_with_growing_counters(certificates: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "code"),
     [
-        Answer(200, b"<html>Log in to the hotel</html>", "text/html"),
-        Answer(302, b"", "text/html", {"Location": "http://portal/"}),
-        Answer(404, b"<html>not found</html>", "text/html"),
-        Answer(200, b"{" + b" " * (1 << 20)),
+        (Answer(200, b"<html>Log in to the hotel</html>", "text/html"), "captive-portal"),
+        (Answer(302, b"", "text/html", {"Location": "http://portal/"}), "captive-portal"),
+        (Answer(302, b"", "text/html", {"Location": "/elsewhere"}), "not-the-server"),
+        (Answer(404, b"<html>not found</html>", "text/html"), "not-the-server"),
+        (Answer(502, b"<html>bad gateway</html>", "text/html"), "not-the-server"),
+        (Answer(200, b"pong", "text/plain"), "not-the-server"),
+        (Answer(200, b"{" + b" " * (1 << 20)), "not-the-server"),
     ],
 )
-def test_a_captive_portal_is_not_the_server(certificates: Path, answer: Answer) -> None:
-    with connected(certificates, Script(answer)) as transport, refused("not-the-server", TryLater):
+def test_a_captive_portal_is_not_the_server(certificates: Path, answer: Answer, code: str) -> None:
+    with connected(certificates, Script(answer)) as transport, refused(code, TryLater):
         transport.send("GET", "/v1/x")
 
 
