@@ -27,13 +27,12 @@ from cloud_server.rounds.stopping import stop_task
 from cloud_server.tasks import create_task, load_bundle, load_task, prepare_task, task_names
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, verify_bundle
 from shared.errors import FedloomError, Missing, UsageError
-from shared.limits import MAX_BUNDLE_BYTES, MAX_NAME_CHARACTERS, MAX_SHOWN_CODES
+from shared.limits import MAX_BUNDLE_BYTES, MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, MAX_SHOWN_CODES
 from shared.plan import Plan
 from shared.root import EnrolmentCode
 from shared.wire.canonical import Json
 
 _VERBS: Final[dict[str, State]] = {"revoke": "revoked", "quarantine": "quarantined", "reinstate": "active"}
-_LONGEST_REASON: Final = 200
 _CODE_ROWS: Final = 50
 _COUNT_DIGITS: Final = 9
 _EXAMPLE: Final = """task = "my-task"
@@ -56,7 +55,7 @@ def change_device(device: str, verb: str) -> AnyResponse:
     if verb not in _VERBS:
         raise Missing("verb-unknown", "Devices cannot be changed like that.", f"choose one of {', '.join(_VERBS)}")
     who = by()
-    reason = request.form.get("reason", "").strip()[:_LONGEST_REASON]
+    reason = request.form.get("reason", "").strip()[:MAX_REASON_CHARACTERS]
     with context().recorded() as connection:
         set_state(connection, device, _VERBS[verb], reason, who.now_s, actor=who.actor)
     dashboard().summaries.forget_devices()

@@ -1,4 +1,4 @@
-"""Addresses of the pages: where somebody may be sent to, and which page they look at while something is sent from it."""
+"""Addresses of the pages: where somebody may be sent to, and which page something is sent from."""
 
 from __future__ import annotations
 

@@ -38,10 +38,9 @@ from cloud_server.releases.state import ReleaseState
 from cloud_server.rounds.retention import is_kept
 from cloud_server.tasks import release_of
 from shared.errors import FedloomError, Missing, UsageError
-from shared.limits import MAX_BUNDLE_BYTES
+from shared.limits import MAX_BUNDLE_BYTES, MAX_REASON_CHARACTERS
 from shared.wire.canonical import Json
 
-_LONGEST_REASON: Final = 200
 _DIGITS: Final = 10
 
 
@@ -209,4 +208,4 @@ def _share(name: str, usual: float) -> float:
 
 
 def _reason() -> str:
-    return request.form.get("reason", "").strip()[:_LONGEST_REASON]
+    return request.form.get("reason", "").strip()[:MAX_REASON_CHARACTERS]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import io
+import json
 import re
 from typing import Final
 
 import pytest
 
+from cloud_server import cli
 from cloud_server.dashboard.language import LANGUAGE_COOKIE
 from cloud_server.dashboard.showing import SECURITY_HEADERS
+from shared.plan import Cohort
 from tests.cloud_server.local import Local, small_plan
-from tests.cloud_server.signed_in import BASE, Browser, SignedIn
+from tests.cloud_server.signed_in import BASE, PASSWORD, Browser, SignedIn
 
 CURRENT: Final = "HX-Current-URL"
 
@@ -143,3 +148,60 @@ def test_only_what_was_done_is_said_and_only_once(local: Local, browser: Browser
         assert said not in one.get(path).get_data(as_text=True), path
     local.clock.time_s += 61
     assert said not in browser.get(where).get_data(as_text=True)
+
+
+def test_the_audit_page_shows_zeros_and_folds_what_is_long(local: Local, browser: Browser) -> None:
+    detail = json.dumps({"none_lost": 0, "empty": "", "hash": "ab" * 32, "nested": {"stages": ["one"] * 40}})
+    local.change(f"UPDATE audit SET detail = '{detail}' WHERE action = 'task-created'")  # noqa: S608
+    text = browser.get("/console/audit").get_data(as_text=True)
+    assert "<i>none_lost</i> 0<" in text
+    assert "<i>empty</i>" not in text
+    assert f'title="{"ab" * 32}">{"ab" * 8}…<' in text
+    summary = text.partition("<summary><i>nested</i>")[2].partition("</summary>")[0]
+    assert 0 < len(html.unescape(summary)) < 40
+
+
+@pytest.mark.parametrize(("language", "said"), [("en", "1 is online, 4 are needed."), ("zh", "需要 4 台。")])
+def test_too_few_devices_are_told_in_a_sentence(local: Local, language: str, said: str) -> None:
+    plan = small_plan("point", cohort=Cohort(4, 6))
+    local.create(plan)
+    local.enrol(plan, 1)
+    local.change(f"UPDATE device SET last_seen_s = {local.clock.now_s()}")  # noqa: S608
+    browser = SignedIn(local).browser("ada", "viewer")
+    browser.set_cookie(LANGUAGE_COOKIE, language)
+    assert said in browser.get("/console/overview").get_data(as_text=True)
+
+
+def test_the_first_task_has_one_button_and_a_task_without_noise_a_next_step(local: Local) -> None:
+    browser = SignedIn(local).browser("ada", "operator")
+    assert browser.get("/console/tasks").get_data(as_text=True).count('href="/console/new-task"') == 1
+    local.create(small_plan("point"))
+    assert browser.get("/console/tasks").get_data(as_text=True).count('href="/console/new-task"') == 1
+    assert "docs/privacy.md" in browser.get("/console/privacy").get_data(as_text=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["device", "revoke", "device-1", "--reason", "x" * 201], "long-reason"),
+        (["device", "revoke", "device-1", "--reason", "\udcff"], "not-utf8"),
+        (["device", "show", "device-\udcff"], "not-utf8"),
+        (["device", "revoke", "device-1", "--reason", "x" * 200], "device-unknown"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_at_the_shell(
+    local: Local, capsys: pytest.CaptureFixture[str], words: list[str], code: str
+) -> None:
+    assert cli.main([*words, "--data", str(local.parts.folder.path), "--json"]) > 0
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == code
+
+
+def test_who_adds_an_operator_is_told_where_to_sign_in(
+    local: Local, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, where in (("ada", "at /console of the address"), ("bob", "at https://aggregator.test/console")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(PASSWORD))
+        cli.main(["operator", "add", name, "--role", "admin", "--data", str(local.parts.folder.path)])
+        assert where in capsys.readouterr().err
+        if name == "ada":
+            local.change("INSERT INTO setting (name, value) VALUES ('url', 'https://aggregator.test')")
