@@ -71,7 +71,9 @@ def fingerprint(pem: str) -> str:
     try:
         return x509.load_pem_x509_certificate(pem.encode("ascii")).fingerprint(SHA256()).hex()
     except ValueError as error:
-        raise UsageError("bad-tls", "What should be a certificate in PEM is none.", "give another --tls-cert") from error
+        raise UsageError(
+            "bad-tls", "What should be a certificate in PEM is none.", "give another --tls-cert"
+        ) from error
 
 
 def _make_root(folder: Path, now: dt.datetime) -> None:

@@ -6,14 +6,16 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from typing import Final
 
 import pytest
 
-from cloud_server import cli
+from cloud_server import audit, cli
 from cloud_server.dashboard.language import LANGUAGE_COOKIE
 from cloud_server.dashboard.showing import SECURITY_HEADERS
 from shared.plan import Cohort
+from shared.wire.canonical import Json
 from tests.cloud_server.local import Local, small_plan
 from tests.cloud_server.signed_in import BASE, PASSWORD, Browser, SignedIn
 
@@ -151,8 +153,10 @@ def test_only_what_was_done_is_said_and_only_once(local: Local, browser: Browser
 
 
 def test_the_audit_page_shows_zeros_and_folds_what_is_long(local: Local, browser: Browser) -> None:
-    detail = json.dumps({"none_lost": 0, "empty": "", "hash": "ab" * 32, "nested": {"stages": ["one"] * 40}})
-    local.change(f"UPDATE audit SET detail = '{detail}' WHERE action = 'task-created'")  # noqa: S608
+    nested: dict[str, Json] = {"stages": ["one"] * 40}
+    with local.parts.database.write() as connection:
+        detail: dict[str, Json] = {"none_lost": 0, "empty": "", "hash": "ab" * 32, "nested": nested}
+        audit.record(connection, local.clock.now_s(), "operator", "released", "point", detail)
     text = browser.get("/console/audit").get_data(as_text=True)
     assert "<i>none_lost</i> 0<" in text
     assert "<i>empty</i>" not in text
@@ -163,7 +167,7 @@ def test_the_audit_page_shows_zeros_and_folds_what_is_long(local: Local, browser
 
 @pytest.mark.parametrize(("language", "said"), [("en", "1 is online, 4 are needed."), ("zh", "需要 4 台。")])
 def test_too_few_devices_are_told_in_a_sentence(local: Local, language: str, said: str) -> None:
-    plan = small_plan("point", cohort=Cohort(4, 6))
+    plan = replace(small_plan("point"), cohort=Cohort(4, 6, corrupt_share=0.01))
     local.create(plan)
     local.enrol(plan, 1)
     local.change(f"UPDATE device SET last_seen_s = {local.clock.now_s()}")  # noqa: S608
