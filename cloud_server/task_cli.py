@@ -18,6 +18,7 @@ from cloud_server.listening import read_text
 from cloud_server.operators.accounts import AT_THE_MACHINE, By
 from cloud_server.plan_text import toml_of
 from cloud_server.privacy import paid_cohorts, privacy_report
+from cloud_server.releases.catalogue import is_enough
 from cloud_server.releases.keys import newest_key
 from cloud_server.rounds.rounds import list_rounds
 from cloud_server.rounds.stopping import stop_task
@@ -37,6 +38,7 @@ from shared.wire.canonical import Json, decode
 
 Add = Callable[[str, str, Callable[[argparse.Namespace], Json]], argparse.ArgumentParser]
 _ROUNDS_SHOWN = 30
+_MEASURED = frozenset({"evaluated", "correct", "loss_sum"})
 
 
 def add_tasks(add: Add) -> None:
@@ -128,8 +130,13 @@ def _show(arguments: argparse.Namespace) -> Json:
             "reason": task.reason,
             "version": newest,
             "plan": decode(task.plan.to_bytes()),
-            "rounds": list(rounds),
+            "rounds": [_suppressed(one, task.plan.cohort.min_survivors) for one in rounds],
         }
+
+
+def _suppressed(one: dict[str, Json], fewest: int) -> dict[str, Json]:
+    """Leave out what so few devices measured that it tells of single ones."""
+    return one if is_enough(one, fewest) else {name: value for name, value in one.items() if name not in _MEASURED}
 
 
 def _stop(arguments: argparse.Namespace) -> Json:

@@ -22,15 +22,17 @@ from edge_client.conditions.asked import Conditions, Unconditional
 from edge_client.contribution import TrainedUpdate
 from edge_client.following import Follower
 from edge_client.identity import Enrolment, Identity, load_enrolment, load_identity, save_enrolment, use_next_key
-from edge_client.journal import Contribution, Journal, State
+from edge_client.journal import TERMINAL, Contribution, Journal, State
 from edge_client.local_work import LocalWork
 from edge_client.memory import total_memory_mib
 from edge_client.model_store import Installed, ModelStore
 from edge_client.participant import Charge, Errand, OnState, Participant, Surroundings
-from edge_client.problems import NotNow
+from edge_client.problems import NotNow, VersionClosed
 from edge_client.renewal import Renewal, is_due, signer_of
+from edge_client.sealed_files import SealedFiles
 from edge_client.state_folder import StateFolder
 from edge_client.transport import Transport, pinned_pool
+from edge_client.waiting_update import WaitingUpdate
 from edge_client.waits import WAITS_FOR
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokenState, FedloomError, Missing, ProtocolAbort, Refused, TryLater, Unauthenticated
@@ -84,8 +86,9 @@ class Agent:
         renewal: Renewal,
         around: Surroundings,
         conditions: Conditions,
+        files: SealedFiles,
     ) -> None:
-        self._participant = Participant(identity, journal, transport, around, conditions.before_joining)
+        self._participant = Participant(identity, journal, transport, around, conditions.before_joining, files)
         self._use(identity)
         self._renewal = renewal
         self._renew_after_s = 0.0  # a renewal failed
@@ -95,7 +98,10 @@ class Agent:
         self._store = store
         self._around = around
         self._conditions = conditions
-        self._work = LocalWork(self._enrolment.examples, journal, store, self._participant.record, around, conditions)
+        record = self._participant.record
+        self._waiting = WaitingUpdate(files, self._enrolment, journal, record, around, conditions)
+        examples = self._enrolment.examples
+        self._work = LocalWork(examples, journal, store, record, around, conditions, self._waiting)
         self._follower = Follower(self._enrolment, journal, store, transport, around.clock, around.log)
         self._evaluated: int | None = None
         self._failures = 0  # since something last worked
@@ -111,6 +117,7 @@ class Agent:
             TryLater: ``no-round-open``, or what the network or the cohort did.
             FedloomError: what is wrong with the data, the model or the protocol.
         """
+        self._waiting.tidy()
         self._conditions.require()
         assignment = self._check_in_between_rounds()
         try:
@@ -157,6 +164,7 @@ class Agent:
             BrokenState: if this device's own state is damaged.
         """
         self._finished = False
+        self._waiting.tidy()
         if (hold_s := self._conditions.hold_s()) is not None:
             return max(SHORTEST_WAIT_S, hold_s)
         try:
@@ -232,6 +240,7 @@ class Agent:
             except Missing as error:  # of a server that cannot take it, so that the key before still counts
                 self._put_off_renewal(error)
         assignment = self._check_in()
+        self._waiting.follow(assignment)
         self._renew_key_if_due()
         return assignment
 
@@ -309,6 +318,7 @@ class Agent:
         self._given_up = round_number
         if error.code in _FOR_GOOD:
             self._ruled_out = error
+        self._waiting.refuse(error.code)
         last = self._journal.contributions()[-1:]
         if [(row.round_number, row.reason) for row in last] != [(round_number, error.code)]:
             entry = self._journal.begin(round_number, version, self._around.clock.now_s())
@@ -328,7 +338,7 @@ class Agent:
             self._work.judge_int8(installed)
 
     def _contribute(self, round_number: int, installed: Installed) -> Contribution:
-        """Train and take part; the journal says how it ended, whatever happens.
+        """Train, unless what was trained before waits for a cohort, and take part; the journal says how it ended.
 
         Raises:
             Refused: ``already-contributed``. The same gradient masked in two sums of one version would be their
@@ -342,19 +352,35 @@ class Agent:
                 "wait for the next version",
             )
         self._require_budget(round_number, installed)
-        entry = self._journal.begin(round_number, installed.version, self._around.clock.now_s())
-        self._around.on_state(State.TRAINING, round_number)
+        if (before := self._work.trained_before(installed)) is None:
+            entry, trained = self._journal.begin(round_number, installed.version, self._around.clock.now_s()), None
+            self._around.on_state(State.TRAINING, round_number)
+        else:
+            entry, trained = before
+            self._waiting.resume(entry, round_number)
         try:
             self._conditions.require_transfer(_vector_bytes(installed) + COHORT_BYTES)
-            trained = self._work.train(entry, round_number, installed)
+            if trained is None:
+                trained = self._work.train(entry, round_number, installed)
             self._take_part(entry, round_number, installed, trained)
         except FedloomError as error:
-            refused = isinstance(error, ProtocolAbort | Unauthenticated)
-            self._participant.record(entry, State.REFUSED if refused else State.ABANDONED, reason=error.code)
+            self._put_aside(entry, error)
             if not isinstance(error, TryLater):
                 self._given_up = round_number
             raise
         return self._journal.contribution(entry)
+
+    def _put_aside(self, entry: int, error: FedloomError) -> None:
+        """Write down why a contribution did not come to its end; what was sealed waits where a later cohort may be."""
+        self._waiting.tidy()
+        if self._journal.contribution(entry).state in TERMINAL:
+            return
+        if isinstance(error, TryLater) and not isinstance(error, VersionClosed) and self._waiting.waits(entry):
+            self._participant.record(entry, State.TRAINED, reason=error.code)
+            return
+        refused = isinstance(error, ProtocolAbort | Unauthenticated)
+        self._participant.record(entry, State.REFUSED if refused else State.ABANDONED, reason=error.code)
+        self._waiting.tidy()
 
     def _require_budget(self, round_number: int, installed: Installed) -> None:
         """Refuse to train for a cohort that this device could not join: it would be missed there.
@@ -491,8 +517,11 @@ def open_agent(
                 jitter=around.jitter,
                 permits=kept.permits,
             )
-            for row in journal.recover(around.clock.now_s()):
-                log(f"round {row.round_number}: the last process ended in state {row.state}; its update is not used")
+            unfinished, waiting = journal.recover(around.clock.now_s()), journal.sealed.waiting
+            for row in unfinished:
+                kept_on = waiting is not None and waiting.entry == row.id
+                use = "waits for a cohort" if kept_on else "is not used"
+                log(f"round {row.round_number}: the last process ended in state {row.state}; its update {use}")
             store = ModelStore(folder, enrolment, transport, journal, around.clock, log)
             renewal = Renewal(
                 folder,
@@ -503,7 +532,7 @@ def open_agent(
                 around.jitter,
                 lambda step: on_state(step, 0),
             )
-            yield Agent(identity, journal, transport, store, renewal, around, kept)
+            yield Agent(identity, journal, transport, store, renewal, around, kept, SealedFiles(folder))
         finally:
             _close(journal, transport, kept)
 

@@ -114,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     for_or_off = pausing.add_mutually_exclusive_group()
     for_or_off.add_argument("--for", type=duration_s, dest="duration_s", metavar="TIME", help="for 45m, 2h or 3d only")
     for_or_off.add_argument("--off", action="store_true", help="go on")
+    pausing.add_argument(
+        "--drop-update", action="store_true", help="and destroy a trained update that waits for a cohort"
+    )
     renewing = add("renew", _AGENTS, "renew this device's key now, as the agent does by itself from time to time")
     renewing.add_argument("--renew-key-days", type=days, metavar="DAYS", help="and from now on once it is so old")
     resetting = add(

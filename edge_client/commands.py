@@ -22,6 +22,7 @@ from edge_client.demands import demanded, warning
 from edge_client.identity import load_enrolment
 from edge_client.journal import Journal
 from edge_client.notify import take_notifier
+from edge_client.sealed_files import SealedFiles
 from edge_client.settings_file import SettingsFile
 from edge_client.state_folder import StateFolder
 from edge_client.supervised import Supervised, wait_for_enrolment, working_words
@@ -152,6 +153,7 @@ def leave(arguments: argparse.Namespace) -> None:
     if not arguments.yes:
         raise UsageError("not-confirmed", f"This deletes the key in {folder.path} for good.", "add --yes to do it")
     with folder.lock():
+        SealedFiles(folder).destroy()
         folder.erase()
     rest = "; other files in it were left alone" if folder.path.exists() else ""
     say(f"This device's state in {folder.path} is deleted{rest}; the server keeps the contributions that it has.")

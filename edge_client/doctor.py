@@ -100,7 +100,8 @@ def _state(patient: Patient) -> Iterator[Check]:
     folder = patient.folder
     if not folder.path.is_dir():
         return
-    secret = [folder.path, folder.key_file, folder.next_key_file, folder.journal_file, folder.local_tensors]
+    keys = [folder.key_file, folder.next_key_file, folder.sealing_key_file]
+    secret = [folder.path, *keys, folder.journal_file, folder.local_tensors, folder.sealed_update_file]
     open_ones = [str(path) for path in secret if path.exists() and path.stat().st_mode & 0o077]
     # What is in a folder that others cannot enter is safe from them.
     if open_ones and (str(folder.path) in open_ones or str(folder.key_file) in open_ones):

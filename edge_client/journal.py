@@ -1,9 +1,9 @@
 """The device's own record, written before every action, so that a power cut never makes it do a thing twice.
 
 One row is one contribution: one training and what became of its update, or one evaluation of two versions and what
-became of its counts, which goes through the same states. The keys of a session and the update live in
-memory only. Whatever a process left unfinished is therefore closed when the next one starts: it can never mask again
-under those keys, and an update of which a byte may have left is spent.
+became of its counts, which goes through the same states. The keys of a session live in memory only. Whatever a process
+left unfinished is therefore closed when the next one starts: it can never mask again under those keys, and an update of
+which a byte may have left is spent. One that was sealed before, and of which none has left, goes back to ``trained``.
 
     training -> trained -> joining -> joined -> sharing -> shares-sent -> uploading -> vector-sent
              -> agreeing -> agreed -> answering -> answered -> counted | not-counted
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_client.journal_file import adopt_id, open_journal
+from edge_client.journal_sealed import SealedRow
 from edge_client.traffic import Traffic
 from shared.decision import Decision, parse_decision
 from shared.errors import FedloomError, ProtocolAbort
@@ -120,6 +121,7 @@ class Journal:
     def __init__(self, path: Path, journal_id: str | None) -> None:
         self._file = open_journal(path, journal_id)
         self._run = self._file.run
+        self.sealed = SealedRow(self._file.run)
         self._next_counter = self._last_counter = 0
 
     def close(self) -> None:
@@ -159,6 +161,10 @@ class Journal:
         self._next_counter += 1
         return counter
 
+    def no_earlier_than_signed(self, now_s: float) -> float:
+        """Return ``now_s``, or the latest time that the server signed where a clock is behind that."""
+        return max(now_s, float(self.get(SIGNED_TIME) or 0.0))
+
     @property
     def decision(self) -> Decision | None:
         """The release decision that this device follows, None before the first."""
@@ -179,10 +185,14 @@ class Journal:
         self.put("highest-version", str(max(version, self.highest_version)))
 
     def recover(self, now_s: float) -> list[Contribution]:
-        """Close what an earlier process left unfinished, and return it."""
+        """Close what an earlier process left unfinished, or let its update wait, and return it as it was."""
         unfinished = [row for row in self.contributions() if row.state not in TERMINAL]
+        waiting = self.sealed.waiting
         for row in unfinished:
-            self.record(row.id, State.ABANDONED, now_s, reason="process-ended")
+            if waiting is None or row.id != waiting.entry:
+                self.record(row.id, State.ABANDONED, now_s, reason="process-ended")
+            elif row.state is not State.TRAINED or not row.reason:
+                self.record(row.id, State.TRAINED, now_s, reason="process-ended")
         return unfinished
 
     def begin(self, round_number: int, version: int, now_s: float, baseline: int | None = None) -> int:

@@ -49,6 +49,15 @@ CREATE TABLE IF NOT EXISTS evaluation (
     contribution INTEGER PRIMARY KEY REFERENCES contribution (id),
     baseline INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS sealed_update (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    contribution INTEGER NOT NULL REFERENCES contribution (id),
+    made_for TEXT NOT NULL,
+    made_at_s REAL NOT NULL,
+    expires_at_s REAL NOT NULL,
+    bytes INTEGER NOT NULL,
+    withdrawn INTEGER NOT NULL DEFAULT 0
+) STRICT;
 """
 
 

@@ -19,6 +19,7 @@ from edge_client.participant import Surroundings
 from edge_client.personal import Personal, personalise
 from edge_client.trainer.protocol import Trainer
 from edge_client.trainer.select import make_trainer
+from edge_client.waiting_update import WaitingUpdate
 from shared.bundle import Bundle
 from shared.errors import BrokenState, FedloomError, TryLater
 from shared.examples import Examples
@@ -43,6 +44,7 @@ class LocalWork:
         record: puts contributions into states.
         around: what the agent does not decide itself.
         conditions: asked between batches.
+        waiting: keeps what was trained until a cohort takes it.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class LocalWork:
         record: Record,
         around: Surroundings,
         conditions: Conditions,
+        waiting: WaitingUpdate,
     ) -> None:
+        self._waiting = waiting
         self._examples = examples
         self._journal = journal
         self._store = store
@@ -89,6 +93,10 @@ class LocalWork:
         self._journal.put("int8", json.dumps({"version": installed.version, "correct": correct, "count": count}))
         self._around.log(f"version {installed.version}: int8 model is right on {correct} of {count} held-out examples")
 
+    def trained_before(self, installed: Installed) -> tuple[int, TrainedUpdate] | None:
+        """Return the contribution whose update waits for a cohort of this version, and the update."""
+        return self._waiting.take(installed, lambda: self._read()[0])
+
     def train(self, entry: int, round_number: int, installed: Installed) -> TrainedUpdate:
         """Train for a round; the journal then says that it is trained, or that this failed."""
         examples, held_out = self._read(self._around.log)
@@ -103,6 +111,7 @@ class LocalWork:
         self._store.keep_local(installed, trained.local)
         if trained.failure is not None:
             self._journal.note_failed_training(entry, trained.failure.code)
+        self._waiting.keep(entry, trained, examples, installed)
         self._record(entry, State.TRAINED, seconds_training=seconds)
         if trained.failure is not None:
             self._around.log(f"round {round_number}: this device takes part with zeros: {trained.failure}")

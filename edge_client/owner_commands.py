@@ -14,6 +14,7 @@ from typing import Any
 from edge_client.conditions.pause import Pause, lift_pause, read_pause, write_pause
 from edge_client.demands import demanded, warning
 from edge_client.identity import load_enrolment, save_enrolment
+from edge_client.sealed_files import drop_update, withdraw_update
 from edge_client.settings_file import SettingsFile
 from edge_client.state_folder import StateFolder
 from edge_client.status import status as status_of
@@ -31,6 +32,10 @@ def status(arguments: argparse.Namespace) -> None:
     report = status_of(folder)
     file = SettingsFile.of(folder, arguments.config)
     report["settings"] = {"file": str(file.path), "error": _error_of(file)}
+    if (waiting := report["waiting"]) and not report["settings"]["error"]:
+        at_most_s = file.read().train.sealed_update_at_most_s
+        ends_s = inf if at_most_s is None else waiting["made_at_s"] + at_most_s
+        waiting["expires_at_s"] = min(waiting["expires_at_s"], ends_s)
     if arguments.json:
         print(json.dumps(report))
         return
@@ -50,7 +55,7 @@ def _error_of(file: SettingsFile) -> dict[str, str] | None:
 def pause(arguments: argparse.Namespace) -> None:
     """Pause, or end a pause."""
     folder, now_s = StateFolder(arguments.state), SystemClock().now_s()
-    load_enrolment(folder)
+    enrolment = load_enrolment(folder)
     if arguments.off:
         lift_pause(folder.pause_file)
         _say("The agent works again.")
@@ -59,6 +64,9 @@ def pause(arguments: argparse.Namespace) -> None:
         write_pause(folder.pause_file, Pause(now_s, seconds))
         until = "until `fedloom-agent pause --off`" if seconds == inf else f"until {_local(now_s + seconds)}"
         _say(f"The agent pauses {until}; a cohort that it is in already is brought to its end.")
+    if arguments.drop_update:
+        dropped = withdraw_update(folder, enrolment.journal_id, now_s)
+        _say("The trained update that waited is destroyed." if dropped else "No trained update waits.")
     if arguments.json:
         kept = read_pause(folder.pause_file)
         until_s = None if kept is None or kept.until_s == inf else kept.until_s
@@ -117,7 +125,7 @@ def _value(value: object) -> str:
 def reset(arguments: argparse.Namespace) -> None:
     """Forget downloaded models."""
     folder = StateFolder(arguments.state)
-    load_enrolment(folder)
+    journal_id = load_enrolment(folder).journal_id
     if not arguments.yes:
         raise UsageError(
             "not-confirmed",
@@ -126,6 +134,7 @@ def reset(arguments: argparse.Namespace) -> None:
             "add --yes to do it",
         )
     with folder.lock():
+        drop_update(folder, journal_id, SystemClock().now_s(), "reset-by-owner")
         freed = folder.forget_models()
     size = f"{freed / 1e6:.1f} megabytes"
     _say(f"The models in {folder.path} are deleted ({size}); the next check-in fetches what is in use.")

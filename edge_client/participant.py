@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from edge_client.cohort_client import CohortClient, find_cohort
 from edge_client.identity import Identity
 from edge_client.journal import Journal, State
+from edge_client.journal_sealed import Waiting
 from edge_client.model_store import Installed
 from edge_client.problems import CohortOver
+from edge_client.sealed_files import SealedFiles
 from edge_client.transport import Transport
 from shared.clock import Clock
-from shared.errors import ProtocolAbort
+from shared.errors import ProtocolAbort, Refused, TryLater
 from shared.privacy.floors import Loss
 from shared.secagg.roster import CohortBinding
 from shared.secagg.session import DeviceSession
@@ -75,6 +77,7 @@ class Participant:
         transport: the way to the server.
         around: what the agent does not decide itself.
         before_joining: called each time before it asks for a cohort; may wait, or give up by raising.
+        files: of an update that waits; destroyed before a byte of its masked form leaves.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class Participant:
         transport: Transport,
         around: Surroundings,
         before_joining: Callable[[], None],
+        files: SealedFiles,
     ) -> None:
         self._before_joining = before_joining
+        self._files = files
         self.use(identity)
         self._journal = journal
         self._transport = transport
@@ -99,7 +104,7 @@ class Participant:
         """Go into a cohort, and into another one as long as no byte of the vector has left."""
         failures = 0
         while True:
-            meeting = find_cohort(self._transport, errand.asked, self._around.clock, self._before_joining)
+            meeting = find_cohort(self._transport, errand.asked, self._around.clock, lambda: self._may_join(entry))
             try:
                 counted = self._in_cohort(entry, meeting, errand)
                 break
@@ -137,7 +142,10 @@ class Participant:
         )
 
         def record(state: State) -> None:
-            self.record(entry, state, cohort=meeting.cohort)
+            if state is State.UPLOADING:
+                self._spend(entry, meeting.cohort)
+            else:
+                self.record(entry, state, cohort=meeting.cohort)
 
         def charge(loss: Loss) -> None:
             self._enrolment.privacy_floors.check_next(plan, self._journal.spent(), loss)
@@ -152,6 +160,40 @@ class Participant:
                     f"cohort {meeting.cohort}: no share of {session.name_of(index)}'s self mask was revealed: nothing"
                     f" shows that it masked towards all survivors around it [{reason}]"
                 )
+
+    def _may_join(self, entry: int) -> None:
+        """Wait before a cohort is asked for; raises where what was sealed may not go into any more."""
+        self._before_joining()
+        waiting, now_s = self._waiting(entry), self._around.clock.now_s()
+        if waiting is not None and self._journal.no_earlier_than_signed(now_s) >= waiting.expires_at_s:
+            raise TryLater("sealed-update-expired", "What was trained waited for too long.", "it is trained again")
+
+    def _waiting(self, entry: int) -> Waiting | None:
+        """Return the row of a contribution's update that is sealed, None where none is.
+
+        Raises:
+            Refused: ``update-withdrawn``.
+        """
+        waiting = self._journal.sealed.waiting
+        if waiting is None or waiting.entry != entry:
+            return None
+        if waiting.withdrawn:
+            raise Refused("update-withdrawn", "The owner took back what was trained.", "it is trained again")
+        return waiting
+
+    def _spend(self, entry: int, cohort: str) -> None:
+        """Write down that a byte of the masked form may leave from now on, and destroy the update that waited.
+
+        Raises:
+            Refused: ``update-withdrawn``, and nothing leaves.
+        """
+        waiting = self._waiting(entry)
+        self.record(entry, State.UPLOADING, cohort=cohort)
+        if waiting is not None:
+            try:
+                self._files.destroy()
+            except TryLater as error:  # it is spent all the same; the next look tries again
+                self._around.log(str(error))
 
     def record(
         self, entry: int, state: State, *, cohort: str | None = None, reason: str = "", seconds_training: float = 0.0

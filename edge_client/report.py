@@ -9,7 +9,7 @@ from typing import Any
 from edge_client.identity import load_enrolment
 from edge_client.journal import Journal
 from edge_client.state_folder import StateFolder
-from edge_client.status import contribution_report, remarks, status
+from edge_client.status import contribution_report, remarks, status, waiting_report
 from edge_client.status_text import row_title, status_text
 from edge_client.texts import English
 from shared.privacy.floors import epsilon_of
@@ -24,7 +24,7 @@ def ledger(folder: StateFolder) -> Report:
     journal = Journal(folder.journal_file, enrolment.journal_id)
     try:
         rows, int8, totals = journal.contributions(), journal.get("int8"), journal.other_traffic
-        privacy = _privacy(journal)
+        privacy, waiting = _privacy(journal), journal.sealed.waiting
     finally:
         journal.close()
     for row in rows:
@@ -33,6 +33,7 @@ def ledger(folder: StateFolder) -> Report:
         "device": enrolment.device,
         "task": enrolment.task,
         "contributions": [contribution_report(row) for row in rows],
+        "waiting": waiting_report(waiting),
         "totals": totals.to_json(),
         "privacy": privacy,
         "int8": json.loads(int8) if int8 else None,
@@ -81,6 +82,8 @@ def ledger_text(report: Report) -> str:
         lines.append(f"{row['round']:>6} {row['state']:<12} {numbers}  {row['cohort'] or '-'}{reason}")
     totals = " ".join(f"{report['totals'][name]:>12}" for name in columns)
     lines.append(f"{'total':>6} {'bytes':<12} {totals}")
+    if waiting := report["waiting"]:
+        lines.append(f"An update trained from version {waiting['version']} waits for a cohort; nothing of it has left.")
     lines.append("vector_up is masked: the server can read sums over a whole cohort only.")
     lines.append(_privacy_line(report["privacy"]))
     return "\n".join(lines)

@@ -37,6 +37,7 @@ class Train:
     memory_pressure_below_percent: float | None = None
     metered: bool = False
     pause_at_most_s: float = 1800.0
+    sealed_update_at_most_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,14 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "train.metered": Rule("flag", "work over a connection that NetworkManager calls metered"),
     "train.pause_at_most_s": Rule("number", "give up a training that has to pause for longer", "seconds", 1, 86400),
+    "train.sealed_update_at_most_s": Rule(
+        "number",
+        "keep a trained update that could not join a cohort for this long, where the plan would longer; 0 keeps none",
+        "seconds",
+        0,
+        7_776_000,
+        may_be_off=True,
+    ),
     "limits.download_and_upload_megabytes_per_day": Rule(
         "number", "move this much, down and up together", "10**6 bytes per local day", 0, 1e9, may_be_off=True
     ),

@@ -22,9 +22,12 @@ _LOCAL = "local_tensors.bin"
 _JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm")
 _SETTINGS = "agent.toml"  # the owner's; leaving lets it stay
 _PAUSE = "pause.json"
-_FILES = (*_JOURNAL, "enrolment.json", _LOCAL, _PAUSE)
+_SEALING_KEY, _SEALED = "sealed_update.key", "sealed_update.bin"
+_FILES = (*_JOURNAL, "enrolment.json", _LOCAL, _PAUSE, _SEALED)
 _HALF_WRITTEN = re.compile(
-    r"\.((?:next_)?identity\.key|enrolment\.json|local_tensors\.bin|agent\.toml|pause\.json)\.[0-9]+\.new", re.ASCII
+    r"\.((?:next_)?identity\.key|sealed_update\.(?:key|bin)|enrolment\.json|local_tensors\.bin|agent\.toml|pause\.json)"
+    r"\.[0-9]+\.new",
+    re.ASCII,
 )
 
 
@@ -68,6 +71,16 @@ class StateFolder:
     def local_tensors(self) -> Path:
         """The values of tensors that stay on this device."""
         return self.path / _LOCAL
+
+    @property
+    def sealing_key_file(self) -> Path:
+        """The secret key of a trained update that waits for a cohort."""
+        return self.path / _SEALING_KEY
+
+    @property
+    def sealed_update_file(self) -> Path:
+        """A trained update that waits for a cohort, encrypted."""
+        return self.path / _SEALED
 
     @property
     def store(self) -> Path:
@@ -183,7 +196,7 @@ class StateFolder:
             BrokenState: ``state-not-writable``; what is left can be erased later.
         """
         try:
-            for key in (self.key_file, self.next_key_file):
+            for key in (self.key_file, self.next_key_file, self.sealing_key_file):
                 key.unlink(missing_ok=True)
             half_written = [path.name for path in self.path.iterdir() if _HALF_WRITTEN.fullmatch(path.name)]
             for name in _FOLDERS:

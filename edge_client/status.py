@@ -12,6 +12,7 @@ from edge_client.conditions.pause import read_pause
 from edge_client.conditions.spending import COUNTS
 from edge_client.identity import load_enrolment
 from edge_client.journal import TERMINAL, Contribution, Journal, State
+from edge_client.journal_sealed import Waiting
 from edge_client.state_folder import StateFolder, current_version
 from edge_client.status_text import why_text
 from edge_client.texts import English, system_local_time
@@ -36,7 +37,7 @@ def status(folder: StateFolder, clock: Clock = _SYSTEM, local: LocalTime = syste
     journal = Journal(folder.journal_file, enrolment.journal_id)
     try:
         rows, int8, note = journal.contributions(), journal.get("int8"), json.loads(journal.get(NOTE) or "{}")
-        personal, decision = journal.get("personal"), journal.decision
+        personal, decision, waiting = journal.get("personal"), journal.decision, journal.sealed.waiting
         condition = json.loads(journal.get(CONDITION) or "null")
         counted = DayCount.from_text(journal.get(COUNTS))
     finally:
@@ -48,7 +49,9 @@ def status(folder: StateFolder, clock: Clock = _SYSTEM, local: LocalTime = syste
         condition = {"code": "paused", "values": {}, "look_again_s": _finite(paused_until_s)}
     elif condition and condition["code"] == "paused":  # until a moment ago
         condition = None
-    why = _why(running=running, note=note, last=last, condition=condition)
+    put_aside = last is not None and waiting is not None and waiting.entry == last.id and bool(waiting.reason)
+    stuck = put_aside and ("error" in note or note.get("action") == "wait")
+    why = _why(running=running, note=note, last=None if stuck else last, condition=condition)
     return {
         "device": enrolment.device,
         "name": enrolment.name,
@@ -59,6 +62,7 @@ def status(folder: StateFolder, clock: Clock = _SYSTEM, local: LocalTime = syste
         "key": {"serial": enrolment.certificate.serial, "since_s": enrolment.key_since_s},
         "running": running,
         "last": contribution_report(last) if last else None,
+        "waiting": waiting_report(waiting),
         "int8": json.loads(int8) if int8 else None,
         "personal": json.loads(personal) if personal else None,
         "renew_key_days": enrolment.renew_key_days,
@@ -115,6 +119,20 @@ def _why(  # noqa: PLR0911  # one way out per reason
     if note.get("action") == "wait":
         return {"why": "wait", "reason": note.get("reason", "")}
     return {"why": note.get("action") or "not-asked"}
+
+
+def waiting_report(waiting: Waiting | None) -> Report | None:
+    """Return what waits for a cohort, sealed; None where nothing does."""
+    if waiting is None:
+        return None
+    return {
+        "round": waiting.round_number,
+        "version": waiting.version,
+        "reason": waiting.reason,
+        "made_at_s": waiting.made_at_s,
+        "expires_at_s": waiting.expires_at_s,
+        "bytes": waiting.octets,
+    }
 
 
 def remarks(row: Report) -> str:

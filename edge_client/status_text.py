@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edge_client.conditions.decide import LocalTime
-from edge_client.texts import English, Language, again_in, system_local_time, words_of
+from edge_client.texts import English, Language, again_in, system_local_time, time_text, words_of
 
 Report = dict[str, Any]
 _COLUMN = 14  # where answers begin
@@ -22,6 +22,7 @@ def status_text(report: Report, language: Language = English, local: LocalTime =
         ("task", say("status.at", task=report["task"], server=report["server"])),
         ("version", _version(say, report)),
         ("contribution", _outcome(say, report["last"])),
+        *([("waiting", _waiting(say, report["waiting"], local))] if report["waiting"] else []),
         ("int8", say("status.judged", **int8) if int8 else say("status.not-judged")),
         *([("own", _personal(say, report["personal"]))] if report["personal"] else []),
         ("key", _key(say, report["key"], report["renew_key_days"])),
@@ -61,6 +62,12 @@ def _outcome(say: Language, last: Report | None) -> str:
     told = say("status.outcome", what=row_title(say, last), end=say(end) if end in say.texts else last["state"])
     told += f" [{last['reason']}]" if last["reason"] else ""
     return told + (f" [{say('status.zeros', code=last['training_failed'])}]" if last["training_failed"] else "")
+
+
+def _waiting(say: Language, waiting: Report, local: LocalTime) -> str:
+    until = time_text(waiting["expires_at_s"], local)
+    told = say("waiting.text", version=waiting["version"], size=f"{waiting['bytes'] / 1e6:.1f}", until=until)
+    return told + (f" [{waiting['reason']}]" if waiting["reason"] else "")
 
 
 def _version(say: Language, report: Report) -> str:

@@ -65,6 +65,11 @@ class BreathingConditions:
             self._first(inner.transfer), self._first(inner.download), self._first(inner.piece), self._first(inner.up)
         )
 
+    @property
+    def sealed_update_s(self) -> float:
+        """For how long the owner lets a trained update wait for a cohort."""
+        return self._inner.sealed_update_s
+
     def hold_s(self) -> float | None:
         """Return how long to wait before asking again, None if the agent may go on."""
         self._breathe()

@@ -13,6 +13,7 @@ MAX_ROSTER_BYTES: Final = 8 * MIB  # signed join messages and certificates of th
 MAX_JSON_DEPTH: Final = 32  # nesting of a control message
 MAX_VECTOR_BYTES: Final = 1024 * MIB  # one masked vector
 MAX_BLOB_BYTES: Final = 2048 * MIB  # one content-addressed file
+MAX_SEALED_UPDATE_BYTES: Final = 512 * MIB  # a trained update that waits on a device's disk
 MAX_NAME_CHARACTERS: Final = 64  # names of tasks and devices
 READ_PIECE_BYTES: Final = 256 * KIB  # bodies are read and hashed in pieces of this size
 OBJECT_PIECE_BYTES: Final = 1 * MIB  # that one request to an object store brings

@@ -28,6 +28,7 @@ from shared.training_inputs import SET_ELSEWHERE
 from shared.wire.canonical import decode, encode, sha256
 
 FOREVER_S: Final = 10.0 * 365 * 86400
+LONGEST_SEALED_S: Final = 90 * 86400.0
 ROTATED_BELOW_LEVELS: Final = 256
 SMALLEST_NORM: Final = 1e-12
 LARGEST_NORM: Final = 1e12
@@ -126,6 +127,8 @@ class Deadlines:
         unmasking_s: for shares of the survivors.
         round_s: for a whole round; it is abandoned then.
         training_s: for a device that was asked to train; then another one is asked.
+        sealed_update_s: how long a device may keep a trained update that could not join a cohort, sealed, for the next
+            one of the same version; 0 for not at all. Owners may set less.
     """
 
     forming_s: float = 30.0
@@ -135,6 +138,7 @@ class Deadlines:
     unmasking_s: float = 60.0
     round_s: float = 7 * 86400.0
     training_s: float = 3600.0
+    sealed_update_s: float = 86400.0
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "cohort.dropout_share": (0, 0.5),
     "eligibility.min_memory_mib": (0, 2**20),
     "eligibility.max_contributions": (0, 10**9),
+    "deadlines.sealed_update_s": (0, LONGEST_SEALED_S),
     "server.learning_rate": (1e-12, 1e6),
     "stop.rounds": (0, 10**9),
     "stop.target_accuracy": (0, 1),
@@ -393,8 +398,15 @@ class Plan:
         return self.encoding(self.cohort.largest, dimension, statistics).words
 
     def to_bytes(self) -> bytes:
-        """Return the canonical JSON that is hashed and sent."""
-        return encode(asdict(self))
+        """Return the canonical JSON that is hashed and sent.
+
+        What plans of before did not have is left out where it has its default, so that they keep their hash.
+        """
+        values = asdict(self)
+        for section, key in _LEFT_OUT:
+            if values[section][key] == getattr(_SECTIONS[section](), key):
+                del values[section][key]
+        return encode(values)
 
     @property
     def sha256(self) -> bytes:
@@ -402,6 +414,7 @@ class Plan:
         return sha256(self.to_bytes())
 
 
+_LEFT_OUT: Final = (("deadlines", "sealed_update_s"),)
 _LARGEST_INPUT: Final = 1e9
 _GLOB: Final = re.compile(r"[ -~]{1,200}")
 _INPUT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")

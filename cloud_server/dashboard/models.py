@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from cloud_server.api.context import context
 from cloud_server.dashboard.facts import models, releases, rounds
 from cloud_server.dashboard.guard import by, for_role
-from cloud_server.dashboard.parts import chosen_task
+from cloud_server.dashboard.parts import chosen_task, dashboard
 from cloud_server.dashboard.showing import (
     LARGEST_NUMBER,
     action,
@@ -70,8 +70,9 @@ def _models(task: str = "", verb: str = "", error: FedloomError | None = None) -
 def show_card(task: str, number: int) -> AnyResponse:
     """Show a version's model card."""
     parts, number = context(), min(number, LARGEST_NUMBER)
+    # The first card of a process loads what computes privacy losses.
+    card = dashboard().summaries.beside(lambda connection: model_card(connection, parts.blobs, task, number))
     with parts.database.read() as connection:
-        card = model_card(connection, parts.blobs, task, number)
         release, _ = release_of(connection, task, number)
         kept = is_kept(connection, task, number)
     return show("card", card, forms=models.forms_of(release) if kept else [])

@@ -8,6 +8,7 @@ The driver then signs what devices are told.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from sqlalchemy import Connection, select
 
@@ -30,8 +31,10 @@ from cloud_server.rounds.retention import is_kept
 from cloud_server.storage.schema import evaluation, round_
 from cloud_server.tasks import Task, load_task, newest_version, release_of
 from shared.errors import Conflict, Missing, Refused
-from shared.release import verify_release
+from shared.release import parse_release, verify_release
 from shared.wire.canonical import Json, decode
+
+_DAY_S: Final = 86_400.0
 
 
 def hold(
@@ -142,8 +145,21 @@ def _require_no_noise(task: Task) -> None:
 def _require_usable(connection: Connection, task_name: str, version: int, key: bytes, now_s: float) -> None:
     body, signature = release_of(connection, task_name, version)
     verify_release(body, signature, public_key=key, task=task_name, min_version=version, now_s=now_s)
+    _require_kept(connection, task_name, version)
+
+
+def _require_kept(connection: Connection, task_name: str, version: int) -> None:
     if not is_kept(connection, task_name, version):
         raise Refused("version-removed", f"The files of version {version} are not kept any more.", "use a newer one")
+
+
+def _require_there(connection: Connection, task_name: str, version: int, now_s: float) -> None:
+    """Refuse a version that devices could not fetch or would not install; only held ones are signed anew in time."""
+    _require_kept(connection, task_name, version)
+    body, _ = release_of(connection, task_name, version)
+    if (expired_s := now_s - parse_release(body).expires_at_s) > 0:
+        days = expired_s / _DAY_S
+        raise Refused("release-expired", f"Version {version} expired {days:.0f} days ago.", "promote a newer one")
 
 
 def proceed(
@@ -172,6 +188,7 @@ def roll_back(
     Raises:
         Missing: ``task-unknown``; ``nothing-released`` where no release came before.
         Conflict: ``release-changed``.
+        Refused: ``version-removed`` or ``release-expired`` of the release before.
     """
     state = lock_release(connection, task_name, expected_revision)
     if state is None:
@@ -185,6 +202,7 @@ def roll_back(
             f"No release came before version {state.released}.",
             "pin a version with `fedloom-server model pin`",
         )
+    _require_there(connection, task_name, made.baseline, now_s)
     detail: dict[str, Json] = {"from": state.released, "version": made.baseline, "reason": reason}
     audit.record(connection, now_s, who, "release-rolled-back", task_name, detail)
     text = reason or "the operator rolled it back"

@@ -99,7 +99,7 @@ def measurements(connection: Connection, task_name: str) -> dict[int, dict[str, 
         sums = one["candidate"]
         if isinstance(sums, dict) and sums["count"]:
             number = int(str(one["version"]))
-            found[number] = _measured(sums["correct"], sums["loss_sum"], sums["count"], one["survivors"])
+            found[number] = _measured(sums["correct"], sums["loss_sum"], sums["count"], one["evaluated"])
     return found
 
 
@@ -109,10 +109,10 @@ def is_enough(found: Mapping[str, Json], fewest: int) -> bool:
 
 
 def shown_evaluations(connection: Connection, task_name: str, fewest: int) -> list[dict[str, Json]]:
-    """Return what stages found, oldest first; without the sums where fewer than ``fewest`` devices had examples."""
+    """Return what stages found, oldest first; without the sums where these would tell of fewer than ``fewest``."""
     found = []
     for one in list_evaluations(connection, task_name):
-        few = not is_enough(one, fewest) or int(str(one["evaluated"])) < fewest
+        few = not is_enough(one, fewest) or int(str(one["evaluated"])) < fewest or one["candidate"] is None
         found.append({**one, "suppressed": few} | ({"candidate": None, "baseline": None} if few else {}))
     return found
 

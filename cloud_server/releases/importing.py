@@ -92,7 +92,8 @@ def import_weights(
             raise Conflict("version-published", "A round published a version meanwhile.", "run it again")
         if state is None:
             audit.record(connection, now_s, who, "release-held", task_name, {"version": before})
-            state = save_release(connection, ReleaseState(task_name, 0, before))
+            state = ReleaseState(task_name, 0, before)
+        state = save_release(connection, state)  # so that the same form is not taken twice
         reason = f"version {made.number} was imported"
         give_up_round(connection, task, now_s, failure="a version was imported", reason=reason)
         insert_version(connection, task_name, made, master_sha256, now_s)

@@ -153,12 +153,13 @@ def settle_stage(
     """
     fewest = task.plan.cohort.min_survivors
     verdict = judge(found, one.rule, "accuracy" if metric == "accuracy" else "loss", fewest)
+    # Else somebody could read what a single device measured.
+    enough = min(found.survivors, found.evaluated) >= fewest and not _tells_of_few(connection, one, fewest)
+    counted: dict[str, Json] = {"members": members, "survivors": found.survivors, "evaluated": found.evaluated}
     result: dict[str, Json] = {
-        "members": members,
-        "survivors": found.survivors,
-        "evaluated": found.evaluated,
-        "candidate": _sums(found.candidate),
-        "baseline": _sums(found.baseline),
+        **counted,
+        "candidate": _sums(found.candidate) if enough else None,
+        "baseline": _sums(found.baseline) if enough else None,
         "gate": verdict.to_json(),
     }
     connection.execute(
@@ -176,7 +177,8 @@ def settle_stage(
         )
     )
     detail: dict[str, Json] = {"version": one.candidate, "promotion": one.number, "stage": one.stage + 1}
-    audit.record(connection, now_s, DRIVER, "release-evaluated", one.task, detail | result)
+    detail |= {**counted, "passed": verdict.passed, "reason": verdict.reason}  # for ever: no sums
+    audit.record(connection, now_s, DRIVER, "release-evaluated", one.task, detail)
     if not verdict.passed:
         end_promotion(connection, DRIVER, state, one, f"stage {one.stage + 1}: {verdict.reason}", now_s)
     elif one.rule.automatic:
@@ -185,6 +187,35 @@ def settle_stage(
         save_promotion(connection, replace(one, phase=WAITING, reason=verdict.reason))
         save_release(connection, state)
     return verdict
+
+
+def _tells_of_few(connection: Connection, one: Promotion, fewest: int) -> bool:
+    """Say whether a stage's sums, less those of other devices over the same version, would be those of a few devices.
+
+    A version is measured by the rounds that begin with it, and by each promotion that compares with it.
+    """
+    versions = (one.candidate, one.baseline)
+    stages = select(evaluation.c.cohort).where(
+        evaluation.c.task == one.task,
+        evaluation.c.cohort != one.cohort,
+        evaluation.c.candidate.in_(versions) | evaluation.c.baseline.in_(versions),
+    )
+    rounds = select(cohort.c.id).where(
+        cohort.c.task == one.task,
+        cohort.c.purpose == "training",
+        cohort.c.base_version.in_(versions),
+        cohort.c.phase == Phase.SUMMED.value,
+    )
+    here = _measured_by(connection, one.cohort)
+    others = (
+        _measured_by(connection, found) for query in (stages, rounds) for found in connection.execute(query).scalars()
+    )
+    return any(0 < len(here ^ other) < fewest for other in others)
+
+
+def _measured_by(connection: Connection, cohort_id: str) -> frozenset[str]:
+    query = select(step.c.device).where(step.c.cohort == cohort_id, step.c.step == "vector")
+    return frozenset(connection.execute(query).scalars())
 
 
 def _sums(one: Evaluation) -> dict[str, Json]:

@@ -168,10 +168,23 @@ def held_versions(connection: Connection, task_name: str) -> frozenset[int]:
     if state is None:
         return frozenset()
     going = under_way(connection, state)
-    made = promotion_of_release(connection, state)
-    before = made.baseline if made is not None else None
-    named = {state.released, state.pinned, before, *((going.candidate, going.baseline) if going else ())}
+    named = {
+        state.released,
+        state.pinned,
+        *_releases_before(connection, state),
+        *((going.candidate, going.baseline) if going else ()),
+    }
     return frozenset(number for number in named if number is not None)
+
+
+def _releases_before(connection: Connection, state: ReleaseState) -> list[int]:
+    """Return the versions that rolling back leads to, one after another."""
+    before = {one.candidate: one.baseline for one in list_promotions(connection, state.task) if one.phase == RELEASED}
+    found, number = list[int](), state.released
+    while (earlier := before.pop(number, None)) is not None:
+        found.append(earlier)
+        number = earlier
+    return found
 
 
 def promotion_of_release(connection: Connection, state: ReleaseState) -> Promotion | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from math import inf
 from typing import Protocol
 
 from edge_client.permits import Permits
@@ -14,6 +15,11 @@ class Conditions(Protocol):
     @property
     def permits(self) -> Permits:
         """What a transport asks."""
+        ...
+
+    @property
+    def sealed_update_s(self) -> float:
+        """For how long the owner lets a trained update wait for a cohort; infinity for as long as the plan does."""
         ...
 
     def hold_s(self) -> float | None:
@@ -53,6 +59,7 @@ class Unconditional:
     """Conditions that always hold, for a process whose owner is elsewhere."""
 
     permits = Permits()
+    sealed_update_s = inf
 
     def hold_s(self) -> None:
         """Do not wait."""

@@ -110,6 +110,13 @@ class Keeper:
         """What a transport asks."""
         return Permits(lambda octets: self._spending.spend("transferred_bytes", octets), self._download, self._piece)
 
+    @property
+    def sealed_update_s(self) -> float:
+        """For how long the owner lets a trained update wait for a cohort; infinity for as long as the plan does."""
+        self._follow_settings()
+        at_most_s = self._settings.train.sealed_update_at_most_s
+        return math.inf if at_most_s is None else at_most_s
+
     def verdict(self) -> Verdict:
         """Return whether to go on now."""
         self._follow_settings()

@@ -66,6 +66,8 @@ TEXTS: Final[dict[str, str]] = {
     "status.judged": "版本 {version} 在 {count} 个样本中答对 {correct} 个",
     "status.not-judged": "尚未评估",
     "status.usage": "传输 {megabytes} MB,训练 {seconds} 秒,写入 {written} MB",
+    "status.waiting": "等待中",
+    "waiting.text": "由版本 {version} 训练的更新,{size} MB,已加密封存;等待参与汇总,至 {until} 为止",
     "end.counted": "已计入发布的总和",
     "end.not-counted": "未计入:总和被丢弃,或未包含它",
     "end.abandoned": "已放弃",

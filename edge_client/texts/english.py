@@ -71,6 +71,8 @@ TEXTS: Final[dict[str, str]] = {
     "status.judged": "{correct} of {count} right in version {version}",
     "status.not-judged": "not judged yet",
     "status.usage": "{megabytes} megabytes moved, {seconds} s of training, {written} megabytes written",
+    "status.waiting": "waiting",
+    "waiting.text": "an update trained from version {version}, {size} megabytes, sealed; for a cohort until {until}",
     "end.counted": "counted in the published sum",
     "end.not-counted": "not counted: the sum was discarded or went on without it",
     "end.abandoned": "abandoned",

@@ -386,6 +386,51 @@ def test_a_release_is_rolled_back_to_the_one_before(scene: Scene) -> None:
         scene.act("roll_back")
 
 
+def test_whoever_rolls_back_again_and_again_is_led_to_versions_that_are_there(scene: Scene) -> None:
+    for number in (1, 2, 3):
+        if number > 1:
+            scene.publish(float(number))
+        scene.spent.clear()
+        scene.act("promote", number, Rule((1.0,)))
+        scene.evaluate(GOOD)
+    for value in range(4, 10):
+        scene.publish(float(value))
+    database = scene.local.parts.database
+    retire_versions(database, Retention(2))
+    forget_versions(database)
+    remove_unneeded(database, scene.local.parts.blobs, scene.now_s + 9 * DAY_S)
+    scene.act("roll_back")
+    assert scene.uses() == [2] * 6
+    for number in (1, 0):
+        scene.act("roll_back")
+        assert scene.uses() == [number] * 6
+        assert scene.members[0].weights(number)
+    with refused("nothing-released", Missing):
+        scene.act("roll_back")
+
+
+def test_nobody_is_led_back_to_a_version_that_expired(scene: Scene) -> None:
+    scene.act("promote", 1, Rule((1.0,)))
+    scene.evaluate(GOOD)
+    scene.local.clock.time_s += 400 * DAY_S  # while no driver ran
+    with scene.local.parts.database.write() as connection, refused("release-expired", Refused):
+        actions.roll_back(connection, ME, None, TASK, now_s=scene.now_s)
+
+
+def test_a_form_of_an_import_is_taken_once(scene: Scene) -> None:
+    parts, revision = scene.local.parts, scene.state.revision
+
+    def send(value: float) -> None:
+        weights = save({"theta": np.full(DIMENSION, value, np.float32)})
+        import_weights(
+            parts.database, parts.blobs, ME, revision, TASK, weights, key=scene.local.release_key, now_s=scene.now_s
+        )
+
+    send(5.0)
+    with refused("release-changed", Conflict):
+        send(6.0)
+
+
 def test_rolling_back_ends_the_cohort_that_evaluates(scene: Scene) -> None:
     scene.act("promote", 1, Rule((1.0,)))
     members = scene.evaluate(GOOD, STEPS[:2])

@@ -78,6 +78,21 @@ def test_the_hash_of_the_default_plan_is_stable() -> None:
     assert Plan("activity").sha256.hex() == "dbcd5a8fbde2dbf74effeccf222b32ed29a6f6e8f4dd00aca14a5cc7f668226c"
 
 
+def test_how_long_an_update_waits_is_left_out_where_it_is_the_default() -> None:
+    """Plans of before had no such key, and keep their hash; there is one text for each plan."""
+    plan = Plan.from_toml(toml("deadlines.sealed_update_s", "86400"))
+    assert b"sealed_update_s" not in plan.to_bytes()
+    assert plan.sha256 == Plan("activity").sha256
+    values = decode(plan.to_bytes())
+    values["deadlines"]["sealed_update_s"] = 86400.0  # type: ignore[call-overload,index]
+    with refused("bad-plan"):
+        Plan.from_bytes(encode(values))
+    short = Plan.from_toml(toml("deadlines.sealed_update_s", "60"))
+    assert Plan.from_bytes(short.to_bytes()).deadlines.sealed_update_s == 60.0
+    with refused("bad-plan"):
+        Plan.from_toml(toml("deadlines.sealed_update_s", "7776001"))
+
+
 def test_every_field_is_in_the_hash() -> None:
     base = Plan("activity")
     hashes = {base.sha256, Plan("other").sha256}

@@ -143,6 +143,11 @@ class Summaries:
             self._verified = self._beside(lambda connection: verify_chain(connection, self._verified))
             return self._verified
 
+    def beside(self, read: Callable[[Connection], R]) -> R:
+        """Return what ``read`` returns, which may take long, while other requests are answered."""
+        with self._turn:
+            return self._beside(read)
+
     def _beside(self, read: Callable[[Connection], R]) -> R:
         def work() -> R:
             with self._database.read() as connection:
