@@ -75,9 +75,10 @@ bench: all
 deb: .venv
 	$(BIN)/python -m tools.packaging.build --arch $(or $(ARCH),amd64) --out dist
 
-# Installs it in a fresh Debian 12 (debootstrap, as root), and sees that it contributes and leaves nothing behind.
+# Installs it in a fresh Debian 12 (debootstrap, as root), and sees that it contributes and leaves nothing behind. An ARCH
+# of another machine runs in qemu-user-static, which binfmt_misc must know by the flag F.
 check-deb: all
-	$(BIN)/pytest -m long tests/e2e/test_package.py
+	$(if $(ARCH),FEDLOOM_DEB_ARCH=$(ARCH)) $(BIN)/pytest -m long tests/e2e/test_package.py
 
 # One universal resolution; every extra's lock is cut from it, so that no two environments disagree.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate pyproject.toml

@@ -20,6 +20,7 @@ from edge_client import contribution
 from edge_client.cohort_client import CohortClient
 from edge_client.conditions.asked import Conditions, Unconditional
 from edge_client.contribution import TrainedUpdate
+from edge_client.crash_loop import CrashLoop
 from edge_client.following import Follower
 from edge_client.identity import Enrolment, Identity, load_enrolment, load_identity, save_enrolment, use_next_key
 from edge_client.journal import TERMINAL, Contribution, Journal, State
@@ -87,7 +88,9 @@ class Agent:
         around: Surroundings,
         conditions: Conditions,
         files: SealedFiles,
+        crash_loop: CrashLoop,
     ) -> None:
+        self._crash_loop = crash_loop
         self._participant = Participant(identity, journal, transport, around, conditions.before_joining, files)
         self._use(identity)
         self._renewal = renewal
@@ -131,7 +134,7 @@ class Agent:
     def _once(self, assignment: Assignment) -> Contribution | None:
         installed = self._install_for(assignment)
         if assignment.action == "done":
-            self._work.personalise(installed)
+            self._personalise(installed)
             return None
         if assignment.action == "wait":
             raise TryLater("no-round-open", f"Not now: {WAITS_FOR[assignment.reason]}.", "run it again later")
@@ -167,6 +170,8 @@ class Agent:
         self._waiting.tidy()
         if (hold_s := self._conditions.hold_s()) is not None:
             return max(SHORTEST_WAIT_S, hold_s)
+        if (hold_s := self._crash_loop.hold_s()) is not None:
+            return min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, hold_s))
         try:
             assignment = self._check_in_between_rounds()
         except TryLater as error:
@@ -192,7 +197,7 @@ class Agent:
             else:
                 self._remember(assignment)
                 if assignment.action == "done":
-                    self._work.personalise(installed)
+                    self._personalise(installed)
         except BrokenState:
             raise
         except FedloomError as error:
@@ -299,6 +304,10 @@ class Agent:
         return Assignment.from_bytes(self._transport.send("POST", CHECK_IN, body).body)
 
     def _install_for(self, assignment: Assignment) -> Installed:
+        with self._crash_loop.at("install", assignment.version, assignment.decision):
+            return self._install_now(assignment)
+
+    def _install_now(self, assignment: Assignment) -> Installed:
         try:
             self._follower.trust(assignment.release_key)
             used = self._follower.use(assignment.decision)
@@ -323,6 +332,10 @@ class Agent:
         if [(row.round_number, row.reason) for row in last] != [(round_number, error.code)]:
             entry = self._journal.begin(round_number, version, self._around.clock.now_s())
             self._participant.record(entry, State.REFUSED, reason=error.code)
+
+    def _personalise(self, installed: Installed) -> None:
+        with self._crash_loop.at("personalise", installed.version):
+            self._work.personalise(installed)
 
     def _install(self, version: int) -> Installed:
         """Return the release of ``version``, judged on this device's held-out examples when it is new."""
@@ -367,7 +380,9 @@ class Agent:
             self._put_aside(entry, error)
             if not isinstance(error, TryLater):
                 self._given_up = round_number
+            self._crash_loop.contributed()
             raise
+        self._crash_loop.contributed()
         return self._journal.contribution(entry)
 
     def _put_aside(self, entry: int, error: FedloomError) -> None:
@@ -445,7 +460,9 @@ class Agent:
             self._participant.record(entry, State.REFUSED if refused else State.ABANDONED, reason=error.code)
             if not isinstance(error, TryLater):
                 self._declined_evaluation = promotion
+            self._crash_loop.contributed()
             raise
+        self._crash_loop.contributed()
         return self._journal.contribution(entry)
 
     def _evaluation(self, candidate: Installed, baseline: Installed, both: tuple[Evaluation, Evaluation]) -> Errand:
@@ -517,11 +534,16 @@ def open_agent(
                 jitter=around.jitter,
                 permits=kept.permits,
             )
+            crash_loop = CrashLoop(journal, around.clock, log)
             unfinished, waiting = journal.recover(around.clock.now_s()), journal.sealed.waiting
+            died = []
             for row in unfinished:
                 kept_on = waiting is not None and waiting.entry == row.id
                 use = "waits for a cohort" if kept_on else "is not used"
                 log(f"round {row.round_number}: the last process ended in state {row.state}; its update {use}")
+                if not (kept_on and row.state is State.TRAINED and row.reason):  # that was put aside, and is no death
+                    died.append(row)
+            crash_loop.look(died)
             store = ModelStore(folder, enrolment, transport, journal, around.clock, log)
             renewal = Renewal(
                 folder,
@@ -532,9 +554,22 @@ def open_agent(
                 around.jitter,
                 lambda step: on_state(step, 0),
             )
-            yield Agent(identity, journal, transport, store, renewal, around, kept, SealedFiles(folder))
+            with _noting_stops(crash_loop):
+                yield Agent(identity, journal, transport, store, renewal, around, kept, SealedFiles(folder), crash_loop)
         finally:
             _close(journal, transport, kept)
+
+
+@contextmanager
+def _noting_stops(crash_loop: CrashLoop) -> Iterator[None]:
+    """Tell an agent that was asked to end, by a signal, from one that died."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            with suppress(BrokenState):
+                crash_loop.stopped()
+        raise
 
 
 def _close(journal: Journal, transport: Transport | None, conditions: Conditions | None) -> None:

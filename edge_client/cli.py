@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     enrolling = add("enroll", _AGENTS, "redeem a code; once per device")
     enrolling.add_argument("code", metavar="CODE", help="from the operator")
     enrolling.add_argument("--examples", type=Path, required=True, metavar="DIR", help="folder with examples.npz")
+    enrolling.add_argument(
+        "--models", type=Path, metavar="DIR", help="keep the released model in DIR, too, for users of DIR's group"
+    )
     enrolling.add_argument("--name", default="", help="your name for this device; it stays here")
     _add_demands(enrolling)
     enrolling.add_argument(
@@ -123,8 +126,13 @@ def _parser() -> argparse.ArgumentParser:
         "reset", _OWNERS, "forget downloaded models, which are fetched again; key, journal and settings stay"
     )
     resetting.add_argument("--yes", action="store_true", help="do it")
-    leaving = add("leave", _AGENTS, "delete this device's key and state, and no other file; it cannot be undone")
+    leaving = add(
+        "leave", _AGENTS, "have this device revoked, and delete its key and state, no other file; it cannot be undone"
+    )
     leaving.add_argument("--yes", action="store_true", help="do it")
+    leaving.add_argument(
+        "--prepare", action="store_true", help="delete nothing: write down what `apt purge` tells the server later"
+    )
     return parser
 
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-from edge_client import agent, enrolment, report
+from edge_client import agent, departure, enrolment, report
 from edge_client.conditions.asked import Conditions
 from edge_client.conditions.keeper import Keeper, Owner
 from edge_client.conditions.probes import Probes, run_program
@@ -22,6 +22,7 @@ from edge_client.demands import demanded, warning
 from edge_client.identity import load_enrolment
 from edge_client.journal import Journal
 from edge_client.notify import take_notifier
+from edge_client.published import clear_published
 from edge_client.sealed_files import SealedFiles
 from edge_client.settings_file import SettingsFile
 from edge_client.state_folder import StateFolder
@@ -29,7 +30,7 @@ from edge_client.supervised import Supervised, wait_for_enrolment, working_words
 from edge_client.texts import system_local_time
 from edge_client.turns import take_turns
 from shared.clock import Clock, SystemClock
-from shared.errors import UsageError
+from shared.errors import FedloomError, UsageError
 from shared.privacy.floors import PrivacyFloors
 from shared.secagg.floors import DeviceFloors
 
@@ -52,6 +53,7 @@ def enroll(arguments: argparse.Namespace) -> None:
         privacy_floors=privacy_floors,
         name=arguments.name,
         renew_key_days=arguments.renew_key_days,
+        models=arguments.models,
         clock=SystemClock(),
         random_bytes=os.urandom,
         jitter=random.random,
@@ -146,17 +148,43 @@ def ledger(arguments: argparse.Namespace) -> None:
 
 
 def leave(arguments: argparse.Namespace) -> None:
-    """Delete this device's key and state."""
+    """Tell the server, and delete this device's key and state; or only write down what to tell."""
     folder = StateFolder(arguments.state)
     if not (folder.key_file.exists() or folder.enrolment_file.exists()):
         load_enrolment(folder)
+    if arguments.prepare:
+        with folder.lock():
+            departure.write_departure(folder)
+        return
     if not arguments.yes:
         raise UsageError("not-confirmed", f"This deletes the key in {folder.path} for good.", "add --yes to do it")
     with folder.lock():
         SealedFiles(folder).destroy()
+        told = _told(folder)
+        clear_published(folder)
         folder.erase()
     rest = "; other files in it were left alone" if folder.path.exists() else ""
     say(f"This device's state in {folder.path} is deleted{rest}; the server keeps the contributions that it has.")
+    if arguments.json:
+        print(json.dumps({"told": told}))
+
+
+def _told(folder: StateFolder) -> bool:
+    """Tell the server that this device leaves, and say what came of it."""
+    try:
+        departure.tell_server(folder)
+    except FedloomError as error:
+        say(f"The server was not told ({error.code}): ask the operator to revoke {_name_of(folder)}.")
+        return False
+    say("The server was told, and takes nothing in this device's name any more.")
+    return True
+
+
+def _name_of(folder: StateFolder) -> str:
+    try:
+        return load_enrolment(folder).device
+    except FedloomError:
+        return "this device"
 
 
 def say(text: str) -> None:

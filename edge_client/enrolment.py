@@ -31,6 +31,7 @@ def enrol(
     privacy_floors: PrivacyFloors | None = None,
     name: str,
     renew_key_days: int = RENEW_KEY_DAYS,
+    models: Path | None = None,
     clock: Clock,
     random_bytes: Callable[[int], bytes],
     jitter: Callable[[], float],
@@ -38,8 +39,9 @@ def enrol(
     """Enrol this device and return what it now is; running it again after a lost answer is safe.
 
     Raises:
-        UsageError: ``bad-code``, ``state-folder-not-empty``, ``examples-in-state-folder``, or what is wrong with the
-            examples: a code is good for one device, so everything that can fail here is checked before it is used.
+        UsageError: ``bad-code``, ``state-folder-not-empty``, ``examples-in-state-folder``,
+            ``models-in-state-folder``, or what is wrong with the examples: a code is good for one device, so everything
+            that can fail here is checked before it is used.
         Refused: ``already-enrolled``, ``wrong-root``, ``wrong-certificate``, or the server's reason.
         TryLater: if the server cannot be reached.
         BrokenState: ``journal-damaged``.
@@ -50,6 +52,12 @@ def enrol(
             "examples-in-state-folder",
             f"{examples} is inside {folder.path}, which is the agent's own.",
             "keep the examples in a folder apart from --state",
+        )
+    if models is not None and models.resolve().is_relative_to(folder.path.resolve()):
+        raise UsageError(
+            "models-in-state-folder",
+            f"{models} is inside {folder.path}, into which no other user may look.",
+            "give --models a folder apart from --state",
         )
     if not records(examples):  # applications may begin later
         read_examples(examples, clock.now_s())
@@ -69,6 +77,7 @@ def enrol(
             floors=floors,
             privacy_floors=privacy_floors or PrivacyFloors(),
             renew_key_days=renew_key_days,
+            models=None if models is None else models.resolve(),
             key_since_s=clock.now_s(),
             journal_id=make_journal(folder.journal_file, random_id("journal", random_bytes)),
         )

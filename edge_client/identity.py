@@ -15,13 +15,14 @@ from shared.errors import BrokenState, FedloomError, Refused
 from shared.privacy.floors import PrivacyFloors
 from shared.root import Root
 from shared.secagg.floors import DeviceFloors
-from shared.wire.canonical import Fields, Json, decode, encode, octets_to_text
+from shared.wire.canonical import Fields, Json, decode, encode, octets_to_text, sha256
 from shared.wire.signed import Certificate, Signed, SigningKey
 
 LARGEST_PRIVACY_FLOOR = 10**6
 RENEW_KEY_DAYS = 90  # unless the owner chose otherwise
 LARGEST_RENEW_KEY_DAYS = 1000  # of a certificate's five years
 _FORMAT = "fedloom-enrolment-1"
+_HASH = "sha256"
 _KEY_BYTES = 32
 _YEAR_9999_S = 253_402_300_799
 _ENROL_AGAIN = "run `fedloom-agent leave` and enrol with a new code"
@@ -44,6 +45,7 @@ class Enrolment:
         renew_key_days: how old the owner lets the key become, 0 for as old as it will.
         key_since_s: when the key in the certificate came into use, None where that was not written down.
         next_certificate: of the next key, until the aggregator has taken that.
+        models: the folder in which applications of other users find the released model, None for none.
     """
 
     url: str
@@ -58,6 +60,7 @@ class Enrolment:
     renew_key_days: int = RENEW_KEY_DAYS
     key_since_s: float | None = None
     next_certificate: Certificate | None = None
+    models: Path | None = None
 
     @property
     def root(self) -> Root:
@@ -127,28 +130,27 @@ def use_next_key(folder: StateFolder, enrolment: Enrolment) -> None:
 
 
 def save_enrolment(folder: StateFolder, enrolment: Enrolment) -> None:
-    """Write what makes this folder an enrolled device."""
-    body = encode(
-        {
-            "format": _FORMAT,
-            "url": enrolment.url,
-            "root": octets_to_text(enrolment.root_document),
-            "fingerprint": octets_to_text(enrolment.fingerprint),
-            "certificate": enrolment.certificate.signed.to_json(),
-            "examples": str(enrolment.examples),
-            "name": enrolment.name,
-            "min_survivors": enrolment.floors.min_survivors,
-            "max_l2_norm": enrolment.floors.max_l2_norm,
-            "privacy_floors": asdict(enrolment.privacy_floors),
-            **({} if enrolment.journal_id is None else {"journal": enrolment.journal_id}),
-            **({"adversary": "semi-honest"} if enrolment.floors.semi_honest else {}),
-            "min_corrupt_share": enrolment.floors.min_corrupt_share,
-            "renew_key_days": enrolment.renew_key_days,
-            **({} if enrolment.key_since_s is None else {"key_since_s": enrolment.key_since_s}),
-            **_next_json(enrolment.next_certificate),
-        }
-    )
-    write_durably(folder.enrolment_file, body)
+    """Write what makes this folder an enrolled device, with a hash: most of it is signed by nobody."""
+    document: dict[str, Json] = {
+        "format": _FORMAT,
+        "url": enrolment.url,
+        "root": octets_to_text(enrolment.root_document),
+        "fingerprint": octets_to_text(enrolment.fingerprint),
+        "certificate": enrolment.certificate.signed.to_json(),
+        "examples": str(enrolment.examples),
+        "name": enrolment.name,
+        "min_survivors": enrolment.floors.min_survivors,
+        "max_l2_norm": enrolment.floors.max_l2_norm,
+        "privacy_floors": asdict(enrolment.privacy_floors),
+        **({} if enrolment.journal_id is None else {"journal": enrolment.journal_id}),
+        **({"adversary": "semi-honest"} if enrolment.floors.semi_honest else {}),
+        "min_corrupt_share": enrolment.floors.min_corrupt_share,
+        "renew_key_days": enrolment.renew_key_days,
+        **({} if enrolment.key_since_s is None else {"key_since_s": enrolment.key_since_s}),
+        **_next_json(enrolment.next_certificate),
+        **({} if enrolment.models is None else {"models": str(enrolment.models)}),
+    }
+    write_durably(folder.enrolment_file, encode({**document, _HASH: sha256(encode(document)).hex()}))
 
 
 def _next_json(certificate: Certificate | None) -> dict[str, Json]:
@@ -190,14 +192,19 @@ def load_enrolment(folder: StateFolder) -> Enrolment:
 
 
 def _parse(body: bytes) -> Enrolment:
-    fields = Fields(decode(body), "enrolment")
+    document = decode(body)
+    if isinstance(document, dict) and _HASH in document:  # which those of before have not
+        written = document.pop(_HASH)
+        if written != sha256(encode(document)).hex():
+            raise BrokenState("identity-damaged", "The enrolment is not what was written.", _ENROL_AGAIN)
+    fields = Fields(document, "enrolment")
     fields.choice("format", (_FORMAT,))
     url = fields.text("url")
-    document, fingerprint = fields.octets("root"), fields.octets("fingerprint", 32)
-    authority_key = Root.verified(document, fingerprint).authority_key
+    root_document, fingerprint = fields.octets("root"), fields.octets("fingerprint", 32)
+    authority_key = Root.verified(root_document, fingerprint).authority_key
     enrolment = Enrolment(
         url=url,
-        root_document=document,
+        root_document=root_document,
         fingerprint=fingerprint,
         certificate=_certificate(fields, "certificate", authority_key),
         examples=Path(fields.text("examples")),
@@ -208,6 +215,7 @@ def _parse(body: bytes) -> Enrolment:
         renew_key_days=_renew_key_days(fields),
         key_since_s=fields.number("key_since_s", 0, _YEAR_9999_S) if fields.has("key_since_s") else None,
         next_certificate=_next_certificate(fields, authority_key),
+        models=Path(fields.text("models")) if fields.has("models") else None,
     )
     fields.end()
     return enrolment

@@ -2,6 +2,7 @@
 
 Every limit that a device keeps by itself (epsilon, participations, versions, counters) is a row in it. A file that is
 gone, empty or another one would silently begin again from nothing; so it has a random id, which the enrolment repeats.
+Each row is there twice, see ``journal_copies``.
 An older copy of the same file has the same id: see shared/spec/THREATS.md.
 """
 
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
+from edge_client.journal_copies import add_copies, differing
 from shared.errors import BrokenState
 
 _BUSY_S: Final = 30.0
 _ID: Final = "id"  # of the table ``meta``
+# What SQLite says of a disk, and not of the file on it.
+_OF_THE_DISK: Final = tuple(f"SQLITE_{what}" for what in ("FULL", "IOERR", "READONLY", "CANTOPEN", "PERM", "BUSY"))
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS contribution (
@@ -113,14 +117,14 @@ def adopt_id(file: JournalFile, journal_id: str) -> str:
 
 
 class JournalFile:
-    """A connection whose every error is ``journal-damaged``.
+    """A connection whose every error is ``journal-damaged``, or ``journal-not-written`` where it is the disk's.
 
     Args:
         path: of the file.
         mode: "rwc" makes it where it is not there.
 
     Raises:
-        BrokenState: ``journal-damaged``.
+        BrokenState: ``journal-damaged``, ``journal-not-written``.
     """
 
     def __init__(self, path: Path, mode: Literal["rw", "rwc"]) -> None:
@@ -135,17 +139,20 @@ class JournalFile:
         """Have every write on the disk before it counts, look for damage, and make tables that are not there yet."""
         self.run("PRAGMA journal_mode = WAL")
         self.run("PRAGMA synchronous = FULL")
-        if (found := self.run("PRAGMA quick_check")[0][0]) != "ok":
+        if (found := self.run("PRAGMA integrity_check")[0][0]) != "ok":
             raise self._damaged(sqlite3.DatabaseError(found))
+        self._bring_up_to_date()
+        if tables := differing(self.run):
+            raise self._damaged(sqlite3.DatabaseError(f"the two copies of {', '.join(tables)} differ"))
+
+    def _bring_up_to_date(self) -> None:
+        """Make tables, and add what journals of before have not; ``status`` may do the same at the same time."""
+        self.run("BEGIN IMMEDIATE")
         for statement in _SCHEMA.split(";"):
             self.run(statement)
-        self._add_mechanism()
-
-    def _add_mechanism(self) -> None:
-        """Add the column that journals of before have not; ``status`` may do the same at the same time."""
-        self.run("BEGIN IMMEDIATE")
         if all(row[1] != "mechanism" for row in self.run("PRAGMA table_info (privacy_charge)")):
             self.run("ALTER TABLE privacy_charge ADD COLUMN mechanism TEXT NOT NULL DEFAULT ''")
+        add_copies(self.run)
         self.run("COMMIT")
 
     def run(self, statement: str, *values: object) -> list[Any]:
@@ -160,10 +167,16 @@ class JournalFile:
         self._database.close()
 
     def _damaged(self, error: sqlite3.Error) -> BrokenState:
+        if (getattr(error, "sqlite_errorname", "") or "").startswith(_OF_THE_DISK):
+            return BrokenState(
+                "journal-not-written",
+                f"{self._path} cannot be written, and nothing is done that is not in it: {error}.",
+                "free some space, and check that the disk is sound and writable; then start the agent again",
+            )
         return BrokenState(
             "journal-damaged",
             f"{self._path} cannot be used: {error}.",
-            "check the disk for space and errors; else `fedloom-agent leave` and enrol with a new code",
+            "check the disk for errors; else `fedloom-agent leave` and enrol with a new code",
         )
 
 

@@ -23,13 +23,14 @@ from edge_client.identity import Enrolment
 from edge_client.journal import SIGNED_TIME, Journal
 from edge_client.local_tensors import LocalTensors
 from edge_client.problems import VersionClosed
+from edge_client.published import PublishedModels
 from edge_client.state_folder import PERSONAL_FILE, StateFolder, current_version
 from edge_client.traffic import Downward
 from edge_client.trainer.protocol import F32
 from edge_client.transport import Transport
 from shared.bundle import INFER_INT8_FILE, MANIFEST_FILE, TRAIN_FILE, Bundle, BundleManifest, patch_model, verify_bundle
 from shared.clock import Clock
-from shared.errors import BundleError, FedloomError, Missing, Refused
+from shared.errors import BundleError, FedloomError, Missing, Refused, TryLater
 from shared.layout import Layout
 from shared.numeric.starting_weights import read_start
 from shared.numeric.wire_weights import model_hash
@@ -67,6 +68,7 @@ class Installed:
         model_sha256: hash of the release's weights, local tensors at their initial values, and of its manifest.
         local_identity: 32 octets that name the bundle and the initial values of local tensors.
         int8: this device's inference twin, None for engines without one.
+        released_int8: the same as the server released it.
     """
 
     version: int
@@ -78,6 +80,7 @@ class Installed:
     model_sha256: bytes
     local_identity: bytes
     int8: bytes | None
+    released_int8: bytes | None
 
 
 class ModelStore:
@@ -173,6 +176,7 @@ class ModelStore:
         self._keep(release, installed, body, signature)
         if use:
             self._activate(version)
+            self._publish(installed)
         self._clean(version)
         return installed
 
@@ -227,11 +231,13 @@ class ModelStore:
         identity = sha256(sha256(files[MANIFEST_FILE]) + sha256(local or b""))
         weights = self._own(layout, identity, start)
         wanted = with_twin and INFER_INT8_FILE in release.files
-        int8 = self._twin(release, bundle.manifest, start) if wanted else None
+        int8 = released_int8 = self._twin(release, bundle.manifest, start) if wanted else None
         if int8 is not None and layout.local.size:
             int8 = self._own_twin(int8, bundle.manifest, weights, release.version)
         plan_sha256 = sha256(files[PLAN_FILE])
-        return Installed(release.version, plan, plan_sha256, bundle, layout, weights, model_sha256, identity, int8)
+        return Installed(
+            release.version, plan, plan_sha256, bundle, layout, weights, model_sha256, identity, int8, released_int8
+        )
 
     def _own(self, layout: Layout, identity: bytes, start: F32) -> F32:
         """Return the release's weights with this device's values of local tensors."""
@@ -290,6 +296,15 @@ class ModelStore:
         link.symlink_to(place.relative_to(self._folder.path))
         link.replace(self._folder.current)
         sync_folder(self._folder.path)
+
+    def _publish(self, installed: Installed) -> None:
+        """Let other users' applications use a release; this device takes part all the same where that fails."""
+        if self._enrolment.models is None or installed.released_int8 is None:
+            return
+        try:
+            PublishedModels(self._enrolment.models).put(installed.version, installed.released_int8)
+        except TryLater as error:
+            self._log(f"version {installed.version} is not published for other users: {error}")
 
     def _clean(self, version: int) -> None:
         """Delete what nobody needs any more: all but this version, and with a decision those that it names.

@@ -136,6 +136,7 @@ def reset(arguments: argparse.Namespace) -> None:
     with folder.lock():
         drop_update(folder, journal_id, SystemClock().now_s(), "reset-by-owner")
         freed = folder.forget_models()
+        importlib.import_module("edge_client.published").clear_published(folder)
     size = f"{freed / 1e6:.1f} megabytes"
     _say(f"The models in {folder.path} are deleted ({size}); the next check-in fetches what is in use.")
     if arguments.json:

@@ -19,14 +19,16 @@ _LOCK_TRIES, _LOCK_TRY_S = 3, 0.1
 _CURRENT = ("current", ".current.new")
 _FOLDERS = ("store", "releases")
 _LOCAL = "local_tensors.bin"
-_JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm")
+# The last one comes while the file is made, and stays where the disk failed then.
+_JOURNAL = ("journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "journal.sqlite3-journal")
 _SETTINGS = "agent.toml"  # the owner's; leaving lets it stay
 _PAUSE = "pause.json"
+_DEPARTURE = "departure.json"
 _SEALING_KEY, _SEALED = "sealed_update.key", "sealed_update.bin"
-_FILES = (*_JOURNAL, "enrolment.json", _LOCAL, _PAUSE, _SEALED)
+_FILES = (*_JOURNAL, "enrolment.json", _LOCAL, _PAUSE, _DEPARTURE, _SEALED)
 _HALF_WRITTEN = re.compile(
-    r"\.((?:next_)?identity\.key|sealed_update\.(?:key|bin)|enrolment\.json|local_tensors\.bin|agent\.toml|pause\.json)"
-    r"\.[0-9]+\.new",
+    r"\.((?:next_)?identity\.key|sealed_update\.(?:key|bin)|(?:enrolment|pause|departure)\.json|local_tensors\.bin"
+    r"|agent\.toml)\.[0-9]+\.new",
     re.ASCII,
 )
 
@@ -66,6 +68,11 @@ class StateFolder:
     def pause_file(self) -> Path:
         """Until when the owner lets the agent pause."""
         return self.path / _PAUSE
+
+    @property
+    def departure_file(self) -> Path:
+        """The request to be revoked, for whoever uninstalls the agent."""
+        return self.path / _DEPARTURE
 
     @property
     def local_tensors(self) -> Path:

@@ -10,6 +10,7 @@ from edge_client.conditions.day_count import DayCount
 from edge_client.conditions.decide import LocalTime
 from edge_client.conditions.pause import read_pause
 from edge_client.conditions.spending import COUNTS
+from edge_client.crash_loop import Crashes
 from edge_client.identity import load_enrolment
 from edge_client.journal import TERMINAL, Contribution, Journal, State
 from edge_client.journal_sealed import Waiting
@@ -39,7 +40,7 @@ def status(folder: StateFolder, clock: Clock = _SYSTEM, local: LocalTime = syste
         rows, int8, note = journal.contributions(), journal.get("int8"), json.loads(journal.get(NOTE) or "{}")
         personal, decision, waiting = journal.get("personal"), journal.decision, journal.sealed.waiting
         condition = json.loads(journal.get(CONDITION) or "null")
-        counted = DayCount.from_text(journal.get(COUNTS))
+        counted, crashes = DayCount.from_text(journal.get(COUNTS)), Crashes.of(journal)
     finally:
         journal.close()
     running, version, last = folder.is_locked(), current_version(folder), rows[-1] if rows else None
@@ -52,6 +53,8 @@ def status(folder: StateFolder, clock: Clock = _SYSTEM, local: LocalTime = syste
     put_aside = last is not None and waiting is not None and waiting.entry == last.id and bool(waiting.reason)
     stuck = put_aside and ("error" in note or note.get("action") == "wait")
     why = _why(running=running, note=note, last=None if stuck else last, condition=condition)
+    if crashes is not None and crashes.left_s(now_s) and (why is None or why["why"] not in {"no-agent", "condition"}):
+        why = {"why": "crashed", **_crashes(crashes)}
     return {
         "device": enrolment.device,
         "name": enrolment.name,
@@ -68,11 +71,17 @@ def status(folder: StateFolder, clock: Clock = _SYSTEM, local: LocalTime = syste
         "renew_key_days": enrolment.renew_key_days,
         "demands": {**asdict(enrolment.floors), **asdict(enrolment.privacy_floors)},
         "used_today": asdict(counted.at(local(now_s).date(), now_s).used),
+        "crashes": None if crashes is None else _crashes(crashes),
         "condition": condition if why and why["why"] == "condition" else None,
         "why": why,
         "why_not_training": why_text(English, why, now_s, local),
         "at_s": now_s,
     }
+
+
+def _crashes(crashes: Crashes) -> Report:
+    again_s = crashes.at_s + crashes.pause_s
+    return {"count": crashes.count, "place": crashes.place, "number": crashes.number, "again_s": again_s}
 
 
 def _finite(time_s: float) -> float | None:

@@ -41,6 +41,9 @@ def why_text(say: Language, why: Report | None, now_s: float, local: LocalTime) 
     if name == "condition":
         reason = words_of(say, why["code"], why["values"], local)
         told = say("why.condition", reason=reason, again=again_in(say, why["look_again_s"], now_s, local))
+    elif name == "crashed":
+        again = time_text(why["again_s"], local)
+        told = say("why.crashed", count=why["count"], place=why["place"], number=why["number"], again=again)
     elif name == "wait":
         told = say(f"wait.{why['reason']}" if f"wait.{why['reason']}" in say.texts else "wait.")
     else:

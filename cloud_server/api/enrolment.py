@@ -6,16 +6,17 @@ from flask import Blueprint, Response
 from sqlalchemy import insert, select
 
 from cloud_server import audit
-from cloud_server.api.auth import Claim, body, take_certificate
+from cloud_server.api.auth import Claim, body, caller, for_devices, take_certificate
 from cloud_server.api.context import Context, context
 from cloud_server.api.policy import public, stating
 from cloud_server.authority.renewal import verified_renewal
-from cloud_server.devices import require_active
+from cloud_server.devices import require_active, set_state
 from cloud_server.storage.schema import device
 from cloud_server.tasks import load_task
 from shared.errors import Refused
+from shared.wire.canonical import Fields, decode
 from shared.wire.messages import EnrolRequest, RenewalRequest, read_signed, write_signed
-from shared.wire.requests import ADMIT, CERTIFICATE, ENROL, JSON, RENEW, ROOT
+from shared.wire.requests import ADMIT, CERTIFICATE, ENROL, JSON, LEAVE, RENEW, ROOT
 from shared.wire.signed import Certificate
 
 blueprint = Blueprint("enrolment", __name__)
@@ -66,6 +67,20 @@ def show_certificate() -> Response:
     parts, claim = context(), Claim.read()
     parts.identity_keys.of(claim.device)
     take_certificate(claim, _current(parts, body(claim)))
+    return Response(b"{}", content_type=JSON)
+
+
+@blueprint.post(LEAVE)
+@for_devices
+def leave() -> Response:
+    """Let the caller take part no more, for good: its owner gives its identity up."""
+    parts, name = context(), caller().device
+    fields = Fields(decode(body()), "leaving")
+    fields.choice("device", (name,))  # it cannot be undone: no request means it by accident
+    fields.end()
+    now_s = parts.clock.now_s()
+    with parts.database.write() as connection:
+        set_state(connection, name, "revoked", "the device left", now_s, actor="device")
     return Response(b"{}", content_type=JSON)
 
 

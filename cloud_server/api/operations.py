@@ -160,6 +160,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "enrolment.show_certificate": Operation(
         "Nothing", "SignedCertificate", problems={401: ("wrong-device",), 403: ("expired-certificate",)}
     ),
+    "enrolment.leave": Operation("Nothing", "Leaving"),
     "work.check_in": Operation("Assignment", "CheckIn", held=True, problems={404: ("task-unknown",)}),
     "work.rendezvous": Operation(
         "Meeting", "Rendezvous", held=True, problems={404: ("task-unknown",), 409: ("version-closed",)}

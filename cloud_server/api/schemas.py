@@ -116,6 +116,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         retry_after_ms=whole(0, MAX_RETRY_AFTER_MS),
     ),
     "ComeBack": closed(retry_after_ms=whole(0, MAX_RETRY_AFTER_MS)),
+    "Leaving": closed(device={"type": "string", "description": "The sender's own pseudonym."}),
     "Rendezvous": closed(
         version=whole(0, MAX_VERSION, "That the device trained from, or evaluated."),
         purpose={"enum": list(get_args(Purpose))},

@@ -6,7 +6,7 @@ with ExampleStore("/var/lib/fedloom/examples") as store:
     store.record(window, label)
 
 Any number of applications may record while the agent trains. An example is there for good when ``record`` returns,
-except that a power cut may take the last ones: a sync for each would wear the card out.
+except that a power cut or a failing disk may take the last ones: a sync for each would wear the card out.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class ExampleStore:
         self._clock = clock
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, FILE_MODE))
+            _make(self._path)
         except OSError as error:
             raise _not_writable(self._path, error.strerror) from error
         self._keep = read_declaration(self._path.parent).keep
@@ -270,6 +270,17 @@ def _cast(arrays: Mapping[str, NDArray[Any]], wanted: Layout) -> dict[str, NDArr
         other = values.astype(kind)
         cast[name] = other if np.array_equal(other, values) else values
     return cast
+
+
+def _make(path: Path) -> None:
+    """Make the file if it is not there, for its group whatever the umask takes away; SQLite copies that to its own."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    except FileExistsError:
+        descriptor = os.open(path, os.O_RDWR)
+    else:
+        os.fchmod(descriptor, FILE_MODE)
+    os.close(descriptor)
 
 
 def _open(path: Path) -> sqlite3.Connection:

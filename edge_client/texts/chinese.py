@@ -44,6 +44,8 @@ TEXTS: Final[dict[str, str]] = {
     "why.error": "{message} [{code}]",
     "why.error-try": "{message} [{code}] 可尝试:{remedy}",
     "why.condition": "{reason};{again}",
+    "why.crashed": "它已连续意外终止 {count} 次,最后一次在 {place}({number});将于 {again} 重试;日志可能说明原因,"
+    "`fedloom-agent once` 可立即重试",
     "status.device": "设备",
     "status.task": "任务",
     "status.version": "版本",

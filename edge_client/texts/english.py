@@ -48,6 +48,8 @@ TEXTS: Final[dict[str, str]] = {
     "why.error": "{message} [{code}]",
     "why.error-try": "{message} [{code}] Try: {remedy}",
     "why.condition": "{reason}; {again}",
+    "why.crashed": "it died {count} times in a row, last at {place} ({number}), and tries again at {again}; its log may"
+    " say why, and `fedloom-agent once` tries now",
     # status
     "status.device": "device",
     "status.task": "task",

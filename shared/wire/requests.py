@@ -25,6 +25,7 @@ ADMIT: Final = "/v1/admit"  # POST, public: a certificate of the authority; the 
 RENEW: Final = "/v1/renew"  # POST, where codes are redeemed, signed by two keys: a certificate for the newer one
 CERTIFICATE: Final = "/v1/certificate"  # POST, signed by the key in the body's certificate: it counts from then on
 SEEDS: Final = "/v1/graph-seeds"  # POST, at the authority, signed by the release key: a sparse graph's seed
+LEAVE: Final = "/v1/leave"  # POST: the device is revoked, since its owner gives its identity up
 CHECK_IN: Final = "/v1/check-in"  # POST: what to do next
 RENDEZVOUS: Final = "/v1/rendezvous"  # POST: the cohort that forms for a version
 RELEASES: Final = "/v1/releases"  # GET /{version}: release.json and its signature

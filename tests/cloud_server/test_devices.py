@@ -12,7 +12,7 @@ from cloud_server.devices import FORGET_BEHIND_AFTER, MAX_BEHIND
 from edge_client.transport import Signer, Transport
 from shared.errors import Conflict, FedloomError, Refused, Unauthenticated
 from shared.wire.messages import CheckIn
-from shared.wire.requests import ADMIT, CHECK_IN
+from shared.wire.requests import ADMIT, CHECK_IN, LEAVE
 from tests.cloud_server.local import Local, LocalPool, small_plan
 from tests.cloud_server.members import Member
 from tests.shared.refusals import refused
@@ -72,6 +72,22 @@ def test_a_revoked_device_stays_out(local: Local, member: Member, capsys: pytest
         member.device,
         "stolen",
     )
+
+
+def test_a_device_that_leaves_stays_out_and_no_other_does(local: Local, member: Member) -> None:
+    other = local.enrol(small_plan("point"), 1)[0]
+    for named in (other.device, "", f"{member.device}x"):
+        with refused("bad-field", FedloomError):
+            member.transport.send("POST", LEAVE, _json({"device": named}))
+    member.release(0)
+    member.transport.send("POST", LEAVE, _json({"device": member.device}))
+    for _ in range(2):
+        with refused("device-revoked", Unauthenticated):
+            member.transport.send("POST", LEAVE, _json({"device": member.device}))
+    other.release(0)
+    rows = local.rows("SELECT device, state, state_reason FROM device")
+    assert set(map(tuple, rows)) == {(member.device, "revoked", "the device left"), (other.device, "active", "")}
+    assert local.rows("SELECT actor, action FROM audit ORDER BY rowid DESC LIMIT 1") == [("device", "device-revoked")]
 
 
 def _json(value: object) -> bytes:

@@ -16,7 +16,7 @@ import jsonschema_rs
 import pytest
 
 from cloud_server.storage.schema import authority_metadata, metadata
-from shared.wire.canonical import octets_from_text, octets_to_text
+from shared.wire.canonical import encode, octets_from_text, octets_to_text
 from shared.wire.messages import write_signed
 from shared.wire.requests import (
     BODY_HEADER,
@@ -25,6 +25,7 @@ from shared.wire.requests import (
     COHORTS,
     COUNTER_HEADER,
     DEVICE_HEADER,
+    LEAVE,
     OCTETS,
     OPENAPI,
     PROBLEM,
@@ -95,6 +96,8 @@ class Stage:
         step = path.rpartition("/")[2]
         if path == CERTIFICATE:
             return write_signed("certificate", self.scene_for(path).attacker.certificate.signed)
+        if path == LEAVE:
+            return encode({"device": self.scene_for(path).attacker.device})
         if path == RENDEZVOUS:
             return b'{"purpose":"training","version":0}'
         return self.scene_for(path).ready[step] if step in STEP_OF_ROUTE else b'{"version":0}'
@@ -145,7 +148,7 @@ def test_there_are_routes_and_each_is_known(stage: Stage) -> None:
     assert all("{" not in stage.target(path) for _, path in found)
     with_body = {path for method, path in found if method in {"PUT", "POST"}}
     steps = {f"{COHORTS}/{{cohort_id}}/{name}" for name in STEP_OF_ROUTE}
-    assert with_body == {CERTIFICATE, CHECK_IN, RENDEZVOUS, *steps}  # a new one needs an honest body above
+    assert with_body == {CERTIFICATE, CHECK_IN, LEAVE, RENDEZVOUS, *steps}  # a new one needs an honest body above
 
 
 def test_no_bad_body_is_taken_by_any_route(stage: Stage) -> None:

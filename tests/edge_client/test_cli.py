@@ -82,9 +82,13 @@ def test_a_device_from_enrolment_to_leaving(tmp_path: Path, certificates: Path, 
     assert "the task is done" in capsys.readouterr().out
     assert main(["ledger", *state, "--json"]) == 0
     ledger = json.loads(capsys.readouterr().out)
-    assert set(ledger) == {"device", "task", "contributions", "totals", "privacy", "int8"}
+    assert set(ledger) == {"device", "task", "contributions", "totals", "privacy", "int8", "waiting"}
     assert main(["leave", *state]) == 2
-    assert main(["leave", *state, "--yes"]) == 0
+    capsys.readouterr()
+    assert main(["leave", *state, "--yes", "--json"]) == 0  # without a server
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"told": False}
+    assert "ask the operator to revoke device-" in said.err
     assert not (tmp_path / "state").exists()
 
 

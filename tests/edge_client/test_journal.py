@@ -175,6 +175,9 @@ def test_a_journal_without_mechanisms_gets_them_and_promises_less(journal: Journ
     assert journal.sums_are_noised
     journal.close()
     with closing(sqlite3.connect(tmp_path / "journal.sqlite3", isolation_level=None)) as database:
+        for event in ("insert", "update", "delete"):
+            database.execute(f"DROP TRIGGER copy_privacy_charge_{event}")
+        database.execute("DROP TABLE copy_privacy_charge")
         database.execute("ALTER TABLE privacy_charge DROP COLUMN mechanism")
     again = Journal(tmp_path / "journal.sqlite3", ID)
     assert again.spent() == [(0.5,)]

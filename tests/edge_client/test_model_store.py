@@ -306,6 +306,33 @@ def test_the_twin_gets_this_devices_own_head_after_the_servers_was_verified(
     np.testing.assert_allclose(InferenceModel(second.int8 or b"").predict(x), expected, rtol=0, atol=1e-4)
 
 
+def test_what_is_published_is_the_release_and_nothing_of_this_devices_own(
+    device: Device, certificates: Path, personal_bundle: Bundle
+) -> None:
+    put_online(device, personal_bundle, personal_bundle)
+    models = device.path / "models"
+    with serve(certificates, device.answer) as url:
+        enrolment = dataclasses.replace(enrolled(device.path, device.aggregator, url), models=models)
+        with device.opened(url, enrolment) as store:
+            first = store.install(0)
+            store.keep_local(first, np.ones(first.layout.local.size, np.float32))
+            second = store.install(1)
+            store.keep_personal(second, b"this device's own")
+    released = device.aggregator.versions[1].files[INFER_INT8_FILE]
+    assert second.int8 != released
+    published = {path.relative_to(models) for path in models.rglob("*") if path.is_file() and not path.is_symlink()}
+    assert published == {Path("releases/1") / INFER_INT8_FILE}
+    assert (models / "current" / INFER_INT8_FILE).read_bytes() == released
+
+
+def test_a_model_that_cannot_be_published_does_not_keep_the_device_away(device: Device, certificates: Path) -> None:
+    (device.path / "models").write_bytes(b"a file")
+    with serve(certificates, device.answer) as url:
+        enrolment = dataclasses.replace(enrolled(device.path, device.aggregator, url), models=device.path / "models")
+        with device.opened(url, enrolment) as store:
+            assert store.install(1).version == 1
+
+
 def test_own_values_that_no_twin_takes_do_not_keep_the_device_away(
     device: Device, store: ModelStore, personal_bundle: Bundle
 ) -> None:

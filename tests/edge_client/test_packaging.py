@@ -34,8 +34,10 @@ def test_a_lock_is_read_for_the_machine_of_the_package(arch: str) -> None:
 
 
 def test_pruning_leaves_what_an_agent_loads(tmp_path: Path) -> None:
-    keep = ["numpy/core/a.so", "numpy/__init__.py", "ai_edge_litert/libLiteRt.so", "ai_edge_litert/interpreter.py"]
+    keep = ["numpy/core/a.so", "numpy/__init__.py", "ai_edge_litert/interpreter.py"]
+    keep += ["ai_edge_litert/_pywrap_litert_interpreter_wrapper.so", "ai_edge_litert/libpywrap_litert_common.so"]
     spare = ["numpy/core/tests/t.py", "numpy/core/include/x.h", "numpy/a.pyi", "ai_edge_litert/gpu.so", "bin/f2py"]
+    spare += ["ai_edge_litert/libLiteRt.so", "numpy/core/_simd.cpython-311-aarch64-linux-gnu.so", "numpy/f2py/f.py"]
     for name in (*keep, *spare, "ai_edge_litert/vendors/v.so"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import hashlib
 import os
 import py_compile
 import shutil
@@ -49,8 +50,13 @@ sys.exit(main())
 _VENV: Final = "home = /usr/bin\ninclude-system-site-packages = true\nversion = 3.11\n"
 
 
-def build(machine: Machine, out: Path) -> Path:
+def build(machine: Machine, out: Path, *, compression: str = "xz") -> Path:
     """Return the package that was built in ``out``.
+
+    Args:
+        machine: that it is for.
+        out: folder, made if it is not there.
+        compression: as dpkg-deb names it; "gzip" is several times faster, and the file half as large again.
 
     Raises:
         Refused: ``wheels-missing`` or ``wrong-python``.
@@ -71,10 +77,16 @@ def build(machine: Machine, out: Path) -> Path:
         _add_files(tree)
         _add_control(tree, machine)
         path = out / f"fedloom-agent_{VERSION}_{machine.debian}.deb"
-        words: list[str | Path] = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", tree, path]
+        words: list[str | Path] = ["dpkg-deb", "--root-owner-group", f"-Z{compression}", "--build", tree, path]
         subprocess.run(words, check=True, stdout=2)
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {_mib(tree):.0f} MiB installed", file=sys.stderr)
     return path
+
+
+def write_hashes(out: Path) -> None:
+    """Write SHA256SUMS of every package in ``out``, which install.sh checks."""
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(out.glob("*.deb"))]
+    (out / "SHA256SUMS").write_text("".join(lines), "utf-8")
 
 
 def _install(machine: Machine, site: Path, lock: Path) -> None:
@@ -140,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         print(build(MACHINES[arguments.arch], arguments.out))
+        write_hashes(arguments.out)
     except FedloomError as error:
         print(error, file=sys.stderr)
         return error.exit_code

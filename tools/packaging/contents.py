@@ -17,8 +17,20 @@ _GLIBC_MINOR: Final = 36  # Debian 12
 _NEVER_LOADED: Final = frozenset(
     {"backports-strenum", "colorama", "flatbuffers", "ml-dtypes", "protobuf", "pycparser", "tqdm", "typing-extensions"}
 )
-_LITERT_KEPT: Final = frozenset({"_pywrap_litert_interpreter_wrapper.so", "libLiteRt.so", "libpywrap_litert_common.so"})
-_LITERT_FOLDERS: Final = ("aot", "vendors", "tools")
+# The interpreter; libLiteRt.so is for the compiled models beside it, and LiteRT loads it only where it is there.
+_LITERT_KEPT: Final = frozenset({"_pywrap_litert_interpreter_wrapper.so", "libpywrap_litert_common.so"})
+_SPARE: Final = (
+    "ai_edge_litert/aot",
+    "ai_edge_litert/schema_py_generated.py",
+    "ai_edge_litert/tools",
+    "ai_edge_litert/vendors",
+    "bin",
+    "numpy/_pyinstaller",
+    "numpy/array_api",
+    "numpy/distutils",
+    "numpy/f2py",
+)
+_SPARE_MODULES: Final = ("numpy/core/_simd.*.so",)  # for NumPy's own tests
 _SUFFIXES: Final = frozenset({".a", ".c", ".h", ".pyi", ".pxd", ".pyx", ".f", ".f90"})
 
 
@@ -35,6 +47,11 @@ class Machine:
     debian: str
     python: str
     runtime: str
+
+    @property
+    def emulated(self) -> str:
+        """What qemu calls it."""
+        return "arm" if self.python.startswith("arm") else self.python
 
     @property
     def platforms(self) -> list[str]:
@@ -65,13 +82,15 @@ def locked(text: str, machine: Machine) -> str:
 
 
 def prune(site: Path) -> None:
-    """Delete what an agent never loads: tests, headers, sources, stubs, commands, and most of LiteRT."""
+    """Delete what an agent never loads: tests, headers, sources, stubs, commands, build tools, and most of LiteRT."""
     for folder in [path for path in site.rglob("*") if path.is_dir() and path.name in {"tests", "include"}]:
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(site / "bin", ignore_errors=True)
+    for path in [*(site / name for name in _SPARE), *(path for name in _SPARE_MODULES for path in site.glob(name))]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     litert = site / "ai_edge_litert"
-    for name in _LITERT_FOLDERS:
-        shutil.rmtree(litert / name, ignore_errors=True)
     for path in [path for path in site.rglob("*") if path.is_file()]:
         spare = path.suffix == ".so" and litert in path.parents and path.name not in _LITERT_KEPT
         if spare or path.suffix in _SUFFIXES:
