@@ -22,6 +22,7 @@ from cloud_server.models_cli import add_models
 from cloud_server.operator_cli import add_operators, add_tokens
 from cloud_server.parameters import add_parameters, show_parameters
 from cloud_server.serve_cli import add_driver, add_serve, drive, serve
+from cloud_server.spoken import require_texts
 from cloud_server.storage.failures import failure_of
 from cloud_server.tables import described, plain, plain_lines
 from cloud_server.task_cli import add_audit, add_privacy, add_tasks
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0o077)  # databases, uploads and logs are the operator's alone
     try:
         arguments = command_line().parse_args(words)
+        require_texts(vars(arguments))
         result = _run(arguments)
     except FedloomError as error:
         if "--json" in words:

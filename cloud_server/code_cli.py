@@ -71,7 +71,10 @@ def _create(arguments: argparse.Namespace) -> Json:
     names = ", ".join(ids)
     if options:
         print(f"owners who agree with the plan enrol with {options}; other devices decline its rounds", file=sys.stderr)
-    print(f"they lead to {read[0].url}, once each; to list or revoke they are called {names}", file=sys.stderr)
+    print(
+        f"each code enrols one device at {read[0].url}, once; to list or revoke they are called {names}",
+        file=sys.stderr,
+    )
     return "\n".join(made)
 
 

@@ -307,7 +307,8 @@ def set_state(
 
     Raises:
         Missing: ``device-unknown``.
-        Conflict: ``device-revoked``: who is revoked stays so.
+        Conflict: ``device-revoked``: who is revoked stays so; ``already-revoked``, ``already-quarantined`` and
+            ``already-active``: somebody else was first, and the reason given now is not recorded.
     """
     query = select(device.c.state, device.c.task).where(device.c.device == name).with_for_update()
     row = connection.execute(query).one_or_none()
@@ -316,11 +317,20 @@ def set_state(
     if row.state == "revoked" and state != "revoked":
         raise Conflict("device-revoked", f"{name} is revoked for good.", "make a new code for it")
     if row.state == state:
-        return
+        raise _already(name, state)
     values = {"state": state, "state_reason": reason, "behind": 0}
     connection.execute(update(device).where(device.c.device == name).values(values))
     action = {"active": "reinstated", "quarantined": "quarantined", "revoked": "revoked"}[state]
     audit.record(connection, now_s, actor, f"device-{action}", name, {"task": row.task, "reason": reason})
+
+
+def _already(name: str, state: State) -> Conflict:
+    remedy = "nothing was changed; see `fedloom-server audit list` for who did it"
+    if state == "revoked":
+        return Conflict("already-revoked", f"{name} is revoked already.", remedy)
+    if state == "quarantined":
+        return Conflict("already-quarantined", f"{name} is quarantined already.", remedy)
+    return Conflict("already-active", f"{name} is active already.", remedy)
 
 
 def count_vector(connection: Connection, name: str, now_s: float) -> None:

@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from cloud_server.audit import ANCHOR_FILE, Anchor
 from cloud_server.durations import seconds_of
@@ -18,12 +19,14 @@ from cloud_server.operators.accounts import AT_THE_MACHINE, By
 from cloud_server.operators.roles import ROLES
 from cloud_server.settings import DataFolder
 from cloud_server.storage.opening import open_database
-from cloud_server.tables import nothing, since, table, when, word, yes_or_no
+from cloud_server.storage.schema import setting
+from cloud_server.tables import nothing, plain, since, table, when, word, yes_or_no
 from shared.clock import SystemClock
 from shared.errors import UsageError
 from shared.limits import MAX_PASSWORD_CHARACTERS
 from shared.wire.canonical import Json
 
+_PAGE: Final = "/console"
 Command = Callable[[argparse.Namespace], Json]
 Add = Callable[[str, str, Command], argparse.ArgumentParser]
 
@@ -86,6 +89,11 @@ def _add(arguments: argparse.Namespace) -> Json:
     password = None if arguments.no_password else _password()
     with _writing(arguments) as (connection, by):
         accounts.add_operator(connection, arguments.name, arguments.role, password, by)
+        address = connection.execute(select(setting.c.value).where(setting.c.name == "url")).scalar_one_or_none()
+    if not arguments.json:
+        where = f"at {address}{_PAGE}" if address else f"at {_PAGE} of the address that `fedloom-server serve` prints"
+        how = "through the proxy" if password is None else "with this name and password"
+        print(f"sign in {how} {plain(where)}; Overview there says what to do next", file=sys.stderr)
     return {"operator": arguments.name, "role": arguments.role}
 
 

@@ -29,7 +29,7 @@ from cloud_server.storage.leases import LEASE_S, LONGEST_LEASE_S, SHORTEST_LEASE
 from cloud_server.storage.opening import open_database
 from cloud_server.storage.schema import device, setting
 from cloud_server.stored_numbers import stored_number
-from cloud_server.tls import ROOT_FILE
+from cloud_server.tls import ROOT_FILE, fingerprint
 from shared.clock import SystemClock
 from shared.errors import UsageError
 from shared.root import Root
@@ -162,6 +162,8 @@ def serve(arguments: argparse.Namespace) -> int:
     if before not in {None, url}:
         log.warning("new enrolment codes lead to %s from now on; those from before lead to %s", url, before)
     log.info("serving %s from %s, root fingerprint %s", url, folder.path, parts.root.fingerprint.hex())
+    shown = fingerprint(tls.certificate.read_text("ascii"))
+    log.info("TLS root, SHA-256: %s; TLS certificate, SHA-256: %s", fingerprint(tls.root_pem), shown)
     if not has_operator:
         log.info(
             "the page at %s/console has no operator yet: fedloom-server operator add NAME --role admin --data %s",

@@ -62,6 +62,20 @@ def ensure_certificates(folder: Path, host: str, now: dt.datetime) -> None:
         )
 
 
+def fingerprint(pem: str) -> str:
+    """Return the SHA-256 of the first certificate of a PEM file, as browsers show it but without colons.
+
+    Raises:
+        UsageError: ``bad-tls``.
+    """
+    try:
+        return x509.load_pem_x509_certificate(pem.encode("ascii")).fingerprint(SHA256()).hex()
+    except ValueError as error:
+        raise UsageError(
+            "bad-tls", "What should be a certificate in PEM is none.", "give another --tls-cert"
+        ) from error
+
+
 def _make_root(folder: Path, now: dt.datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("Fedloom self-signed root")

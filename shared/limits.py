@@ -78,6 +78,7 @@ SEND_PIECE_BYTES: Final = 16 * KIB
 # Operators
 MIN_PASSWORD_CHARACTERS: Final = 12
 MAX_PASSWORD_CHARACTERS: Final = 256
+MAX_REASON_CHARACTERS: Final = 200  # that an operator gives
 MAX_LABEL_CHARACTERS: Final = 100
 MAX_TOKEN_VALID_S: Final = 366 * 86400.0
 SESSION_IDLE_S: Final = 3600.0  # after which a browser must sign in again

@@ -17,7 +17,7 @@ from cloud_server.codes import count_codes, list_codes, make_codes, revoke_code
 from cloud_server.dashboard.facts import system, tasks
 from cloud_server.dashboard.guard import by
 from cloud_server.dashboard.parts import chosen_task, dashboard
-from cloud_server.dashboard.showing import action, done, page, show, wants_json
+from cloud_server.dashboard.showing import action, done, page, refused, show, wants_json
 from cloud_server.devices import State, set_state
 from cloud_server.durations import seconds_of
 from cloud_server.operators import accounts, tokens
@@ -26,15 +26,15 @@ from cloud_server.releases.keys import newest_key
 from cloud_server.rounds.stopping import stop_task
 from cloud_server.tasks import create_task, load_bundle, load_task, prepare_task, task_names
 from shared.bundle import MANIFEST_FILE, Bundle, BundleManifest, verify_bundle
-from shared.errors import Missing, UsageError
-from shared.limits import MAX_BUNDLE_BYTES, MAX_NAME_CHARACTERS, MAX_SHOWN_CODES
+from shared.errors import FedloomError, Missing, UsageError
+from shared.limits import MAX_BUNDLE_BYTES, MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, MAX_SHOWN_CODES
 from shared.plan import Plan
 from shared.root import EnrolmentCode
 from shared.wire.canonical import Json
 
 _VERBS: Final[dict[str, State]] = {"revoke": "revoked", "quarantine": "quarantined", "reinstate": "active"}
-_LONGEST_REASON: Final = 200
 _CODE_ROWS: Final = 50
+_COUNT_DIGITS: Final = 9
 _EXAMPLE: Final = """task = "my-task"
 
 [training]
@@ -55,7 +55,7 @@ def change_device(device: str, verb: str) -> AnyResponse:
     if verb not in _VERBS:
         raise Missing("verb-unknown", "Devices cannot be changed like that.", f"choose one of {', '.join(_VERBS)}")
     who = by()
-    reason = request.form.get("reason", "").strip()[:_LONGEST_REASON]
+    reason = request.form.get("reason", "").strip()[:MAX_REASON_CHARACTERS]
     with context().recorded() as connection:
         set_state(connection, device, _VERBS[verb], reason, who.now_s, actor=who.actor)
     dashboard().summaries.forget_devices()
@@ -71,25 +71,33 @@ def show_codes() -> AnyResponse:
 @action("/codes", "operator")
 def create_codes() -> AnyResponse:
     """Make codes; they are shown in this answer only."""
-    text = request.form.get("count", "1").strip()
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_SHOWN_CODES):
-        raise UsageError(
-            "bad-count",
-            f"A page shows 1 to {MAX_SHOWN_CODES} codes.",
-            "make more with fedloom-server code create --count",
+    try:
+        codes = make_codes(
+            context(),
+            request.form.get("task", ""),
+            by(),
+            count=_count(),
+            valid_s=seconds_of(request.form.get("expires", "24h"), "The time"),
+            group=request.form.get("group", "").strip(),
         )
-    codes = make_codes(
-        context(),
-        request.form.get("task", ""),
-        by(),
-        count=int(text),
-        valid_s=seconds_of(request.form.get("expires", "24h"), "The time"),
-        group=request.form.get("group", "").strip(),
-    )
+    except FedloomError as error:
+        if wants_json() or error.code == "task-unknown":
+            raise
+        return _codes([], error)
     return _codes(codes)
 
 
-def _codes(codes: list[str]) -> AnyResponse:
+def _count() -> int:
+    text = request.form.get("count", "1").strip()
+    short = text.isascii() and text.isdigit() and len(text) <= _COUNT_DIGITS
+    if short and 1 <= int(text) <= MAX_SHOWN_CODES:
+        return int(text)
+    raise UsageError(
+        "bad-count", f"A page shows 1 to {MAX_SHOWN_CODES} codes.", "make more with fedloom-server code create --count"
+    )
+
+
+def _codes(codes: list[str], error: FedloomError | None = None) -> AnyResponse:
     parts = context()
     with parts.database.read() as connection:
         stored, menu = chosen_task(connection, request.form.get("task", ""))
@@ -100,7 +108,8 @@ def _codes(codes: list[str]) -> AnyResponse:
     values["enrolment_options"] = enrolment_options(stored.plan) if stored else ""
     if stored is not None and keys["authority_here"]:
         values |= _made(stored.name)
-    return show("codes", values, menu=menu, pictures=pictures, states=CODE_STATES)
+    more = {"menu": menu, "pictures": pictures, "states": CODE_STATES, "typed": request.form if error else {}}
+    return show("codes", values, **more) if error is None else refused(error, "codes", values, **more)
 
 
 def _made(task: str) -> dict[str, Json]:
@@ -134,13 +143,18 @@ def qr_code(text: str) -> Markup:
 @page("/new-task", "operator")
 def new_task() -> AnyResponse:
     """Show the editor, with the plan of the task that is to be repeated, if one is named."""
-    parts = context()
     like = request.args.get("like", "")
-    with parts.database.read() as connection:
-        names = task_names(connection)
+    with context().database.read() as connection:
         text = toml_of(load_task(connection, like).plan) if like else _EXAMPLE
-    values: dict[str, Json] = {"plan": text, "model": like, "tasks": [*names], "keys": tasks.plan_keys()}
-    return show("new_task", values | tasks.check_plan(text, _stored_bundle(like) if like else None))
+    return show("new_task", _editor(text, like))
+
+
+def _editor(text: str, model: str) -> dict[str, Json]:
+    with context().database.read() as connection:
+        names = task_names(connection)
+    bundle = _stored_bundle(model) if model in names else None
+    values: dict[str, Json] = {"plan": text, "model": model, "tasks": [*names], "keys": tasks.plan_keys()}
+    return values | tasks.check_plan(text, bundle)
 
 
 @action("/new-task/check", "operator")
@@ -154,8 +168,18 @@ def check_task() -> AnyResponse:
 @action("/new-task", "operator", body_bytes=MAX_BUNDLE_BYTES)
 def create_new_task() -> AnyResponse:
     """Make a task from a plan, and the model of another task or an uploaded bundle."""
-    plan = Plan.from_toml(request.form.get("plan", ""))
-    model = request.form.get("model", "")
+    text, model = request.form.get("plan", ""), request.form.get("model", "")
+    try:
+        task = _create(text, model)
+    except FedloomError as error:
+        if wants_json():
+            raise
+        return refused(error, "new_task", _editor(text, model))
+    return done("task-created", url_for("console.show_task", task=task), task=task)
+
+
+def _create(text: str, model: str) -> str:
+    plan = Plan.from_toml(text)
     bundle = _stored_bundle(model) if model else _uploaded_bundle()
     parts, who = context(), by()
     with parts.database.read() as connection:
@@ -163,7 +187,7 @@ def create_new_task() -> AnyResponse:
     new = prepare_task(parts.blobs, bundle, plan, key, who.now_s)
     with parts.recorded() as connection:
         create_task(connection, new, who.now_s, actor=who.actor)
-    return done("task-created", url_for("console.show_task", task=plan.task), task=plan.task)
+    return plan.task
 
 
 @action("/tasks/<task>/stop", "operator")

@@ -6,7 +6,6 @@ somebody else changes nothing, and is shown how it stands now.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Final
 
@@ -14,12 +13,21 @@ from flask import Response, request, url_for
 from sqlalchemy import Connection
 from werkzeug.wrappers import Response as AnyResponse
 
-from cloud_server.api import problems
 from cloud_server.api.context import context
 from cloud_server.dashboard.facts import models, releases, rounds
 from cloud_server.dashboard.guard import by, for_role
 from cloud_server.dashboard.parts import chosen_task, dashboard
-from cloud_server.dashboard.showing import LARGEST_NUMBER, action, blueprint, done, page, show, wants_json, whole_number
+from cloud_server.dashboard.showing import (
+    LARGEST_NUMBER,
+    action,
+    blueprint,
+    done,
+    page,
+    refused,
+    show,
+    wants_json,
+    whole_number,
+)
 from cloud_server.releases import actions
 from cloud_server.releases.card import model_card
 from cloud_server.releases.catalogue import FORMS, SUFFIXES, file_in_form
@@ -30,11 +38,9 @@ from cloud_server.releases.state import ReleaseState
 from cloud_server.rounds.retention import is_kept
 from cloud_server.tasks import release_of
 from shared.errors import FedloomError, Missing, UsageError
-from shared.limits import MAX_BUNDLE_BYTES
+from shared.limits import MAX_BUNDLE_BYTES, MAX_REASON_CHARACTERS
 from shared.wire.canonical import Json
 
-_LINKS: Final = {"here_url": "show_models", "json_url": "show_models_json"}  # of what answers a form at its address
-_LONGEST_REASON: Final = 200
 _DIGITS: Final = 10
 
 
@@ -44,8 +50,8 @@ def show_models() -> AnyResponse:
     return _models()
 
 
-def _models(task: str = "", error: FedloomError | None = None) -> AnyResponse:
-    """Return the page; with an error, why something was not done, and its status."""
+def _models(task: str = "", verb: str = "", error: FedloomError | None = None) -> AnyResponse:
+    """Return the page; with an error, why something was not done, its status, and what was typed into its form."""
     with context().database.read() as connection:
         stored, menu = chosen_task(connection, task)
         if stored is None:
@@ -55,12 +61,9 @@ def _models(task: str = "", error: FedloomError | None = None) -> AnyResponse:
             values |= {"history": [*rounds.history(connection, stored)]}
             values |= {"release": releases.show_releases(connection, stored)}
     if error is None:
-        return show("models", values, menu=menu)
-    answer = problems.answer(error)
-    links = {name: url_for(f"console.{view}", task=task) for name, view in _LINKS.items()}
-    response = show("models", values | {"problem": json.loads(answer.get_data())}, menu=menu, **links)
-    response.status_code = answer.status_code
-    return response
+        return show("models", values, menu=menu, typed={})
+    typed = {**request.form.to_dict(), "verb": verb}
+    return refused(error, "models", values, menu=menu, typed=typed, here_url=url_for("console.show_models", task=task))
 
 
 @page("/models/<task>/<int:number>")
@@ -117,7 +120,7 @@ def _answer(task: str, verb: str, run: Callable[[], ReleaseState]) -> AnyRespons
     except FedloomError as error:
         if wants_json() or error.code == "task-unknown":
             raise
-        return _models(task, error)
+        return _models(task, verb, error)
     where = url_for("console.show_models", task=task)
     return done(f"release-{verb}", where, task=task, revision=state.revision)
 
@@ -206,4 +209,4 @@ def _share(name: str, usual: float) -> float:
 
 
 def _reason() -> str:
-    return request.form.get("reason", "").strip()[:_LONGEST_REASON]
+    return request.form.get("reason", "").strip()[:MAX_REASON_CHARACTERS]

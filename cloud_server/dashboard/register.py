@@ -16,7 +16,7 @@ from cloud_server.beside import in_web_process
 from cloud_server.dashboard import actions, guard, models, pages, parts, signing_in
 from cloud_server.dashboard.facts.summaries import Summaries
 from cloud_server.dashboard.guard import SignInHeader
-from cloud_server.dashboard.showing import blueprint
+from cloud_server.dashboard.showing import blueprint, failed_outside
 from cloud_server.figures import duration, iso, number, size
 from cloud_server.storage.opening import open_database
 
@@ -33,6 +33,8 @@ def register(app: Flask, context: Context, checks: Mapping[str, Check], header: 
     app.jinja_env.filters.update(iso=iso, size=size, duration=duration, number=number)
     app.jinja_env.globals["static_version"] = signing_in.static_version
     app.register_blueprint(blueprint)
+    for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):  # no blueprint's, for no route took them
+        app.register_error_handler(status, failed_outside)
 
     @app.get("/")
     @public

@@ -6,24 +6,27 @@ import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, ParamSpec, cast
+from urllib.parse import unquote
 
 from flask import Blueprint, Response, g, make_response, redirect, render_template, request, url_for
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from cloud_server.api import problems
 from cloud_server.api.policy import public
 from cloud_server.dashboard import language
+from cloud_server.dashboard.addresses import HTMX, PREFIX, SUFFIX, as_json, here, local_path
 from cloud_server.dashboard.guard import FORM_TOKEN_FIELD, for_role, with_small_forms
+from cloud_server.dashboard.notices import FIELD, notice, shown_notice
 from cloud_server.operators.roles import Role
+from shared.errors import FedloomError
 from shared.limits import MAX_FORM_BYTES
 from shared.wire.canonical import Json, sha256
 from shared.wire.requests import JSON
 
 P = ParamSpec("P")
-PREFIX: Final = "/console"
 HTML: Final = "text/html; charset=utf-8"
 blueprint = Blueprint("console", __name__, url_prefix=PREFIX, template_folder="templates", static_folder=None)
-_SUFFIX: Final = ".json"
 LARGEST_NUMBER: Final = 2**31 - 1  # that every database's columns hold
 _SIGN_IN_CODES: Final = frozenset({"not-signed-in", "session-expired"})
 SECURITY_HEADERS: Final = {
@@ -59,27 +62,34 @@ def failed(error: Exception) -> AnyResponse:
         return answer
     problem = json.loads(answer.get_data())
     if problem["code"] in _SIGN_IN_CODES and request.method in {"GET", "HEAD"}:
-        where = url_for("console.sign_in", next=request.full_path.rstrip("?"))
-        if "HX-Request" in request.headers:
+        where = url_for("console.sign_in", next=local_path(here()))
+        if HTMX in request.headers:
             return Response(status=HTTPStatus.NO_CONTENT, headers={"HX-Redirect": where})
         return redirect(where, HTTPStatus.SEE_OTHER)
-    page = "problem_part" if "HX-Request" in request.headers else "problem"
+    page = "problem_part" if HTMX in request.headers else "problem"
     response = make_response(render(page, {"problem": problem}), answer.status_code)
     if "Retry-After" in answer.headers:
         response.headers["Retry-After"] = answer.headers["Retry-After"]
     return response
 
 
+def failed_outside(error: HTTPException) -> AnyResponse:
+    """Answer what no route of the pages takes as a page, and what is below another path as programs expect it."""
+    if not request.path.startswith(f"{PREFIX}/"):
+        return problems.answer(error)
+    return secured(make_response(failed(error)))
+
+
 def wants_json() -> bool:
     """Say whether a program asks."""
     best = request.accept_mimetypes.best_match(["text/html", JSON], default="text/html")
-    return request.path.endswith(_SUFFIX) or best == JSON
+    return request.path.endswith(SUFFIX) or best == JSON
 
 
 def render(name: str, values: Mapping[str, Json], **more: object) -> str:
     """Return a template with a page's values, and what all of them need."""
     chosen = language.chosen()
-    who = g.get("operator")
+    who, address = g.get("operator"), str(more.pop("here_url", "")) or here()
     return render_template(
         f"{name}.html",
         page=values,
@@ -90,7 +100,10 @@ def render(name: str, values: Mapping[str, Json], **more: object) -> str:
         languages=language.LANGUAGES,
         me=who,
         form_token_field=FORM_TOKEN_FIELD,
-        **{"here_url": request.full_path.rstrip("?"), "json_url": _json_url(), **more},
+        here_url=address,
+        json_url=as_json(address),
+        done=shown_notice(),
+        **more,
     )
 
 
@@ -112,7 +125,16 @@ def done(key: str, where: str, **values: Json) -> AnyResponse:
     """Answer that something was done: go ``where`` and say so there, or JSON."""
     if wants_json():
         return Response(json.dumps({"done": key, **values}), content_type=JSON)
-    return redirect(f"{where}{'&' if '?' in where else '?'}done={key}", HTTPStatus.SEE_OTHER)
+    said = notice(key, unquote(where.partition("?")[0]))
+    return redirect(f"{where}{'&' if '?' in where else '?'}{FIELD}={said}", HTTPStatus.SEE_OTHER)
+
+
+def refused(error: FedloomError, name: str, values: Mapping[str, Json], **more: object) -> Response:
+    """Answer a form that was refused: why, and the page again with ``values`` that were typed."""
+    answer = problems.answer(error)
+    response = show(name, {**values, "problem": json.loads(answer.get_data())}, **more)
+    response.status_code = answer.status_code
+    return response
 
 
 def page(rule: str, role: Role = "viewer") -> Callable[[Callable[P, AnyResponse]], Callable[P, AnyResponse]]:
@@ -121,7 +143,7 @@ def page(rule: str, role: Role = "viewer") -> Callable[[Callable[P, AnyResponse]
     def decorate(view: Callable[P, AnyResponse]) -> Callable[P, AnyResponse]:
         guarded = for_role(role)(view)
         blueprint.get(rule)(guarded)
-        blueprint.get(rule + _SUFFIX, endpoint=f"{view.__name__}_json")(guarded)
+        blueprint.get(rule + SUFFIX, endpoint=f"{view.__name__}_json")(guarded)
         return guarded
 
     return decorate
@@ -151,19 +173,7 @@ def everybody(rule: str, **options: Any) -> Callable[[Callable[P, AnyResponse]],
     return decorate
 
 
-def local_path(text: str) -> str:
-    """Return a path of the pages that somebody may be sent to, the first page for anything else."""
-    fine = text.startswith(f"{PREFIX}/") and text.isascii() and text.isprintable() and "\\" not in text
-    return text if fine and "//" not in text.partition("?")[0] else f"{PREFIX}/overview"
-
-
 def whole_number(name: str, most: int = LARGEST_NUMBER) -> int | None:
     """Return a number of the query, at most ``most``, None where it has none; what is no number counts as none."""
     text = request.args.get(name, "")
     return min(int(text), most) if text.isascii() and text.isdigit() and len(text) < 16 else None
-
-
-def _json_url() -> str:
-    path = request.path if request.path.endswith(_SUFFIX) else request.path + _SUFFIX
-    query = request.query_string.decode("ascii", "replace")
-    return f"{path}?{query}" if query else path

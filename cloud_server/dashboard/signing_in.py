@@ -13,9 +13,10 @@ from flask import Response, make_response, redirect, request, send_from_director
 from werkzeug.wrappers import Response as AnyResponse
 
 from cloud_server.api.context import context
+from cloud_server.dashboard.addresses import local_path
 from cloud_server.dashboard.guard import SESSION_COOKIE, by, operator, sign_in_header
 from cloud_server.dashboard.language import LANGUAGE_COOKIE, LANGUAGES
-from cloud_server.dashboard.showing import action, everybody, local_path, render, wants_json
+from cloud_server.dashboard.showing import action, everybody, render, wants_json
 from cloud_server.operators import sessions
 from cloud_server.operators.accounts import any_operator
 from cloud_server.operators.passwords import password_fits

@@ -114,7 +114,7 @@ def test_a_code_is_made_with_its_picture(screen: Screen) -> None:
     screen.write("#count", "2")
     screen.write("#group", "kitchen")
     screen.press(".form button")
-    codes = [found.text for found in screen.chrome.find_elements("css selector", ".codes code")]
+    codes = [found.text for found in screen.chrome.find_elements("css selector", ".codes code.long")]
     assert len(set(codes)) == 2
     assert all(len(code) > 40 for code in codes)
     assert len(screen.chrome.find_elements("css selector", ".codes svg path")) == 2

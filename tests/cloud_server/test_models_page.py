@@ -393,6 +393,8 @@ def test_the_gate_is_set_on_the_page_and_shown(desk: Desk) -> None:
     ):
         status, page = desk.post("promote", None, version="1", stages=TWO_STAGES, **fields)
         assert (status, code in page) == (400, True), fields
+        for typed in (TWO_STAGES, *fields.values()):
+            assert f'value="{typed}"' in page  # nothing is to be typed again
     assert desk.post("promote", version="1", stages=TWO_STAGES, tolerance="0.025", largest_drop="0.5")[0] == 303
     going = desk.read()["promotion"]
     assert (going["tolerance"], going["largest_drop"]) == (0.025, 0.5)

@@ -13,7 +13,7 @@ from cloud_server.api.operations import OPERATIONS
 from cloud_server.api.policy import Route, public, routes
 from cloud_server.api.schemas import SCHEMAS
 from cloud_server.app import create_app
-from cloud_server.dashboard.showing import PREFIX
+from cloud_server.dashboard.addresses import PREFIX
 from shared.wire.requests import DEVICE_HEADER, JSON, OPENAPI
 from tests.cloud_server.local import Local
 

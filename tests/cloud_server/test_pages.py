@@ -195,7 +195,8 @@ def test_a_plan_is_checked_while_it_is_written_and_made_a_task(local: Local, bro
     assert "The plan of second is sound." in text
     assert "--allow-cohorts-of 3" in text  # a caution
     answer = browser.post("/console/new-task", plan=fine, model="point")
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/console/tasks/second?done=task-created")
+    assert answer.status_code == 303
+    assert answer.headers["Location"].startswith("/console/tasks/second?done=task-created.")
     assert local.rows("SELECT actor FROM audit WHERE action = 'task-created' AND subject = 'second'") == [
         ("operator:ada",)
     ]
@@ -239,8 +240,6 @@ def test_polls_do_not_keep_a_session_alive(local: Local, browser: Browser) -> No
 def test_every_answer_keeps_the_browser_from_foreign_scripts_frames_and_guesses(browser: Browser) -> None:
     for path in ("overview", "overview.json", "overview/live", "nothing-here/x", "devices/none", "sign-in"):
         answer = browser.get(f"/console/{path}")
-        if answer.status_code == 404 and path.startswith("nothing"):
-            continue  # no page's
         assert {name: answer.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS, path
         assert "unsafe" not in answer.headers["Content-Security-Policy"]
         assert answer.headers["Strict-Transport-Security"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import ssl
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, ROOT_KEY_FILE, ensure_certificates
+from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, ROOT_KEY_FILE, ensure_certificates, fingerprint
 from shared.errors import BrokenState, UsageError
 from tests.shared.refusals import refused
 
@@ -38,6 +39,15 @@ def test_it_is_renewed_after_half_of_its_time_and_the_root_stays(tmp_path: Path)
     assert certificate(tmp_path).not_valid_after_utc > first.not_valid_after_utc
     assert (tmp_path / ROOT_FILE).read_bytes() == root
     require_served(tmp_path)
+
+
+def test_a_fingerprint_is_the_one_that_browsers_show(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path, "pi.local", NOW)
+    pem = (tmp_path / CERTIFICATE_FILE).read_text("ascii")
+    root = (tmp_path / ROOT_FILE).read_text("ascii")
+    assert fingerprint(f"{pem}{root}") == hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+    with refused("bad-tls", UsageError):
+        fingerprint("no certificate")
 
 
 def test_no_certificate_outlives_the_root(tmp_path: Path) -> None:

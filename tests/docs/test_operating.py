@@ -85,3 +85,11 @@ def test_every_option_exists(option: str, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         cli.main(["serve", "--help"])
     assert option in capsys.readouterr().out
+
+
+def test_every_alert_has_a_row_that_says_what_to_do() -> None:
+    rules = (ROOT / "cloud_server" / "deploy" / "alerts.yml").read_text("utf-8")
+    alerts = re.findall(r"^ *- alert: (\w+)$", rules, re.MULTILINE)
+    assert len(alerts) >= 10
+    rows = re.findall(r"^\| (Fedloom\w+) \| [^|]+ \| [^|]+ \|$", PAGE, re.MULTILINE)
+    assert sorted(rows) == sorted(alerts)

@@ -32,7 +32,7 @@ loss = "sparse_categorical_crossentropy"
 batch_size = 16
 licence = {licence}
 """
-_PLAN: Final = """# The plan of task {name}; every key and its unit is described in shared/plan.py.
+_PLAN: Final = """# The plan of task {name}; every key and its unit is described in docs/plan.md.
 task = "{name}"
 
 [training]

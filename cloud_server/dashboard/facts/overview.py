@@ -121,13 +121,17 @@ def _of_devices(devices: Devices, stored: Task) -> list[Json]:
     if not devices.total:
         found.append({"alert": "no-devices", "level": "note", "what": stored.name, "why": ""})
     elif stored.state == "active" and devices.online < stored.plan.cohort.min_survivors:
-        why = f"{devices.online} / {stored.plan.cohort.min_survivors}"
+        why = _few_online(devices.online, stored.plan.cohort.min_survivors)
         found.append({"alert": "few-online", "level": "warn", "what": stored.name, "why": why})
     if devices.declining:
         found.append({"alert": "declining", "level": "warn", "what": str(devices.declining), "why": ""})
     if count := devices.by_state.get("quarantined", 0):
         found.append({"alert": "quarantined", "level": "warn", "what": str(count), "why": ""})
     return found
+
+
+def _few_online(online: int, needed: int) -> str:
+    return f"{online} is online, {needed} are needed." if online == 1 else f"{online} are online, {needed} are needed."
 
 
 def _of_rounds(connection: Connection, stored: Task) -> list[Json]:

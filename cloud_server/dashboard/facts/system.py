@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
-import ssl
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,7 +15,7 @@ from cloud_server.api.health import Check
 from cloud_server.authority.registry import Authority
 from cloud_server.storage.revisions import AGGREGATOR
 from cloud_server.storage.schema import lease, setting
-from cloud_server.tls import CERTIFICATE_FILE
+from cloud_server.tls import CERTIFICATE_FILE, fingerprint
 from shared.wire.canonical import Json
 
 
@@ -33,7 +31,11 @@ def show_system(connection: Connection, parts: Context, checks: Mapping[str, Che
         "revision": AGGREGATOR.newest,
         "database_bytes": parts.folder.database.stat().st_size if parts.database.is_sqlite else None,
         "blobs": parts.blobs.kind,
-        "disk": {"total_bytes": disk.total, "free_bytes": disk.free, "percent": round(100 * disk.used / disk.total)},
+        "disk": {
+            "total_bytes": disk.total,
+            "free_bytes": disk.free,
+            "free_percent": round(100 * disk.free / disk.total),
+        },
         "drivers": sorted({row.owner for row in leases}),
         "leases": [{"name": row.name, "owner": row.owner} for row in leases],
         "checks": [{"name": name, "missing": check()} for name, check in checks.items()],
@@ -42,7 +44,7 @@ def show_system(connection: Connection, parts: Context, checks: Mapping[str, Che
 
 def show_keys(connection: Connection, parts: Context) -> dict[str, Json]:
     """Return the public halves of what devices pin, to be compared by hand; nothing secret."""
-    root = parts.root
+    root, own = parts.root, _own_certificate(parts)
     address = connection.execute(select(setting.c.value).where(setting.c.name == "url")).scalar_one_or_none()
     return {
         "url": address,
@@ -51,8 +53,11 @@ def show_keys(connection: Connection, parts: Context) -> dict[str, Json]:
         "root_fingerprint": root.fingerprint.hex(),
         "release_key": root.release_key.hex(),
         "authority_key": root.authority_key.hex(),
-        "tls_root_sha256": _fingerprint(root.tls_root_pem),
-        "certificate_expires_s": _expires_s(parts),
+        "tls_root_sha256": fingerprint(root.tls_root_pem),
+        "certificate_sha256": fingerprint(own) if own else None,
+        "certificate_expires_s": x509.load_pem_x509_certificate(own.encode()).not_valid_after_utc.timestamp()
+        if own
+        else None,
     }
 
 
@@ -63,13 +68,7 @@ def _version() -> str:
         return "-"
 
 
-def _fingerprint(pem: str) -> str:
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
-
-
-def _expires_s(parts: Context) -> float | None:
-    """Return until when the certificate of the aggregator's own making is good, None with one of the operator's."""
+def _own_certificate(parts: Context) -> str:
+    """Return the certificate of the aggregator's own making, empty with one of the operator's."""
     path = parts.folder.keys / CERTIFICATE_FILE
-    if not path.is_file():
-        return None
-    return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    return path.read_text("ascii") if path.is_file() else ""

@@ -12,7 +12,8 @@
       if (Number.isNaN(when)) continue;
       const passed = (when - Date.now()) / 1000;
       const [, unit, seconds] = steps.find(([limit]) => Math.abs(passed) < limit);
-      const text = ago.format(Math.trunc(passed / seconds), unit);
+      // As everywhere on the pages there is a space between a figure and a Chinese unit.
+      const text = ago.format(Math.trunc(passed / seconds), unit).replace(/(\d)(?=\p{Script=Han})/u, "$1 ");
       if (time.textContent !== text) time.textContent = text;
       if (!time.title) time.title = exact.format(when);
     }
