@@ -180,28 +180,34 @@ class Anchor:
 
     def extend(self, connection: Connection) -> None:
         """Append what the database has and the file lacks, durably."""
-        last = self.head()
-        if not self._following(connection, last):
-            return
         is_new = not self.path.exists()
+        while rows := self._following(connection, self.head()):
+            self._append(rows)
+        if is_new and self.path.exists():
+            sync_folder(self.path.parent)
+
+    def _append(self, rows: list[Head]) -> None:
+        """Append those rows that nobody appended since they were read.
+
+        The lock stops this whole process: whoever holds it must not wait for a database, for then another request of a
+        web process has its turn, and asks for the lock.
+        """
         with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE_MODE), "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # web processes, drivers and commands
             end = _end_of_last_line(file)
             file.seek(end)
             file.truncate()
             last = self.head()
+            lines = b"".join(
+                b"%d %s\n" % (row.number, row.sha256.hex().encode()) for row in rows if row.number > last.number
+            )
             try:
-                while rows := self._following(connection, last):
-                    lines = b"".join(b"%d %s\n" % (row.number, row.sha256.hex().encode()) for row in rows)
-                    while lines:
-                        lines = lines[file.write(lines) :]  # a disk that is almost full takes a part
-                    last = rows[-1]
+                while lines:
+                    lines = lines[file.write(lines) :]  # a disk that is almost full takes a part
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(end)  # what may not be on the disk must be written again
                 raise
-        if is_new:
-            sync_folder(self.path.parent)
 
     def _following(self, connection: Connection, last: Head) -> list[Head]:
         query = select(audit.c.number, audit.c.sha256).where(audit.c.number > last.number).order_by(audit.c.number)

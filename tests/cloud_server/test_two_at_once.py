@@ -5,6 +5,7 @@ Nothing here depends on who is faster: one stops in the middle of a transaction 
 
 from __future__ import annotations
 
+import fcntl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from cloud_server import audit
+from cloud_server.audit import Anchor, Head
 from cloud_server.operators import accounts
 from cloud_server.operators.accounts import AT_THE_MACHINE, By
 from cloud_server.releases import actions
@@ -218,3 +220,26 @@ def test_of_two_operators_who_promote_at_once_one_is_refused(local: Local, monke
     other.end()
     assert answers == [409]
     assert local.rows("SELECT promoted_by FROM promotion") == [("operator:ada",)]
+
+
+def test_nobody_waits_for_the_database_with_the_lock_of_the_anchor(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where two requests of one process take turns while they wait, the second would stop both for ever."""
+    local.create(small_plan("point"))
+    anchor, following, asked = local.parts.anchor, Anchor._following, list[int]()
+
+    def look(self: Anchor, connection: Connection, last: Head) -> list[Head]:
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where somebody has it
+        asked.append(last.number)
+        return following(self, connection, last)
+
+    monkeypatch.setattr(Anchor, "_following", look)
+    with local.parts.database.read() as connection:
+        anchor.path.unlink(missing_ok=True)
+        anchor.extend(connection)
+        assert anchor.head() == audit.head(connection)
+    assert asked[0] == 0
+    assert asked[-1] == anchor.head().number > 0
