@@ -167,13 +167,18 @@ def _roll_back(connection: Connection, revision: int, task: str) -> ReleaseState
     return actions.roll_back(connection, by().actor, revision, task, reason=_reason(), now_s=by().now_s)
 
 
+def _hold(connection: Connection, revision: int, task: str) -> ReleaseState:
+    who, version = by(), _whole("version")
+    return actions.hold(connection, who.actor, revision, task, expected_version=version, now_s=who.now_s)
+
+
 _CHANGES: Final[dict[str, Callable[[Connection, int, str], ReleaseState]]] = {
     "promote": _promote,
     "proceed": _plainly(actions.proceed),
     "roll-back": _roll_back,
     "pin": _pin,
     "unpin": _plainly(actions.unpin),
-    "hold": _plainly(actions.hold),
+    "hold": _hold,
 }
 
 

@@ -38,18 +38,35 @@ _DAY_S: Final = 86_400.0
 
 
 def hold(
-    connection: Connection, who: str, expected_revision: int | None, task_name: str, *, now_s: float
+    connection: Connection,
+    who: str,
+    expected_revision: int | None,
+    task_name: str,
+    *,
+    expected_version: int | None = None,
+    now_s: float,
 ) -> ReleaseState:
     """Let devices stay with the version that is the newest now; later ones are used once they are promoted.
 
+    Args:
+        connection: inside a writing transaction.
+        who: for the audit log.
+        expected_revision: see the module.
+        task_name: of the task.
+        expected_version: the newest one that whoever acts has looked at, None for any.
+        now_s: the time.
+
     Raises:
         Missing: ``task-unknown``.
-        Conflict: ``release-changed``, ``already-held``.
+        Conflict: ``release-changed``, ``already-held``, or ``version-published`` where a round was quicker.
     """
     state = lock_release(connection, task_name, expected_revision)
     if state is not None:
         raise Conflict("already-held", f"Devices of {task_name!r} use promoted versions already.")
-    return _hold(connection, who, task_name, newest_version(connection, task_name), now_s)
+    newest = newest_version(connection, task_name)
+    if expected_version not in {None, newest}:
+        raise Conflict("version-published", "A round published a version meanwhile.", "run it again")
+    return _hold(connection, who, task_name, newest, now_s)
 
 
 def _hold(connection: Connection, who: str, task_name: str, number: int, now_s: float) -> ReleaseState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final, Literal
 
 import numpy as np
@@ -39,6 +40,7 @@ class NeedsTensorFlow(FedloomError):
     """Made where TensorFlow and the model's source are."""
 
     exit_code = 3
+    http_status = HTTPStatus.CONFLICT  # nothing is wrong with the server
 
 
 def list_versions(connection: Connection, task_name: str, now_s: float) -> list[dict[str, Json]]:

@@ -95,7 +95,7 @@ def import_weights(
             state = ReleaseState(task_name, 0, before)
         state = save_release(connection, state)  # so that the same form is not taken twice
         reason = f"version {made.number} was imported"
-        give_up_round(connection, task, now_s, failure="a version was imported", reason=reason)
+        give_up_round(connection, task, now_s, cause="a version was imported", reason=reason)
         insert_version(connection, task_name, made, master_sha256, now_s)
         audit.record(connection, now_s, who, "version-imported", task_name, {"version": made.number})
         bump(connection)

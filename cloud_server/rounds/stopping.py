@@ -21,20 +21,20 @@ from shared.errors import Conflict
 LONGEST_REASON: Final = 200
 
 
-def give_up_round(connection: Connection, task: Task, now_s: float, *, failure: str, reason: str) -> None:
+def give_up_round(connection: Connection, task: Task, now_s: float, *, cause: str, reason: str) -> None:
     """Fail the cohort of the open round, if there is one, and abandon the round.
 
     Args:
         connection: whose transaction holds the lock of the task's release, as drivers' steps do.
         task: of the round.
         now_s: the time.
-        failure: of the cohort.
+        cause: of the failure of the cohort.
         reason: why the round is abandoned.
     """
     cohort_id = current_cohort_id(connection, task.name)
     state = load_cohort(connection, cohort_id, lock=True).state if cohort_id is not None else None
     if cohort_id is not None and state is not None and state.phase not in OVER:
-        ended = replace(state, phase=Phase.FAILED, since_s=now_s, failure=f"round-abandoned: {failure}")
+        ended = replace(state, phase=Phase.FAILED, since_s=now_s, failure=f"round-abandoned: {cause}")
         save_state(connection, cohort_id, ended)
     if open_round(connection, task.name) is not None:
         close_round(connection, task, None, now_s, reason=reason)
@@ -60,7 +60,7 @@ def stop_task(connection: Connection, name: str, reason: str, by: By) -> None:
     if task.state != "active":
         raise Conflict("task-over", f"Task {name!r} is over already: {task.reason}.", "there is nothing to stop")
     text = "an operator stopped it" + (f": {reason[:LONGEST_REASON]}" if reason else "")
-    give_up_round(connection, task, by.now_s, failure=text, reason=text)
+    give_up_round(connection, task, by.now_s, cause=text, reason=text)
     connection.execute(update(task_table).where(task_table.c.name == name).values(state="done", reason=text))
     audit.record(connection, by.now_s, by.actor, "task-stopped", name, {"reason": reason[:LONGEST_REASON]})
     bump(connection)

@@ -21,7 +21,7 @@ from cloud_server.tasks import release_of
 from shared.errors import Unauthenticated
 from shared.release import verify_release
 from shared.wire.canonical import decode, encode
-from tests.cloud_server.local import Local
+from tests.cloud_server.local import Local, small_plan
 from tests.cloud_server.signed_in import BASE, Browser, SignedIn
 from tests.cloud_server.test_pages import HOSTILE
 from tests.cloud_server.test_releases import BAD, GOOD, PLAN, TASK, Scene
@@ -146,7 +146,7 @@ def test_the_slower_of_two_operators_changes_nothing_and_is_shown_how_it_stands(
         ("pin", {"version": "0"}),
         ("unpin", {}),
         ("proceed", {}),
-        ("hold", {}),
+        ("hold", {"version": "1"}),
     ):
         status, page = ben.post(verb, seen, **fields)
         assert status == 409, verb
@@ -160,6 +160,22 @@ def test_the_slower_of_two_operators_changes_nothing_and_is_shown_how_it_stands(
     status, page = ben.post("promote", version="1", stages=TWO_STAGES)  # not stale, but not possible
     assert (status, "is being released to stage 1 of 2" in page) == (409, True)
     assert "Nothing was changed. Below" in page
+
+
+def test_who_holds_a_version_holds_the_one_on_the_page(local: Local) -> None:
+    """A round is quicker than the form, and its version is not the one that somebody has decided for."""
+    local.cohort(small_plan("point"), 4)
+    browser = SignedIn(local).browser("ada", "operator")
+    answer = browser.post("/console/models/point/hold", revision="0", version="1")
+    assert answer.status_code == 409
+    assert "A round published a version meanwhile." in answer.get_data(as_text=True)
+    assert browser.post("/console/models/point/hold", revision="0", version="0").status_code == 303
+    assert local.rows("SELECT released FROM task_release") == [(0,)]
+
+
+def test_what_the_server_cannot_make_is_no_fault_of_it(desk: Desk) -> None:
+    answer = desk.browser.get(f"/console/models/{TASK}/1/keras")
+    assert (answer.status_code, "fedloom keras" in answer.get_data(as_text=True)) == (409, True)
 
 
 def test_a_version_is_pinned_and_unpinned(desk: Desk) -> None:
@@ -320,7 +336,7 @@ def test_a_task_that_follows_the_newest_is_held(local: Local) -> None:
     browser = SignedIn(local).browser("ada", "operator")
     page = browser.get(PAGE).get_data(as_text=True)
     assert "There is only version 0" in page
-    answer = browser.post(f"/console/models/{TASK}/hold", revision="0")
+    answer = browser.post(f"/console/models/{TASK}/hold", revision="0", version="0")
     assert answer.status_code == 303
     page = browser.get(answer.headers["Location"]).get_data(as_text=True)
     assert "Devices stay with this version until one is promoted." in page
