@@ -121,7 +121,7 @@ def makes_codes(screen: Screen) -> list[str]:
         screen.write("#group", GROUP)
         screen.press(".form button")
         look(screen, GIVEN, picture("codes"))
-        codes += [found.text for found in screen.chrome.find_elements("css selector", ".codes code")]
+        codes += [found.text for found in screen.chrome.find_elements("css selector", ".codes code.long")]
     assert len(set(codes)) == DEVICES
     return codes
 
