@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from shared.errors import UsageError
+from shared.nearest import nearest
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -55,10 +56,3 @@ class CommandParser(argparse.ArgumentParser):
 
     def _end_of_options(self) -> int:
         return self._words.index("--") if "--" in self._words else len(self._words)
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the word of ``known`` that ``word`` may be a slip of, None if none is near."""
-    from difflib import get_close_matches  # noqa: PLC0415  # 10 ms that only mistakes shall cost
-
-    return next(iter(get_close_matches(word, list(known), 1)), None)

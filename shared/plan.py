@@ -6,7 +6,6 @@ carries. Durations end in ``_s``, seconds.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal
 from shared.errors import UsageError
 from shared.ids import require_name
 from shared.limits import MAX_COHORT_MEMBERS, MAX_COMPLETE_GRAPH_MEMBERS, MAX_GROUPS, MAX_TRAINING_INPUTS
+from shared.nearest import nearest
 from shared.numeric.contribution_vector import Group
 from shared.numeric.encoding import Encoding
 from shared.numeric.noise import NoiseRule, NoisyGroup, noise_for
@@ -451,11 +451,11 @@ def _section(name: str, kind: type[Any], values: object) -> Any:  # noqa: ANN401
 def _value(where: str, value: object, default: object) -> object:
     if where in _CHOICES:
         if value not in _CHOICES[where]:
-            nearest = difflib.get_close_matches(str(value), _CHOICES[where], n=1)
+            meant = nearest(str(value), _CHOICES[where])
             raise UsageError(
                 "bad-plan",
                 f"{where} is {value!r}, it must be one of {', '.join(_CHOICES[where])}.",
-                f"did you mean {nearest[0]}?" if nearest else "",
+                f"did you mean {meant}?" if meant else "",
             )
         return value
     if where == "training.inputs":
@@ -511,6 +511,6 @@ def _short(value: float) -> str:
 def _refuse_unknown(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else "known keys: " + ", ".join(known)
+            meant = nearest(key, known)
+            hint = f"did you mean {meant}?" if meant else "known keys: " + ", ".join(known)
             raise UsageError("bad-plan", f"{where} has an unknown key {key!r}.", hint)

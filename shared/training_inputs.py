@@ -6,7 +6,6 @@ Their defaults are in the manifest, and a plan changes them by name in ``[traini
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import BundleManifest
 from shared.errors import UsageError
+from shared.nearest import nearest
 
 Inputs: TypeAlias = dict[str, NDArray[Any]]
 
@@ -45,11 +45,11 @@ def require_known_inputs(manifest: BundleManifest, values: Mapping[str, float]) 
     known = [spec.name for spec in manifest.train_inputs if spec.name not in SET_ELSEWHERE]
     for name in values:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
+            meant = nearest(name, known)
             raise UsageError(
                 "unknown-training-input",
                 f"[training.inputs] sets {name!r}, which the training program does not have.",
-                f"did you mean {nearest[0]}?" if nearest else f"it has: {', '.join(known) or 'none'}",
+                f"did you mean {meant}?" if meant else f"it has: {', '.join(known) or 'none'}",
             )
 
 

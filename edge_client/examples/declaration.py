@@ -8,12 +8,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from shared.errors import UsageError
 from shared.examples import EXAMPLES_FILE
+from shared.nearest import nearest
 
 DECLARATION_FILE: Final = "examples.toml"
 RECORDED_FILE: Final = "recorded.sqlite3"
@@ -164,8 +164,8 @@ def _made(kind: type[_Made], values: Mapping[str, Any], path: Path, section: str
     given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; it knows {', '.join(known)}"
+            meant = nearest(name, known)
+            hint = f"; did you mean {meant}?" if meant else f"; it knows {', '.join(known)}"
             raise _bad(path, f"{section}{name} is unknown{hint}")
         given[name] = _value(hints[name], value, path, f"{section}{name}")
         bounds = known[name].metadata

@@ -24,6 +24,7 @@ from typing import BinaryIO, Final
 
 from cloud_server.tls import CERTIFICATE_FILE, KEY_FILE
 from shared.wire.requests import BODY_HEADER, COUNTER_HEADER
+from tests.e2e.proxy import accept
 
 _LINGER: Final = struct.pack("ii", 1, 0)  # close with a reset
 _PIECE_BYTES: Final = 65536
@@ -382,7 +383,7 @@ def meddling(upstream_port: int, keys: Path, wrongs: Mapping[str, Wrong]) -> Ite
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         proxy = Meddler(listener.getsockname()[1], upstream_port, context, wrongs)
         carriers: list[threading.Thread] = []
-        accepting = threading.Thread(target=_accept, args=(listener, proxy, carriers))
+        accepting = threading.Thread(target=accept, args=(listener, proxy.carry, carriers))
         accepting.start()
         try:
             yield proxy
@@ -395,11 +396,3 @@ def meddling(upstream_port: int, keys: Path, wrongs: Mapping[str, Wrong]) -> Ite
                     end.shutdown(socket.SHUT_RDWR)
             for thread in carriers:
                 thread.join()
-
-
-def _accept(listener: socket.socket, proxy: Meddler, carriers: list[threading.Thread]) -> None:
-    with suppress(OSError):
-        while True:
-            device, _ = listener.accept()
-            carriers.append(threading.Thread(target=proxy.carry, args=(device,)))
-            carriers[-1].start()

@@ -11,7 +11,7 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -132,7 +132,7 @@ def misbehaving(upstream_port: int, faults: Sequence[Fault]) -> Iterator[Proxy]:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         proxy = Proxy(listener.getsockname()[1], upstream_port, faults)
         carriers: list[threading.Thread] = []
-        accepting = threading.Thread(target=_accept, args=(listener, proxy, carriers))
+        accepting = threading.Thread(target=accept, args=(listener, proxy.carry, carriers))
         accepting.start()
         try:
             yield proxy
@@ -143,9 +143,10 @@ def misbehaving(upstream_port: int, faults: Sequence[Fault]) -> Iterator[Proxy]:
                 thread.join()
 
 
-def _accept(listener: socket.socket, proxy: Proxy, carriers: list[threading.Thread]) -> None:
+def accept(listener: socket.socket, carry: Callable[[socket.socket], None], carriers: list[threading.Thread]) -> None:
+    """Let a thread carry what each connection says, until the listener is shut."""
     with suppress(OSError):
         while True:
             device, _ = listener.accept()
-            carriers.append(threading.Thread(target=proxy.carry, args=(device,)))
+            carriers.append(threading.Thread(target=carry, args=(device,)))
             carriers[-1].start()
